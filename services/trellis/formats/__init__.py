@@ -1,6 +1,6 @@
 """The rules of a dataset: how files are read, what a line may say, what is held out. Pure; the same in SDK and server."""
 
-from trellis.formats.digests import example_digest
+from trellis.formats.digests import DigestSet, example_digest
 from trellis.formats.errors import CODES, FormatError, InvalidLines, LineError
 from trellis.formats.examples import (
     ChatExample,
@@ -14,8 +14,10 @@ from trellis.formats.examples import (
 )
 from trellis.formats.files import HEAD_BYTES, FileFormat, detect_format
 from trellis.formats.held_out import HeldOut, choose_held_out
+from trellis.formats.keys import ignored_keys
 from trellis.formats.parse import parse_row, read_examples
-from trellis.formats.rows import MAX_LINE_BYTES, RawRow, open_rows
+from trellis.formats.raw_row import MAX_LINE_BYTES, RawRow
+from trellis.formats.rows import open_rows
 
 __all__ = [
     "CODES",
@@ -23,6 +25,7 @@ __all__ = [
     "MAX_LINE_BYTES",
     "ChatExample",
     "CompletionExample",
+    "DigestSet",
     "Example",
     "FileFormat",
     "FormatError",
@@ -37,6 +40,7 @@ __all__ = [
     "choose_held_out",
     "detect_format",
     "example_digest",
+    "ignored_keys",
     "kind_of",
     "open_rows",
     "parse_row",

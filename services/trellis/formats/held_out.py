@@ -8,8 +8,15 @@ one is held out and at least one is left to train on; with fewer than two, none 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+
+from trellis.formats.digests import DigestSet
+
+_BUCKET_BITS = 12
+_BUCKET_SHIFT = 64 - _BUCKET_BITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +28,7 @@ class HeldOut:
 
     def holds(self, digest: int) -> bool:
         """Whether the example with this digest is held out."""
-        raise NotImplementedError
+        return _score(digest or 1, self.seed) < self.threshold
 
 
 def choose_held_out(digests: Iterable[int], fraction: float, seed: int) -> HeldOut:
@@ -29,4 +36,38 @@ def choose_held_out(digests: Iterable[int], fraction: float, seed: int) -> HeldO
 
     Raises ValueError for a fraction outside of that.
     """
-    raise NotImplementedError
+    if not 0 <= fraction < 1:
+        raise ValueError(f"the fraction to hold out is {fraction}, but must be at least 0 and less than 1")
+    distinct = digests if isinstance(digests, DigestSet) else _distinct(digests)
+    if fraction == 0 or len(distinct) < 2:
+        return HeldOut(seed, 0)
+    k = min(max(round(fraction * len(distinct)), 1), len(distinct) - 1)
+    return HeldOut(seed, _kth_smallest(distinct, seed, k) + 1)
+
+
+def _distinct(digests: Iterable[int]) -> DigestSet:
+    found = DigestSet()
+    for digest in digests:
+        found.add(digest)
+    return found
+
+
+def _score(digest: int, seed: int) -> int:
+    keyed = hashlib.blake2b(digest.to_bytes(8, "big"), digest_size=8, key=str(seed).encode()[:64])
+    return int.from_bytes(keyed.digest(), "big")
+
+
+def _kth_smallest(digests: DigestSet, seed: int, k: int) -> int:
+    """The k-th smallest score, found without holding them all: first its bucket by leading bits, then inside of it."""
+    sizes = array("Q", bytes(8 << _BUCKET_BITS))
+    for score in _scores(digests, seed):
+        sizes[score >> _BUCKET_SHIFT] += 1
+    bucket = 0
+    while sizes[bucket] < k:
+        k -= sizes[bucket]
+        bucket += 1
+    return sorted(score for score in _scores(digests, seed) if score >> _BUCKET_SHIFT == bucket)[k - 1]
+
+
+def _scores(digests: DigestSet, seed: int) -> Iterator[int]:
+    return (_score(digest, seed) for digest in digests)
