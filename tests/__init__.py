@@ -1,0 +1,1 @@
+"""Trellis's tests: unit, contract, integration, e2e and bench."""

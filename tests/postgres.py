@@ -1,0 +1,134 @@
+"""A throw-away PostgreSQL server for tests, from the programs that the machine has."""
+
+import ctypes
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+SUPERUSER = "trellis"
+INSTALL_HINT = "PostgreSQL's server programs are not installed (Debian, Ubuntu: sudo apt-get install postgresql)"
+_PR_SET_PDEATHSIG = 1
+# Nothing here outlives the session, so nothing waits for a disk.
+_SETTINGS = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "listen_addresses": "",
+    "max_connections": "100",
+    "shared_buffers": "64MB",
+    "autovacuum": "off",
+}
+
+
+def find_programs() -> Path | None:
+    """The folder that holds `initdb` and `postgres`, newest version first; None where there is none."""
+    packaged = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: float(p.parent.name), reverse=True)
+    on_path = shutil.which("initdb")
+    candidates = [*packaged, *([Path(on_path).resolve().parent] if on_path else [])]
+    return next((c for c in candidates if (c / "initdb").exists() and (c / "postgres").exists()), None)
+
+
+def _unprivileged_user() -> str | None:
+    """Whom to run as: PostgreSQL refuses root. None keeps the present user."""
+    if os.geteuid() != 0:
+        return None
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    return "postgres" if "postgres" in names else "nobody"
+
+
+def _die_with_parent() -> None:
+    """In the child: ask the kernel for an immediate shutdown when the tests' process is gone, however it went."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
+
+
+class PostgresServer:
+    """A cluster in a temporary folder, reachable through a unix socket in it and nothing else."""
+
+    def __init__(self, programs: Path) -> None:
+        self._programs = programs
+        self._user = _unprivileged_user()
+        # Directly in the temporary folder: a socket's path has room for 107 bytes.
+        self._folder = Path(tempfile.mkdtemp(prefix="trellis-pg-"))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._count = 0
+
+    def start(self) -> None:
+        """Make the cluster and wait until it answers. Raises RuntimeError with the server's log if it does not."""
+        if self._user:
+            shutil.chown(self._folder, self._user)
+        data = self._folder / "data"
+        self._run("initdb", "--no-sync", "--auth=trust", f"--username={SUPERUSER}", "--encoding=UTF8", "--locale=C",
+                  "-D", str(data))  # fmt: skip
+        settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
+        with (self._folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [self._programs / "postgres", "-D", data, "-k", self._folder, *settings],
+                user=self._user,
+                cwd=self._folder,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one prctl, before any thread of ours
+            )
+        self._wait_until_ready()
+
+    def stop(self) -> None:
+        """End the server, and remove all it wrote. May be called twice."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(timeout=30)
+            self._process = None
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def create_database(self, template: str = "template0") -> str:
+        """A new database's name; empty, or a copy of `template`."""
+        self._count += 1
+        name = f"test_{self._count}"
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        self._execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
+        return name
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database, ending connections that a test left open."""
+        self._execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def url(self, database: str) -> str:
+        """SQLAlchemy's URL of one of this server's databases; good for sync and async engines."""
+        return f"postgresql+psycopg://{SUPERUSER}@/{database}?host={self._folder}"
+
+    def _execute(self, statement: sql.Composed) -> None:
+        with self._connect() as connection:
+            connection.execute(statement)
+
+    def _connect(self) -> psycopg.Connection[tuple[object, ...]]:
+        return psycopg.connect(host=str(self._folder), user=SUPERUSER, dbname="postgres", autocommit=True)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [self._programs / program, *arguments], user=self._user, cwd=self._folder, capture_output=True, text=True
+        )
+        if done.returncode:
+            self.stop()
+            raise RuntimeError(f"{program} failed:\n{done.stdout}{done.stderr}")
+
+    def _wait_until_ready(self, seconds: float = 30) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                self._connect().close()
+            except psycopg.OperationalError:
+                time.sleep(0.02)  # a real server is starting; nothing else tells when it is done
+            else:
+                return
+        log = (self._folder / "log").read_text()
+        self.stop()
+        raise RuntimeError(f"PostgreSQL did not start:\n{log}")
