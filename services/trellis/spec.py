@@ -115,7 +115,7 @@ class TrainSpec:
             raise InvalidArgument.for_field("version", message)
         unknown = values.keys() - {f.name for f in fields(cls)}
         if unknown:
-            raise InvalidArgument.for_field(sorted(unknown)[0], "TrainSpec has no such field.")
+            raise InvalidArgument.for_field(min(unknown), "TrainSpec has no such field.")
         lora = values.pop("lora")
         return cls(**values, lora=Lora(**{**lora, "target_modules": tuple(lora["target_modules"])}))
 

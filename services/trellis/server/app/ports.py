@@ -1,0 +1,428 @@
+"""What the use cases and control loops ask of the world, as Protocols; `bootstrap` says what is behind each."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from types import TracebackType
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+from trellis.server.domain.adapter import Adapter, Alias
+from trellis.server.domain.base_model import BaseModel
+from trellis.server.domain.caller import ApiKey
+from trellis.server.domain.dataset import Dataset, DatasetVersion, Report, Upload, UploadPart
+from trellis.server.domain.tenant import Tenant
+from trellis.server.domain.tuning_job import Attempt, Checkpoint, JobEvent, JobState, MetricPoint, TuningJob
+from trellis.v1.engine_pb2 import StreamTokensRequest, StreamTokensResponse
+
+T = TypeVar("T")
+
+
+class Clock(Protocol):
+    """Time."""
+
+    def now(self) -> datetime:
+        """The time, in UTC, with a time zone."""
+        ...
+
+
+class Ids(Protocol):
+    """Randomness for names and secrets."""
+
+    def new_id(self, prefix: str) -> str:
+        """A fresh id that may end a resource name, such as `job-k3v9…`."""
+        ...
+
+    def new_secret(self, prefix: str) -> str:
+        """A fresh secret of 256 random bits, such as `trk_…`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A run of a list; `next_cursor` is None at the end, else what the next call's `cursor` must be."""
+
+    items: Sequence[T]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A control loop's hold on a row, until it expires; what is done under it is applied with its token."""
+
+    token: str
+    expire_time: datetime
+
+
+class Tenants(Protocol):
+    """The tenants."""
+
+    async def add(self, tenant: Tenant) -> None:
+        """Raises AlreadyExists."""
+        ...
+
+    async def get(self, tenant_id: str) -> Tenant | None: ...
+    async def list(self, limit: int, cursor: str | None) -> Page[Tenant]: ...
+    async def delete(self, tenant_id: str) -> None:
+        """Deletes the tenant and every row of it."""
+        ...
+
+
+class ApiKeys(Protocol):
+    """The keys; `tenant` None means the platform's."""
+
+    async def add(self, key: ApiKey) -> None: ...
+    async def get(self, tenant: str | None, key_id: str) -> ApiKey | None: ...
+    async def find(self, secret_hash: str) -> ApiKey | None: ...
+    async def list(self, tenant: str | None, limit: int, cursor: str | None) -> Page[ApiKey]: ...
+    async def save(self, key: ApiKey) -> None: ...
+
+
+class BaseModels(Protocol):
+    """The base models. At most one is the default: adding or saving one as default takes it from the others."""
+
+    async def add(self, base: BaseModel) -> None:
+        """Raises AlreadyExists."""
+        ...
+
+    async def get(self, base_model_id: str) -> BaseModel | None: ...
+    async def default(self) -> BaseModel | None: ...
+    async def list(self, limit: int, cursor: str | None) -> Page[BaseModel]: ...
+    async def save(self, base: BaseModel) -> None: ...
+    async def delete(self, base_model_id: str) -> None: ...
+    async def users(self, base_model_id: str) -> Sequence[str]:
+        """Names of adapters and of jobs not ended that need it, at most ten."""
+        ...
+
+
+class Datasets(Protocol):
+    """Datasets, versions, uploads and reports."""
+
+    async def add(self, dataset: Dataset) -> None:
+        """Raises AlreadyExists."""
+        ...
+
+    async def get(self, tenant: str, dataset_id: str, *, for_update: bool = False) -> Dataset | None: ...
+    async def list(self, tenant: str, limit: int, cursor: str | None) -> Page[Dataset]: ...
+    async def save(self, dataset: Dataset) -> None: ...
+    async def delete(self, tenant: str, dataset_id: str) -> None:
+        """Deletes the dataset with its versions, uploads and reports."""
+        ...
+
+    async def users(self, tenant: str, dataset_id: str) -> Sequence[str]:
+        """Names of jobs not ended that read a version of it, at most ten."""
+        ...
+
+    async def add_version(self, version: DatasetVersion) -> bool:
+        """False, and nothing changes, if the dataset has this sha256 already."""
+        ...
+
+    async def get_version(self, tenant: str, dataset_id: str, sha256: str) -> DatasetVersion | None: ...
+    async def list_versions(
+        self, tenant: str, dataset_id: str, limit: int, cursor: str | None
+    ) -> Page[DatasetVersion]: ...
+    async def save_version(self, version: DatasetVersion) -> None: ...
+
+    async def get_upload(self, tenant: str, dataset_id: str, sha256: str) -> Upload | None: ...
+    async def start_upload(self, upload: Upload) -> None:
+        """Adds the upload if it is not there."""
+        ...
+
+    async def add_part(self, upload: Upload, part: UploadPart, now: datetime) -> bool:
+        """Appends the part if it begins where the stored ones end, else False (another stream was faster)."""
+        ...
+
+    async def delete_upload(self, tenant: str, dataset_id: str, sha256: str) -> None: ...
+    async def stale_uploads(self, before: datetime, limit: int) -> Sequence[Upload]:
+        """Uploads without a new part since `before`."""
+        ...
+
+    async def get_report(self, tenant: str, dataset_id: str, sha256: str, base_model: str) -> Report | None: ...
+    async def add_report(self, report: Report) -> bool:
+        """False, and nothing changes, if there is one for this version and base model."""
+        ...
+
+    async def claim_report(self, claim: Claim, now: datetime) -> Report | None:
+        """The oldest PENDING report that nobody holds, held from now on."""
+        ...
+
+    async def save_report(self, report: Report, claim: Claim) -> bool:
+        """Saves and lets go; False, and nothing changes, if the claim was lost."""
+        ...
+
+
+class TuningJobs(Protocol):
+    """Jobs, attempts, events, metrics, logs and checkpoints. Parts are kept by the job's `uid`."""
+
+    async def add(self, job: TuningJob) -> None:
+        """Raises AlreadyExists."""
+        ...
+
+    async def get(self, tenant: str, job_id: str, *, for_update: bool = False) -> TuningJob | None: ...
+    async def get_by_uid(self, uid: str, *, for_update: bool = False) -> TuningJob | None: ...
+    async def list(
+        self, tenant: str | None, states: Sequence[JobState], limit: int, cursor: str | None
+    ) -> Page[TuningJob]:
+        """Newest first; `tenant` None for all tenants', `states` empty for all states."""
+        ...
+
+    async def in_states(self, states: Sequence[JobState], limit: int) -> Sequence[TuningJob]:
+        """Oldest first, over all tenants."""
+        ...
+
+    async def save(self, job: TuningJob, events: Sequence[JobEvent] = ()) -> TuningJob:
+        """Saves the job, which was read for update in this unit of work, and appends the events with the next
+        sequences; returns the job with its new event_count.
+        """
+        ...
+
+    async def delete(self, tenant: str, job_id: str) -> None:
+        """Deletes the job with all its parts."""
+        ...
+
+    async def claim(self, states: Sequence[JobState], claim: Claim, now: datetime, limit: int) -> Sequence[TuningJob]:
+        """Jobs in these states that no loop holds, oldest first, held from now on."""
+        ...
+
+    async def holds(self, uid: str, claim: Claim) -> bool:
+        """Whether the claim on the job is still this one; asked in the unit of work that applies the outcome, after
+        the job was read for update.
+        """
+        ...
+
+    async def release(self, uid: str, claim: Claim) -> None:
+        """Lets go of the job, if the claim is still this one."""
+        ...
+
+    async def events(self, uid: str, after_sequence: int, limit: int) -> Sequence[JobEvent]: ...
+
+    async def add_attempt(self, attempt: Attempt) -> None: ...
+    async def get_attempt(self, uid: str, number: int) -> Attempt | None: ...
+    async def find_attempt(self, token_hash: str) -> Attempt | None: ...
+    async def save_attempt(self, attempt: Attempt) -> None: ...
+    async def attempts_to_clean_up(self, limit: int) -> Sequence[Attempt]:
+        """Attempts that are over but not cleaned up, oldest first."""
+        ...
+
+    async def expired_attempts(self, now: datetime, limit: int) -> Sequence[Attempt]:
+        """Attempts that are not over and whose lease has ended, oldest first."""
+        ...
+
+    async def open_attempts(self, limit: int) -> Sequence[Attempt]:
+        """Attempts that are not over, oldest first."""
+        ...
+
+    async def add_metrics(self, uid: str, points: Sequence[MetricPoint]) -> None:
+        """Points of a step that is there already are ignored, value by value."""
+        ...
+
+    async def metrics(self, uid: str, limit: int, cursor: str | None) -> Page[MetricPoint]: ...
+    async def add_checkpoint(self, uid: str, checkpoint: Checkpoint) -> None:
+        """A checkpoint of the same step is replaced."""
+        ...
+
+    async def checkpoints(self, uid: str, limit: int, cursor: str | None) -> Page[Checkpoint]: ...
+    async def latest_checkpoint(self, uid: str) -> Checkpoint | None: ...
+    async def delete_checkpoint(self, uid: str, step: int) -> None: ...
+    async def append_log(self, uid: str, attempt: int, text: str) -> None: ...
+    async def read_log(self, uid: str, offset: int, limit: int) -> Sequence[tuple[int, int, str]]:
+        """Pieces of `(next_offset, attempt, text)` after `offset`, at most so many."""
+        ...
+
+
+class Adapters(Protocol):
+    """Adapters and aliases."""
+
+    async def add(self, adapter: Adapter) -> bool:
+        """False, and nothing changes, if the tenant has this digest already."""
+        ...
+
+    async def get(self, tenant: str, adapter_id: str, *, for_update: bool = False) -> Adapter | None: ...
+    async def list(self, tenant: str, limit: int, cursor: str | None) -> Page[Adapter]:
+        """Newest first."""
+        ...
+
+    async def save(self, adapter: Adapter) -> None: ...
+    async def delete(self, tenant: str, adapter_id: str) -> None: ...
+    async def wanted(self) -> Sequence[Adapter]:
+        """All adapters whose deployment is not UNDEPLOYED."""
+        ...
+
+    async def get_alias(self, tenant: str, alias_id: str, *, for_update: bool = False) -> Alias | None: ...
+    async def put_alias(self, alias: Alias) -> None:
+        """Adds or replaces."""
+        ...
+
+    async def list_aliases(self, tenant: str, limit: int, cursor: str | None) -> Page[Alias]: ...
+    async def delete_alias(self, tenant: str, alias_id: str) -> None: ...
+    async def aliases_of(self, tenant: str, digest: str) -> Sequence[Alias]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRecord:
+    """What was measured of one call or attempt: tokens, or accelerator-seconds. Append-only, once a key."""
+
+    tenant: str
+    key: str
+    """The same key is recorded once."""
+    kind: str
+    """`inference_prompt_tokens`, `inference_completion_tokens`, `training_tokens`, `training_seconds`."""
+    quantity: float
+    resource: str
+    """The adapter, base model or job that it was for."""
+    time: datetime
+
+
+class Usage(Protocol):
+    """What was measured."""
+
+    async def add(self, records: Sequence[UsageRecord]) -> None:
+        """Records whose key is there already are ignored."""
+        ...
+
+    async def totals(self, tenant: str) -> dict[str, float]:
+        """The sum of each kind."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RememberedRequest:
+    """A create that was answered: the same request_id gives the same resource again."""
+
+    scope: str
+    """The method and parent, such as `CreateTuningJob tenants/acme`."""
+    request_id: str
+    fingerprint: str
+    """sha256 of the request, in hex: another request under the same id is an error."""
+    resource: str
+    create_time: datetime
+
+
+class Requests(Protocol):
+    """The requests that carried a request_id; scope and id are a unique index."""
+
+    async def get(self, scope: str, request_id: str) -> RememberedRequest | None: ...
+    async def add(self, request: RememberedRequest) -> None:
+        """Raises AlreadyExists if another transaction was faster."""
+        ...
+
+
+class UnitOfWork(Protocol):
+    """One transaction; what was not committed when the block ends did not happen. No network call inside."""
+
+    tenants: Tenants
+    api_keys: ApiKeys
+    base_models: BaseModels
+    datasets: Datasets
+    jobs: TuningJobs
+    adapters: Adapters
+    usage: Usage
+    requests: Requests
+
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+    async def commit(self) -> None:
+        """Makes it all true."""
+        ...
+
+
+class UnitOfWorkFactory(Protocol):
+    """Begins units of work."""
+
+    def __call__(self, *, write: bool = True) -> UnitOfWork:
+        """A fresh unit of work. With `write` it may lock rows; on SQLite it takes the write lock at once, so that a
+        reader never has to become a writer halfway.
+        """
+        ...
+
+
+class RunStatus(StrEnum):
+    """What a cluster says of a run; a hint, never the truth about the job."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    STOPPED = "STOPPED"
+    UNKNOWN = "UNKNOWN"
+    """The cluster knows of no such run."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """A process to run on a cluster."""
+
+    submission_id: str
+    """Submitting the same id twice runs it once."""
+    entrypoint: Sequence[str]
+    environment: dict[str, str]
+    cpus: float
+    gpus: float
+    metadata: dict[str, str]
+
+
+class JobCluster(Protocol):
+    """Where jobs' processes run. Calls raise Unavailable when the cluster can't be reached."""
+
+    async def submit(self, request: RunRequest) -> None:
+        """Starts the run unless a run of that id is there."""
+        ...
+
+    async def status(self, submission_id: str) -> tuple[RunStatus, str]:
+        """The run's status and the cluster's word on it."""
+        ...
+
+    async def stop(self, submission_id: str) -> None:
+        """Ends the run's processes; a run that has ended or is unknown is no error."""
+        ...
+
+    async def log_tail(self, submission_id: str, max_bytes: int) -> str:
+        """The end of what the run printed; empty if nothing is known."""
+        ...
+
+    async def forget(self, submission_id: str) -> None:
+        """Deletes the cluster's record of an ended run."""
+        ...
+
+    async def list(self) -> Sequence[str]:
+        """The submission ids of all runs that have not ended."""
+        ...
+
+
+class HostState(StrEnum):
+    """What an engine host says of a base model's engine."""
+
+    ABSENT = "ABSENT"
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    FAILED = "FAILED"
+
+
+class EngineHost(Protocol):
+    """Where engines run, one for a base model. Calls raise Unavailable when it can't be reached."""
+
+    async def ensure(self, bases: Sequence[BaseModel]) -> None:
+        """Makes exactly these base models' engines run, starting and removing as needed; returns before they are up."""
+        ...
+
+    async def states(self) -> dict[str, tuple[HostState, str]]:
+        """By base model id: the engine's state and a sentence on it."""
+        ...
+
+    def stream_tokens(self, base_model_id: str, request: StreamTokensRequest) -> AsyncIterator[StreamTokensResponse]:
+        """The engine's answer; raises ResourceExhausted, Unavailable, InvalidArgument or NotFound. Closing the iterator
+        ends the work.
+        """
+        ...
+
+
+class Objects(Protocol):
+    """The object store, without blocking the event loop; see trellis.objects.ObjectStore."""
+
+    url: str
+
+    async def run(self, method: str, *args: Any) -> Any:
+        """Call the store's method in a thread."""
+        ...

@@ -1,0 +1,1 @@
+"""Where jobs and engines run: Ray's Job Submission API and Ray Serve."""

@@ -1,0 +1,61 @@
+"""Who calls: roles, API keys, and what each may touch."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import IntEnum
+
+
+class Role(IntEnum):
+    """The API's roles; MEMBER, TENANT_ADMIN and ADMIN are ordered, ATTEMPT stands outside."""
+
+    MEMBER = 1
+    TENANT_ADMIN = 2
+    ADMIN = 3
+    ATTEMPT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key; of its secret only a hash is kept."""
+
+    key_id: str
+    tenant: str | None
+    """None for an admin's key."""
+    role: Role
+    display_name: str
+    prefix: str
+    secret_hash: str
+    """sha256 of the secret, in hex: the secret is 256 random bits, so that no slow hash is needed."""
+    create_time: datetime
+    expire_time: datetime | None = None
+    revoke_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRef:
+    """One attempt of one job."""
+
+    tenant: str
+    job_uid: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who makes a call."""
+
+    role: Role
+    tenant: str | None
+    """None for admins."""
+    key_id: str
+    attempt: AttemptRef | None = None
+
+    def has_role(self, role: Role) -> bool:
+        """Whether the caller may do what asks for `role`."""
+        if Role.ATTEMPT in (self.role, role):
+            return self.role == role
+        return self.role >= role
+
+    def may_touch(self, tenant: str | None) -> bool:
+        """Whether the caller may touch what belongs to `tenant` (None: to the platform)."""
+        return self.role == Role.ADMIN or (tenant is not None and tenant == self.tenant)

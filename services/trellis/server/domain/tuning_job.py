@@ -1,0 +1,227 @@
+"""Tuning jobs: their states, the lawful moves between them, their attempts and events."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Self
+
+from trellis.spec import TrainSpec
+
+
+class JobState(StrEnum):
+    """Where a job is in its life."""
+
+    QUEUED = "QUEUED"
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    CANCELLING = "CANCELLING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+MOVES: Mapping[JobState, frozenset[JobState]] = {
+    JobState.QUEUED: frozenset({JobState.STARTING, JobState.CANCELLED, JobState.FAILED}),
+    JobState.STARTING: frozenset({JobState.RUNNING, JobState.QUEUED, JobState.CANCELLING, JobState.FAILED}),
+    JobState.RUNNING: frozenset({JobState.SUCCEEDED, JobState.QUEUED, JobState.CANCELLING, JobState.FAILED}),
+    JobState.CANCELLING: frozenset({JobState.CANCELLED, JobState.SUCCEEDED, JobState.FAILED}),
+    JobState.SUCCEEDED: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.CANCELLED: frozenset(),
+}
+"""The lawful moves. QUEUED again from STARTING or RUNNING is a retry; SUCCEEDED from CANCELLING is a finish that was
+faster than the request to stop."""
+
+ENDED = frozenset(state for state, moves in MOVES.items() if not moves)
+ACTIVE = frozenset({JobState.STARTING, JobState.RUNNING, JobState.CANCELLING})
+"""States in which a job holds capacity."""
+
+
+class UnlawfulMoveError(ValueError):
+    """A job can't go from its state to the other."""
+
+
+class QueueCode(StrEnum):
+    """Why a job waits."""
+
+    NOT_CONSIDERED = "NOT_CONSIDERED"
+    DATASET_VALIDATING = "DATASET_VALIDATING"
+    TENANT_LIMIT = "TENANT_LIMIT"
+    CAPACITY = "CAPACITY"
+    RETRY_BACKOFF = "RETRY_BACKOFF"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueReason:
+    """Why a job waits, with a sentence for its user and the number of jobs before it."""
+
+    code: QueueCode
+    message: str
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job has come; steps are optimizer steps, times are in seconds."""
+
+    step: int = 0
+    total_steps: int = 0
+    phase: str = ""
+    loss: float | None = None
+    eta_seconds: float | None = None
+    trained_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What held-out data says of a model; loss in nats a trainable token."""
+
+    loss: float
+    token_accuracy: float
+    exact_match: float
+    line_count: int
+    answered_line_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    """Why a job failed: a value of trellis.errors.Reason, and a sentence."""
+
+    reason: str
+    message: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+class EventLevel(StrEnum):
+    """How important an event is."""
+
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricPoint:
+    """The measurements of one optimizer step."""
+
+    step: int
+    values: Mapping[str, float]
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A committed checkpoint, under `key` in the object store."""
+
+    step: int
+    attempt: int
+    key: str
+    size_bytes: int
+    create_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """Something that happened to a job; at most one of the details is set."""
+
+    time: datetime
+    level: EventLevel
+    message: str
+    state: JobState | None = None
+    progress: Progress | None = None
+    metrics: MetricPoint | None = None
+    checkpoint: Checkpoint | None = None
+    sequence: int = 0
+    """From one, without gaps, in the job; given by the store when it is appended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One run of a job's process. Its token is the fence: reports with another one are refused."""
+
+    tenant: str
+    job_uid: str
+    number: int
+    """From one."""
+    token_hash: str
+    """sha256 of the token, in hex."""
+    submission_id: str
+    """The name under which the cluster runs it: made of job and number, so that starting it twice is harmless."""
+    create_time: datetime
+    lease_expire_time: datetime
+    """If no report comes until then, the attempt is taken for dead."""
+    next_report: int = 1
+    start_time: datetime | None = None
+    """When its process first called."""
+    end_time: datetime | None = None
+    """When it was decided that it is over; its reports are refused from then on."""
+    outcome: str = ""
+    """A sentence on how it ended."""
+    cleaned_up: bool = False
+    """Whether the cluster was seen to run it no longer and its last output was kept."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over."""
+        return self.end_time is not None
+
+
+@dataclass(frozen=True, slots=True)
+class TuningJob:
+    """A job that trains an adapter."""
+
+    tenant: str
+    job_id: str
+    uid: str
+    """Never used again, unlike job_id."""
+    display_name: str
+    spec: TrainSpec
+    create_time: datetime
+    update_time: datetime
+    state: JobState = JobState.QUEUED
+    alias_id: str = ""
+    """The alias to point at the adapter on success."""
+    deploy: bool = False
+    """Whether to deploy the adapter on success."""
+    queue_reason: QueueReason | None = None
+    progress: Progress = field(default_factory=Progress)
+    error: JobError | None = None
+    adapter_digest: str = ""
+    base_evaluation: Evaluation | None = None
+    tuned_evaluation: Evaluation | None = None
+    attempt_count: int = 0
+    """The number of its newest attempt."""
+    retry_time: datetime | None = None
+    """Not to be admitted before."""
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    event_count: int = 0
+    """The sequence of its newest event."""
+    revision: int = 1
+    """Grows with every move."""
+
+    @property
+    def name(self) -> str:
+        """Its resource name."""
+        return f"tenants/{self.tenant}/tuningJobs/{self.job_id}"
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over."""
+        return self.state in ENDED
+
+    def moved(self, state: JobState, now: datetime, error: JobError | None = None) -> Self:
+        """The job in another state; raises UnlawfulMoveError where no such move exists."""
+        if state not in MOVES[self.state]:
+            raise UnlawfulMoveError(f"{self.name} can't go from {self.state} to {state}.")
+        return replace(
+            self,
+            state=state,
+            error=error,
+            queue_reason=None,
+            update_time=now,
+            start_time=self.start_time or (now if state is JobState.RUNNING else None),
+            end_time=now if state in ENDED else None,
+            revision=self.revision + 1,
+        )

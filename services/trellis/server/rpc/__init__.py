@@ -1,0 +1,1 @@
+"""The gRPC surface: servicers, interceptors, and the conversion between protobuf and domain."""

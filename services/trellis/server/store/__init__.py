@@ -1,0 +1,1 @@
+"""The database: SQLAlchemy tables, the unit of work, and alembic migrations."""
