@@ -17,7 +17,7 @@ class RetryPolicy:
 
     def pause(self, attempts: int) -> timedelta:
         """The wait after so many attempts."""
-        return min(self.longest, self.base * 2 ** max(0, attempts - 1))
+        return min(self.longest, self.base * (1 << max(0, attempts - 1)))
 
 
 def after_bad_end(
