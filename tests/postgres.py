@@ -113,7 +113,12 @@ class PostgresServer:
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
-            [self._programs / program, *arguments], user=self._user, cwd=self._folder, capture_output=True, text=True
+            [self._programs / program, *arguments],
+            user=self._user,
+            cwd=self._folder,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             self.stop()

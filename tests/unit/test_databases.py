@@ -14,4 +14,3 @@ async def test_a_database_is_fresh(database_url: str, turn: int) -> None:
     async with engine.connect() as connection:
         assert (await connection.scalars(text("SELECT turn FROM once"))).all() == [turn]
     await engine.dispose()
-
