@@ -57,8 +57,7 @@ class ObjectStore:
         """A stream whose bytes become the object when the block ends well, and vanish when it raises."""
         path = self._path(key)
         if not self._local:
-            with self._fs.transaction, self._fs.open(path, "wb") as stream:
-                yield cast(BinaryIO, stream)
+            yield from self._writing_remote(path)
             return
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -70,6 +69,17 @@ class ObjectStore:
             scratch.replace(target)
         finally:
             scratch.unlink(missing_ok=True)
+
+    def _writing_remote(self, path: str) -> Iterator[BinaryIO]:
+        # Not fsspec's transactions: one is shared by all threads of a file system.
+        stream = self._fs.open(path, "wb", autocommit=False)
+        try:
+            yield cast(BinaryIO, stream)
+            stream.close()
+        except BaseException:
+            stream.discard()
+            raise
+        stream.commit()
 
     def put_bytes(self, key: str, data: bytes) -> None:
         """Store `data` under `key`, replacing what was there."""
