@@ -14,8 +14,7 @@ from trellis.formats.examples import (
 )
 from trellis.formats.files import HEAD_BYTES, FileFormat, detect_format
 from trellis.formats.held_out import HeldOut, choose_held_out
-from trellis.formats.keys import ignored_keys
-from trellis.formats.parse import parse_row, read_examples
+from trellis.formats.parse import Reading, parse_row, read_examples, read_row
 from trellis.formats.raw_row import MAX_LINE_BYTES, RawRow
 from trellis.formats.rows import open_rows
 
@@ -36,13 +35,14 @@ __all__ = [
     "Message",
     "PreferenceExample",
     "RawRow",
+    "Reading",
     "TextExample",
     "choose_held_out",
     "detect_format",
     "example_digest",
-    "ignored_keys",
     "kind_of",
     "open_rows",
     "parse_row",
     "read_examples",
+    "read_row",
 ]

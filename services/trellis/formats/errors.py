@@ -84,8 +84,12 @@ class InvalidLines(FormatError):
         self.code, self.message, self.hint = errors[0].code, str(errors[0]), ""
 
 
+MAX_ERRORS_A_LINE: Final = 1000
+"""A line may be megabytes of nonsense; beyond this many its errors say nothing new."""
+
+
 class Problems:
-    """Collects every error of one line while it is read."""
+    """Collects every error of one line while it is read, up to :data:`MAX_ERRORS_A_LINE`."""
 
     __slots__ = ("found", "line")
 
@@ -96,4 +100,5 @@ class Problems:
     def add(self, path: str, code: str, message: str, hint: str = "") -> None:
         """Note one error; the code must be one of :data:`CODES`."""
         assert code in CODES, code
-        self.found.append(LineError(self.line, path, code, message, hint))
+        if len(self.found) < MAX_ERRORS_A_LINE:
+            self.found.append(LineError(self.line, path, code, message, hint))

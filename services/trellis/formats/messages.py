@@ -42,11 +42,11 @@ _MESSAGE_HINT: Final = 'Write {"role": ..., "content": ...}.'
 
 
 def _check_keys(fields: Mapping[str, Any], path: str, problems: Problems) -> None:
-    for key in fields.keys() - _KEYS:
+    for key in sorted(fields.keys() - _KEYS):
         hint = (
             "Use `tool_calls`." if key == "function_call" else "Remove the key; known are " + ", ".join(sorted(_KEYS))
         )
-        problems.add(f"{path}.{key}", "message_unrecognized_key", f"A message has no key {key[:80]!r}.", hint)
+        problems.add(f"{path}.{key[:80]}", "message_unrecognized_key", f"A message has no key {key[:80]!r}.", hint)
 
 
 def _role(fields: Mapping[str, Any], path: str, problems: Problems) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
 from trellis.formats.conversations import read_chat
@@ -11,7 +12,7 @@ from trellis.formats.errors import InvalidLines, LineError, Problems
 from trellis.formats.examples import CompletionExample, Example, Kind, TextExample, kind_of
 from trellis.formats.files import FileFormat
 from trellis.formats.json_types import json_type
-from trellis.formats.keys import kind_of_keys
+from trellis.formats.keys import ignored_keys, kind_of_keys
 from trellis.formats.preferences import read_preference
 from trellis.formats.raw_row import RawRow
 from trellis.formats.rows import open_rows
@@ -24,20 +25,34 @@ _SHAPES = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a row said: an example if there are no errors, and the keys that have no meaning for its kind."""
+
+    example: Example | None
+    errors: tuple[LineError, ...]
+    ignored: frozenset[str] = frozenset()
+
+
+def read_row(row: RawRow, kind: Kind | None = None) -> Reading:
+    """Read a row; with `kind`, a row of another kind is the error `mixed_kinds`."""
+    if row.problem is not None:
+        return Reading(None, (row.problem,))
+    problems = Problems(row.line)
+    columns = _columns(row, problems)
+    if columns is None:
+        return Reading(None, tuple(problems.found))
+    example = _example(columns, kind, problems)
+    return Reading(None if problems.found else example, tuple(problems.found), ignored_keys(columns))
+
+
 def parse_row(row: RawRow, kind: Kind | None = None) -> Example | list[LineError]:
     """The example that a row holds, or all of its errors.
 
     With `kind`, a row of another kind is the error `mixed_kinds`: pass the kind of the first good row of the dataset.
     """
-    if row.problem is not None:
-        return [row.problem]
-    problems = Problems(row.line)
-    columns = _columns(row, problems)
-    example = None if columns is None else _example(columns, kind, problems)
-    if problems.found:
-        return problems.found
-    assert example is not None
-    return example
+    reading = read_row(row, kind)
+    return list(reading.errors) if reading.example is None else reading.example
 
 
 def read_examples(stream: BinaryIO, file_format: FileFormat) -> Iterator[tuple[int, Example]]:

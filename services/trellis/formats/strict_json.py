@@ -66,7 +66,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()
-        raise _DuplicateKey(repr(next(key for key, _ in pairs if key in seen or seen.add(key))))  # type: ignore[func-returns-value]
+        raise _DuplicateKey(repr(next(key for key, _ in pairs if key in seen or seen.add(key))[:80]))  # type: ignore[func-returns-value]
     return found
 
 
@@ -93,4 +93,4 @@ def _strings(value: Any, path: str) -> Iterator[tuple[str, str]]:
     elif isinstance(value, dict):
         for key, item in value.items():
             yield from _strings(key, path)
-            yield from _strings(item, f"{path}.{key}")
+            yield from _strings(item, f"{path}.{key[:80]}")
