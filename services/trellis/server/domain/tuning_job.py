@@ -195,6 +195,8 @@ class TuningJob:
     retry_time: datetime | None = None
     """Not to be admitted before."""
     start_time: datetime | None = None
+    cancel_time: datetime | None = None
+    """When it was asked to stop."""
     end_time: datetime | None = None
     event_count: int = 0
     """The sequence of its newest event."""
@@ -222,6 +224,7 @@ class TuningJob:
             queue_reason=None,
             update_time=now,
             start_time=self.start_time or (now if state is JobState.RUNNING else None),
+            cancel_time=now if state is JobState.CANCELLING else self.cancel_time,
             end_time=now if state in ENDED else None,
             revision=self.revision + 1,
         )
