@@ -1,0 +1,98 @@
+"""Child processes, and the certainty that none is left behind."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+MARKER = "TRELLIS_STACK"
+"""The environment variable by which a stack's processes are found, grandchildren too."""
+_POLL_SECONDS = 0.05
+
+
+class Child:
+    """A process of ours with its own log file; started again by whoever watches it."""
+
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        self.name = name
+        self.log = log
+        self._command = list(command)
+        self._environment = dict(environment)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts the process, in a session of its own: Ctrl-C reaches only whoever watches it."""
+        with self.log.open("ab") as stream:
+            self._process = subprocess.Popen(
+                self._command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id, once it was started."""
+        return self._process.pid if self._process else None
+
+    def exit_code(self) -> int | None:
+        """How it ended; None while it runs."""
+        return self._process.poll() if self._process else None
+
+    def stop(self, grace: float) -> None:
+        """SIGTERM, and SIGKILL to its whole session after `grace` seconds."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(grace)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def last_lines(self, count: int = 12) -> str:
+        """The end of its log."""
+        if not self.log.exists():
+            return ""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
+
+
+def marked_pids(marker: str) -> list[int]:
+    """All processes, but this one, that carry the marker in their environment."""
+    needle = f"{MARKER}={marker}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            if needle in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+    return found
+
+
+def sweep(marker: str, grace: float = 5.0) -> int:
+    """End every process that carries the marker, and return how many there were."""
+    pids = marked_pids(marker)
+    first = len(pids)
+    deadline = time.monotonic() + grace
+    _send(pids, signal.SIGTERM)
+    while pids and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+        pids = marked_pids(marker)
+    while pids:
+        _send(pids, signal.SIGKILL)
+        time.sleep(_POLL_SECONDS)
+        pids = marked_pids(marker)
+    return first
+
+
+def _send(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)

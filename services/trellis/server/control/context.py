@@ -1,0 +1,61 @@
+"""What every control loop works with."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from trellis.server.app.ports import Claim, Clock, EngineHost, Ids, JobCluster, Objects, UnitOfWorkFactory
+from trellis.server.domain.retry import RetryPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class ControlSettings:
+    """How the loops behave."""
+
+    worker_endpoint: str
+    """`host:port` at which jobs reach the server."""
+    server_secret: bytes
+    """What attempts' tokens are derived from."""
+    installation: str
+    """Part of every run's name, so that two installations on one cluster leave each other's runs alone."""
+    python: str
+    """The interpreter that runs jobs on the cluster."""
+    capacity_cpus: float
+    capacity_gpus: float
+    job_cpus: float
+    """What each job reserves."""
+    job_gpus: float
+    tenant_running_limit: int
+    lease: timedelta = timedelta(seconds=30)
+    """Without a report for so long, an attempt is taken for dead."""
+    start_timeout: timedelta = timedelta(minutes=5)
+    """So long an attempt may take from admission to its first call."""
+    cancel_grace: timedelta = timedelta(seconds=5)
+    """So long a process that was asked to stop may take before it is ended."""
+    upload_lifetime: timedelta = timedelta(days=1)
+    """So long an unfinished upload is kept after its last byte."""
+    always_on: tuple[str, ...] = ()
+    """Ids of base models whose engines run even when nothing is deployed."""
+    retry: RetryPolicy = RetryPolicy()
+    environment: tuple[tuple[str, str], ...] = ()
+    """Further variables of jobs' processes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlContext:
+    """The world as the loops see it."""
+
+    units: UnitOfWorkFactory
+    clock: Clock
+    ids: Ids
+    cluster: JobCluster
+    engines: EngineHost
+    objects: Objects
+    settings: ControlSettings
+
+    def claim(self, lease: timedelta) -> Claim:
+        """A fresh claim that lasts so long from now on."""
+        return Claim(self.ids.new_secret("claim"), self.now() + lease)
+
+    def now(self) -> datetime:
+        """The time."""
+        return self.clock.now()

@@ -1,0 +1,58 @@
+"""Makes the engines that run be the ones that are wanted, and says of each adapter whether it can be called."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import structlog
+
+from trellis.server.app.ports import HostState
+from trellis.server.control.context import ControlContext
+from trellis.server.domain.adapter import Adapter, Deployment
+from trellis.server.domain.base_model import BaseModel
+
+_log = structlog.get_logger(__name__)
+_DEPLOYMENT_OF = {
+    HostState.ABSENT: Deployment.DEPLOYING,
+    HostState.STARTING: Deployment.DEPLOYING,
+    HostState.RUNNING: Deployment.DEPLOYED,
+    HostState.FAILED: Deployment.FAILED,
+}
+
+
+class DeployAdapters:
+    """Reconciles: wanted adapters → their bases' engines → the adapters' deployments."""
+
+    name = "deploy"
+
+    def __init__(self, context: ControlContext) -> None:
+        self._context = context
+
+    async def once(self) -> bool:
+        """One round over all wanted adapters."""
+        async with self._context.units(write=False) as unit:
+            adapters = await unit.adapters.wanted()
+            ids = {a.base_model.removeprefix("baseModels/") for a in adapters} | {*self._context.settings.always_on}
+            bases = [base for base_id in sorted(ids) if (base := await unit.base_models.get(base_id)) is not None]
+        await self._reconcile(adapters, bases)
+        return False
+
+    async def _reconcile(self, adapters: Sequence[Adapter], bases: Sequence[BaseModel]) -> None:
+        engines = self._context.engines
+        await engines.ensure(bases)
+        states = await engines.states() if adapters else {}
+        for adapter in adapters:
+            base_id = adapter.base_model.removeprefix("baseModels/")
+            state, message = states.get(base_id, (HostState.ABSENT, "The engine is not running yet."))
+            await self._say(adapter, _DEPLOYMENT_OF[state], "" if state is HostState.RUNNING else message)
+
+    async def _say(self, adapter: Adapter, deployment: Deployment, message: str) -> None:
+        if (adapter.deployment, adapter.deployment_message) == (deployment, message):
+            return
+        async with self._context.units() as unit:
+            present = await unit.adapters.get(adapter.tenant, adapter.adapter_id, for_update=True)
+            if present is None or present.deployment is Deployment.UNDEPLOYED:
+                return  # no longer wanted
+            changed = replace(present, deployment=deployment, deployment_message=message, revision=present.revision + 1)
+            await unit.adapters.save(changed)
+            await unit.commit()
+        _log.info("adapter_deployment", tenant=adapter.tenant, adapter=adapter.name, deployment=deployment)

@@ -1,0 +1,73 @@
+"""Starts the processes of admitted jobs on the cluster."""
+
+from datetime import timedelta
+
+import structlog
+
+from trellis.server.app.ports import RunRequest, RunStatus
+from trellis.server.control.attempts import token_for
+from trellis.server.control.context import ControlContext
+from trellis.server.domain.tuning_job import Attempt, JobState, TuningJob
+
+_log = structlog.get_logger(__name__)
+_CLAIM = timedelta(seconds=60)
+_BATCH = 20
+
+
+class LaunchJobs:
+    """Submits the run of each STARTING job that the cluster does not know yet; submitting twice is harmless."""
+
+    name = "launch"
+
+    def __init__(self, context: ControlContext) -> None:
+        self._context = context
+
+    async def once(self) -> bool:
+        """One batch of jobs."""
+        context = self._context
+        claim = context.claim(_CLAIM)
+        async with context.units() as unit:
+            jobs = await unit.jobs.claim([JobState.STARTING], claim, context.now(), _BATCH)
+            attempts = [await unit.jobs.get_attempt(job.uid, job.attempt_count) for job in jobs]
+            await unit.commit()
+        try:
+            for job, attempt in zip(jobs, attempts, strict=True):
+                if attempt is not None and not attempt.ended and attempt.start_time is None:
+                    await self._launch(job, attempt)
+        finally:
+            async with context.units() as unit:
+                for job in jobs:
+                    await unit.jobs.release(job.uid, claim)
+                await unit.commit()
+        return False
+
+    async def _launch(self, job: TuningJob, attempt: Attempt) -> None:
+        status, _ = await self._context.cluster.status(attempt.submission_id)
+        if status is not RunStatus.UNKNOWN:
+            return
+        await self._context.cluster.submit(self._request(job, attempt))
+        _log.info("run_submitted", tenant=job.tenant, job=job.name, run=attempt.submission_id)
+
+    def _request(self, job: TuningJob, attempt: Attempt) -> RunRequest:
+        settings = self._context.settings
+        threads = str(max(1, int(settings.job_cpus)))
+        environment = {
+            **dict(settings.environment),
+            "TRELLIS_WORKER_ENDPOINT": settings.worker_endpoint,
+            "TRELLIS_ATTEMPT_TOKEN": token_for(settings.server_secret, job.uid, attempt.number),
+            # As many threads as CPUs are reserved, and none that spins while it waits: torch processes that
+            # share cores otherwise slow each other down severalfold.
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "GOMP_SPINCOUNT": "0",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        return RunRequest(
+            submission_id=attempt.submission_id,
+            entrypoint=(settings.python, "-m", "trellis_jobs.tune"),
+            environment=environment,
+            cpus=settings.job_cpus,
+            gpus=settings.job_gpus,
+            metadata={"tuning_job": job.name, "attempt": str(attempt.number)},
+        )
