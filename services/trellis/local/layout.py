@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +61,7 @@ class DataDir:
     @property
     def ray_dir(self) -> Path:
         """Ray's own folder; short and outside, because paths of Unix sockets may have 107 bytes at most."""
-        return Path("/tmp") / f"trellis-{self.marker[:8]}"
+        return Path(tempfile.gettempdir()) / f"trellis-{self.marker[:8]}"
 
     def create(self) -> None:
         """Makes the folders, for the owner alone."""

@@ -87,6 +87,7 @@ class Stack:
             self._check_ports()
             _write_secret(self._ray_token)
             shutil.rmtree(data.ray_dir, ignore_errors=True)
+            data.ray_dir.mkdir(mode=0o700)  # fails if somebody else has laid one there
             try:
                 self._start()
                 if not self._stopping.is_set():
@@ -121,7 +122,9 @@ class Stack:
                     + child.last_lines()
                 )
             if time.monotonic() > deadline:
-                raise StackError(f"The {child.name} did not answer at {url} within {_READY_SECONDS:.0f} s; see {child.log}.")
+                raise StackError(
+                    f"The {child.name} did not answer at {url} within {_READY_SECONDS:.0f} s; see {child.log}."
+                )
 
     def _watch(self) -> None:
         pauses = {child.name: 1.0 for child in (self._ray, self._server)}

@@ -1,0 +1,184 @@
+"""The server's settings, read once from the environment."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+
+class ConfigError(ValueError):
+    """A setting is missing or wrong; `str()` names the variable and says what it must be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, variable: str, text: str) -> Self:
+        """Read `host:port`; raise ConfigError."""
+        host, _, port = text.rpartition(":")
+        if not host or not port.isdigit() or not 0 <= int(port) < 65536:
+            raise ConfigError(f"{variable} must be host:port, not {text!r}.")
+        return cls(host, int(port))
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """All settings of `python -m trellis.server`; each field's variable is its name in capitals after `TRELLIS_`."""
+
+    database_url: str
+    """SQLAlchemy's URL: `sqlite+aiosqlite:///path` or `postgresql+psycopg://…`."""
+    store_url: str
+    """The object store: a folder or a URL that fsspec opens, such as `s3://bucket/prefix`."""
+    secret_file: Path
+    """Holds the secret that tokens are derived from; made, readable by its owner alone, if it is missing."""
+    ray_dashboard_url: str
+    """Where jobs are submitted and engines are configured."""
+    grpc_address: Address = Address("127.0.0.1", 50051)
+    http_address: Address = Address("127.0.0.1", 8000)
+    """Health and metrics."""
+    worker_endpoint: str = ""
+    """`host:port` at which jobs reach this server; grpc_address when empty."""
+    ray_token_file: Path | None = None
+    """Holds the token that Ray asks for, if it does."""
+    serve_grpc_port: int = 9000
+    """The port of Ray Serve's gRPC proxy."""
+    serve_http_port: int = 8001
+    """The port of Ray Serve's HTTP proxy, which is not used but can't be without a port."""
+    serve_host: str = "127.0.0.1"
+    """The host of Ray Serve's proxies."""
+    admin_key_file: Path | None = None
+    """Where the first admin's key is written if there is no admin's key yet."""
+    base_models: tuple[tuple[str, str], ...] = ()
+    """`NAME=SOURCE`, separated by commas: registered at the start if missing; the first is the default."""
+    always_on: tuple[str, ...] = ()
+    """Base models, separated by commas, whose engines run even when nothing is deployed."""
+    capacity_cpus: float = 1.0
+    """CPUs that jobs may have together."""
+    capacity_gpus: float = 0.0
+    job_cpus: float = 1.0
+    """CPUs that a job reserves."""
+    job_gpus: float = 0.0
+    engine_cpus: float = 0.1
+    """CPUs that a replica of an engine reserves."""
+    engine_threads: int = 1
+    """Threads with which an engine computes."""
+    engine_gpus: float = 0.0
+    tenant_running_limit: int = 4
+    """Jobs that a tenant may run at once."""
+    lease_seconds: float = 30.0
+    """Without a report for so long, a training process is taken for dead."""
+    max_upload_bytes: int = 10 * 1024**3
+    log_format: str = "json"
+    """`json`, or `console` for people."""
+    log_level: str = "INFO"
+    job_python: str = sys.executable
+    """The interpreter that runs jobs on the cluster."""
+    shutdown_seconds: float = 10.0
+    """So long calls may take to finish after SIGTERM."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Read every `TRELLIS_…` variable that is set; raise ConfigError for what is missing or wrong."""
+        values: dict[str, object] = {}
+        for name, read in _READERS.items():
+            variable = f"TRELLIS_{name.upper()}"
+            text = environment.get(variable, "").strip()
+            if text:
+                values[name] = read(variable, text)
+            elif name in _REQUIRED:
+                raise ConfigError(f"{variable} must be set: {_REQUIRED[name]}.")
+        return cls(**values)  # type: ignore[arg-type]
+
+    @property
+    def advertised_endpoint(self) -> str:
+        """`host:port` at which jobs reach this server."""
+        return self.worker_endpoint or str(self.grpc_address)
+
+
+def _text(_variable: str, text: str) -> str:
+    return text
+
+
+def _path(_variable: str, text: str) -> Path:
+    return Path(text).expanduser()
+
+
+def _number(variable: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise ConfigError(f"{variable} must be a number, not {text!r}.") from None
+    if not 0 <= number < float("inf"):
+        raise ConfigError(f"{variable} must not be negative or infinite, as {text!r} is.")
+    return number
+
+
+def _count(variable: str, text: str) -> int:
+    if not text.isdigit():
+        raise ConfigError(f"{variable} must be a whole number, not {text!r}.")
+    return int(text)
+
+
+def _names(_variable: str, text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _pairs(variable: str, text: str) -> tuple[tuple[str, str], ...]:
+    pairs = tuple(tuple(part.split("=", 1)) for part in _names(variable, text))
+    if any(len(pair) != 2 for pair in pairs):
+        raise ConfigError(f"{variable} must be NAME=SOURCE, separated by commas, not {text!r}.")
+    return pairs  # type: ignore[return-value]
+
+
+def _log_format(variable: str, text: str) -> str:
+    if text not in {"json", "console"}:
+        raise ConfigError(f"{variable} must be json or console, not {text!r}.")
+    return text
+
+
+_REQUIRED = {
+    "database_url": "the database, as sqlite+aiosqlite:///path or postgresql+psycopg://…",
+    "store_url": "the object store, as a folder or s3://bucket/prefix",
+    "secret_file": "a file for the secret that tokens are derived from; it is made if it is missing",
+    "ray_dashboard_url": "where Ray's dashboard is, as http://host:8265",
+}
+
+_READERS = {
+    "database_url": _text,
+    "store_url": _text,
+    "secret_file": _path,
+    "ray_dashboard_url": _text,
+    "grpc_address": Address.parse,
+    "http_address": Address.parse,
+    "worker_endpoint": _text,
+    "ray_token_file": _path,
+    "serve_grpc_port": _count,
+    "serve_http_port": _count,
+    "serve_host": _text,
+    "admin_key_file": _path,
+    "base_models": _pairs,
+    "always_on": _names,
+    "capacity_cpus": _number,
+    "capacity_gpus": _number,
+    "job_cpus": _number,
+    "job_gpus": _number,
+    "engine_cpus": _number,
+    "engine_threads": _count,
+    "engine_gpus": _number,
+    "tenant_running_limit": _count,
+    "lease_seconds": _number,
+    "max_upload_bytes": _count,
+    "log_format": _log_format,
+    "log_level": _text,
+    "job_python": _text,
+    "shutdown_seconds": _number,
+}
