@@ -73,6 +73,7 @@ class _Pass:
         self.errors, self.warnings = Findings(max_errors), Findings(max_errors)
         self.lines = self.valid_lines = self.empty_lines = 0
         self.kind: Kind | None = None
+        self.weighty = False  # whether some line has a weight above 0
         self.digests, self.repeated = DigestSet(), array("Q")
         self.duplicates, self.ignored = LineTally(), KeyTally()
 
@@ -95,6 +96,7 @@ class _Pass:
             self.warnings.add(*found.warnings)
             if found.errors:
                 return
+        self.weighty = self.weighty or example.weight > 0
         if example.weight == 0:
             message = "The line's weight is 0, so nothing is learnt from it."
             self.warnings.add(
@@ -117,7 +119,7 @@ class _Pass:
         if not self.valid_lines and not self.errors.counts:
             message = "The file has no examples." if self.lines else "The file is empty."
             self.errors.add(LineError(1, "$", "empty_file", message, "Write at least one example."))
-        elif self.valid_lines and self.tokens and self.tokens.encoded and not self.tokens.trainable:
+        elif self.valid_lines and not self.weighty:
             message = "The weight of every line is 0, so there is nothing to learn."
             self.errors.add(LineError(1, "$", "no_trainable_tokens", message, "Give some lines a weight above 0."))
 
