@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
+from typing import Final
 
 from tokenizers import Tokenizer
 
 from trellis.tokens.errors import TemplateError, TokenizerFilesError
 from trellis.tokens.marks import Span
 
-_NEVER = "(?!)"
+_NEVER: Final = "(?!)"
+_CHUNK: Final = 1 << 18  # characters; with a context of 60,000 tokens and less, nobody ever sees a border
+_WINDOW: Final = 1000
+_WORD_BORDER: Final = re.compile(r"(?<=\S) (?=\S)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,27 +56,34 @@ class TextEncoder:
 
     def encode(self, text: str, plain: tuple[Span, ...] = ()) -> Tokens:
         """The tokens of a text in which special tokens are recognised, save in the `plain` spans."""
-        if not plain:
-            found = self.tokenizer.encode(text, add_special_tokens=False)
-            return Tokens(found.ids, found.offsets)
+        if not plain and len(text) <= _CHUNK:
+            return self._piece(text, plain=False)
         whole = Tokens([], [])
         read = 0
         for start, end in (*plain, (len(text), len(text))):
-            self._append(whole, text[read:start], read, plain=False)
+            for at, border in pairwise([read, *self._borders(text, read, start), start]):
+                self._append(whole, text[at:border], at, plain=False)
             self._append(whole, text[start:end], start, plain=True)
             read = end
         return whole
 
     def encode_plain(self, text: str, *, continued: bool = False) -> list[int]:
         """The ids of a text in which nothing is special; `continued` when it comes in the middle of a longer text."""
-        if not self.specials.search(text):
-            return self._continued(text, plain=False).ids if continued else self.encode(text).ids
         spans = tuple(match.span() for match in self.specials.finditer(text))
-        if not continued:
-            return self.encode(text, spans).ids
-        shifted = tuple((start + 1, end + 1) for start, end in spans)
-        ids = self.encode("\n" + text, shifted).ids
-        return ids[len(self._newline_ids) :] if self._starts_with_newline(ids) else self.encode(text, spans).ids
+        if continued:
+            ids = self.encode("\n" + text, tuple((start + 1, end + 1) for start, end in spans)).ids
+            if self._starts_with_newline(ids):
+                return ids[len(self._newline_ids) :]
+        return self.encode(text, spans).ids
+
+    def _borders(self, text: str, start: int, end: int) -> Iterator[int]:
+        """Where to cut a text that would need hundreds of bytes a character: before a special token, or else a word."""
+        while end - start > _CHUNK:
+            reach = start + _CHUNK
+            near = (reach - _WINDOW, min(reach + _WINDOW, end))
+            match = self.specials.search(text, *near) or _WORD_BORDER.search(text, *near)
+            start = match.start() if match else reach
+            yield start
 
     def _append(self, whole: Tokens, piece: str, at: int, *, plain: bool) -> None:
         if not piece:

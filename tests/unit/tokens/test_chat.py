@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -241,6 +242,20 @@ def test_the_date_of_a_template_is_that_of_the_clock(tmp_path: Path) -> None:
     folder = bases.chatml(tmp_path, "{{ strftime_now('%d %b %Y') }}")
     tokenizer = ChatTokenizer.load(folder, clock=lambda: datetime(2020, 2, 29, tzinfo=UTC))
     assert tokenizer.decode(tokenizer.encode_prompt([USER])) == "29 Feb 2020"
+
+
+def test_long_texts_are_encoded_in_chunks(tokenizers_by_base: Bases, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = tokenizers_by_base["chatml"]
+    words = ["Hello", "caf\u00e9", "", "two\n\nlines", "\N{GRINNING FACE}", "<|im_end|>", "42"]
+    examples = [
+        chat(Message("user", " ".join(random.Random(seed).choices(words, k=2000))), ANSWER) for seed in range(5)
+    ] + [chat(*[USER, ANSWER] * 300)]
+    whole = [tokenizer.encode_example(example) for example in examples]
+    monkeypatch.setattr("trellis.tokens.text._CHUNK", 700)
+    monkeypatch.setattr("trellis.tokens.text._WINDOW", 100)
+    assert [tokenizer.encode_example(example) for example in examples] == whole
+    unbroken = "\u4f60" * 5000
+    assert tokenizer.decode(tokenizer.encode_text(unbroken)) == unbroken
 
 
 def test_the_ends_of_an_answer(tmp_path: Path, tokenizers_by_base: Bases) -> None:
