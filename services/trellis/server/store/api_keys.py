@@ -1,0 +1,53 @@
+"""API keys in the database."""
+
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Row, select, update
+
+from trellis.server.app.ports import Page
+from trellis.server.domain.caller import ApiKey
+from trellis.server.store import tables
+from trellis.server.store.failures import already_exists, expect_one
+from trellis.server.store.pages import Keyset
+from trellis.server.store.rows import named
+from trellis.server.store.transaction import Rows
+
+_k = tables.api_keys.c
+_OLDEST_FIRST = Keyset((_k.create_time, _k.key_id))
+
+
+def _read(row: Row[Any]) -> ApiKey:
+    return ApiKey(**named(row))
+
+
+def _name(key: ApiKey) -> str:
+    return f"{f'tenants/{key.tenant}' if key.tenant else 'platform'}/apiKeys/{key.key_id}"
+
+
+class SqlApiKeys(Rows):
+    """See ports.ApiKeys."""
+
+    async def add(self, key: ApiKey) -> None:
+        if not await self._transaction.add(tables.api_keys, asdict(key)):
+            raise already_exists(_name(key))
+
+    async def get(self, tenant: str | None, key_id: str) -> ApiKey | None:
+        row = await self._transaction.row(
+            select(tables.api_keys).where(_k.key_id == key_id, _k.tenant.is_not_distinct_from(tenant))
+        )
+        return _read(row) if row else None
+
+    async def find(self, secret_hash: str) -> ApiKey | None:
+        row = await self._transaction.row(select(tables.api_keys).where(_k.secret_hash == secret_hash))
+        return _read(row) if row else None
+
+    async def list(self, tenant: str | None, limit: int, cursor: str | None) -> Page[ApiKey]:
+        # `= NULL` would find nothing, and IS NOT DISTINCT FROM would not use PostgreSQL's index.
+        of_tenant = _k.tenant.is_(None) if tenant is None else _k.tenant == tenant
+        statement = select(tables.api_keys).where(of_tenant)
+        return await self._transaction.page(_OLDEST_FIRST, statement, limit, cursor, _read)
+
+    async def save(self, key: ApiKey) -> None:
+        statement = update(tables.api_keys).where(_k.key_id == key.key_id).values(asdict(key))
+        expect_one(await self._transaction.change(statement), _name(key))

@@ -1,0 +1,38 @@
+"""Jobs' checkpoints in the database."""
+
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Row, delete, select
+
+from trellis.server.app.ports import Page
+from trellis.server.domain.tuning_job import Checkpoint
+from trellis.server.store import tables
+from trellis.server.store.pages import Keyset
+from trellis.server.store.transaction import Rows
+
+_c = tables.checkpoints.c
+_BY_STEP = Keyset((_c.step,))
+
+
+def _read(row: Row[Any]) -> Checkpoint:
+    return Checkpoint(row.step, row.attempt, row.key, row.size_bytes, row.create_time)
+
+
+class CheckpointRows(Rows):
+    """The part of ports.TuningJobs about checkpoints."""
+
+    async def add_checkpoint(self, uid: str, checkpoint: Checkpoint) -> None:
+        await self._transaction.put(tables.checkpoints, {"job_uid": uid, **asdict(checkpoint)})
+
+    async def checkpoints(self, uid: str, limit: int, cursor: str | None) -> Page[Checkpoint]:
+        statement = select(tables.checkpoints).where(_c.job_uid == uid)
+        return await self._transaction.page(_BY_STEP, statement, limit, cursor, _read)
+
+    async def latest_checkpoint(self, uid: str) -> Checkpoint | None:
+        newest = select(tables.checkpoints).where(_c.job_uid == uid).order_by(_c.step.desc())
+        row = await self._transaction.row(newest)
+        return _read(row) if row else None
+
+    async def delete_checkpoint(self, uid: str, step: int) -> None:
+        await self._transaction.change(delete(tables.checkpoints).where(_c.job_uid == uid, _c.step == step))

@@ -1,0 +1,73 @@
+"""Engines: how SQLite and PostgreSQL are connected to."""
+
+from typing import Any
+
+from sqlalchemy import Connection, event, make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+WRITE = "trellis_write"
+"""The execution option of a connection that is going to write."""
+LOCK_SECONDS = 10
+"""So long a statement waits for others' locks before it fails as transient."""
+_PRAGMAS = (
+    f"PRAGMA busy_timeout = {LOCK_SECONDS * 1000}",
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA foreign_keys = ON",
+)
+
+
+def create_engine_for(url: str) -> AsyncEngine:
+    """An engine for `sqlite+aiosqlite:///path` or `postgresql+psycopg://…`; raises ValueError for anything else."""
+    parsed = make_url(url)
+    if parsed.drivername == "sqlite+aiosqlite":
+        return _sqlite(parsed)
+    if parsed.drivername == "postgresql+psycopg":
+        return _postgresql(parsed)
+    raise ValueError(f"{parsed.drivername!r} is not supported: sqlite+aiosqlite and postgresql+psycopg are.")
+
+
+def _sqlite(url: URL) -> AsyncEngine:
+    if not url.database or url.database == ":memory:":
+        raise ValueError("A SQLite database must be a file: several connections share it.")
+    # isolation_level None switches off the driver's own BEGINs, which come too late and never IMMEDIATE.
+    engine = create_async_engine(
+        url, connect_args={"isolation_level": None, "timeout": LOCK_SECONDS}, pool_size=5, max_overflow=15
+    )
+    event.listen(engine.sync_engine, "connect", _prepare)
+    event.listen(engine.sync_engine, "begin", _begin)
+    return engine
+
+
+def _prepare(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    cursor = connection.cursor()
+    for pragma in _PRAGMAS:
+        cursor.execute(pragma)
+    cursor.close()
+
+
+def _begin(connection: Connection) -> None:
+    write = connection.get_execution_options().get(WRITE, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _postgresql(url: URL) -> AsyncEngine:
+    return create_async_engine(
+        url,
+        connect_args={"options": f"-c lock_timeout={LOCK_SECONDS}s"},
+        pool_size=10,
+        max_overflow=20,
+        pool_pre_ping=True,
+    )
+
+
+def options_for(engine: AsyncEngine, *, write: bool) -> dict[str, Any]:
+    """The execution options of a unit of work: readers see one state of the database throughout, and change nothing."""
+    if engine.dialect.name == "sqlite":
+        return {WRITE: write}
+    if write:
+        return {"isolation_level": "READ COMMITTED"}
+    return {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}

@@ -1,0 +1,61 @@
+"""What the database's errors mean to callers."""
+
+import sqlite3
+
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from trellis.errors import Aborted, AlreadyExists, NotFound, Reason, TrellisError, Unavailable
+
+DATABASE_BUSY = "DATABASE_BUSY"
+"""The reason of transient errors."""
+_LOST_RACE = {"40001", "40P01"}  # serialization_failure, deadlock_detected
+_UNREACHABLE = {"55P03", "53300", "57P01", "57P02", "57P03"}  # lock timeout, too many connections, shutting down
+_CONNECTION_CLASS = "08"
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same unit of work may succeed when it is tried again."""
+    return translated(error) is not None
+
+
+def translated(error: BaseException | None) -> TrellisError | None:
+    """The error for callers, if it is one of the database that may pass; else None, for it is a bug or a bad disk."""
+    if isinstance(error, PoolTimeoutError):
+        return busy()
+    if not isinstance(error, DBAPIError):
+        return None
+    if isinstance(error, IntegrityError) or _sqlstate(error) in _LOST_RACE:
+        message = "Somebody else changed the same things meanwhile. Try again."
+        return Aborted(DATABASE_BUSY, message, retry_after=0.1)
+    return busy() if _is_unreachable(error) else None
+
+
+def already_exists(name: str) -> AlreadyExists:
+    """There is one of this name."""
+    return AlreadyExists(Reason.RESOURCE_EXISTS, f"{name} exists already.", metadata={"resource": name})
+
+
+def expect_one(changed: int, name: str) -> None:
+    """Raise NotFound if the row that was to be changed is gone."""
+    if changed == 0:
+        raise NotFound.for_resource(name)
+
+
+def busy() -> Unavailable:
+    """The database has no time for us at present."""
+    return Unavailable(DATABASE_BUSY, "The database is busy or can't be reached. Try again.", retry_after=1.0)
+
+
+def _is_unreachable(error: DBAPIError) -> bool:
+    if isinstance(error.orig, sqlite3.Error):
+        return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+    state = _sqlstate(error)
+    if error.connection_invalidated or state in _UNREACHABLE or state.startswith(_CONNECTION_CLASS):
+        return True
+    # A connection that could not be made at all has no state.
+    return type(error.orig).__name__ == "OperationalError" and not state
+
+
+def _sqlstate(error: DBAPIError) -> str:
+    return getattr(error.orig, "sqlstate", None) or ""

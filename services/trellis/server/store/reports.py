@@ -1,0 +1,53 @@
+"""Reports on dataset versions, in the database."""
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, and_, select, update
+
+from trellis.server.app.ports import Claim
+from trellis.server.domain.dataset import Report, ReportState
+from trellis.server.store import tables
+from trellis.server.store.claims import HELD_BY_NOBODY, held_by, is_free
+from trellis.server.store.rows import named
+from trellis.server.store.transaction import Rows, for_update
+
+_r = tables.reports.c
+_columns = [column for column in _r if not column.name.startswith("claim_")]
+
+
+def _read(row: Row[Any]) -> Report:
+    return Report(**named(row))
+
+
+def _is(tenant: str, dataset_id: str, sha256: str, base_model: str) -> ColumnElement[bool]:
+    return and_(_r.tenant == tenant, _r.dataset_id == dataset_id, _r.sha256 == sha256, _r.base_model == base_model)
+
+
+def _is_report(report: Report) -> ColumnElement[bool]:
+    return _is(report.tenant, report.dataset_id, report.sha256, report.base_model)
+
+
+class ReportRows(Rows):
+    """The part of ports.Datasets about reports."""
+
+    async def get_report(self, tenant: str, dataset_id: str, sha256: str, base_model: str) -> Report | None:
+        row = await self._transaction.row(select(*_columns).where(_is(tenant, dataset_id, sha256, base_model)))
+        return _read(row) if row else None
+
+    async def add_report(self, report: Report) -> bool:
+        return await self._transaction.add(tables.reports, asdict(report))
+
+    async def claim_report(self, claim: Claim, now: datetime) -> Report | None:
+        pending = select(*_columns).where(_r.state == ReportState.PENDING, is_free(tables.reports, now))
+        row = await self._transaction.row(for_update(pending.order_by(_r.create_time), skip_locked=True))
+        if row is None:
+            return None
+        report = _read(row)
+        await self._transaction.change(update(tables.reports).where(_is_report(report)).values(held_by(claim)))
+        return report
+
+    async def save_report(self, report: Report, claim: Claim) -> bool:
+        statement = update(tables.reports).where(_is_report(report), _r.claim_token == claim.token)
+        return await self._transaction.change(statement.values({**asdict(report), **HELD_BY_NOBODY})) == 1

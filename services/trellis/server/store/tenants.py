@@ -1,0 +1,41 @@
+"""Tenants in the database."""
+
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Row, delete, select
+
+from trellis.server.app.ports import Page
+from trellis.server.domain.tenant import Tenant
+from trellis.server.store import tables
+from trellis.server.store.failures import already_exists
+from trellis.server.store.pages import Keyset
+from trellis.server.store.rows import named
+from trellis.server.store.transaction import Rows
+
+_t = tables.tenants.c
+_OLDEST_FIRST = Keyset((_t.create_time, _t.tenant_id))
+
+
+def _read(row: Row[Any]) -> Tenant:
+    return Tenant(**named(row))
+
+
+class SqlTenants(Rows):
+    """See ports.Tenants."""
+
+    async def add(self, tenant: Tenant) -> None:
+        if not await self._transaction.add(tables.tenants, asdict(tenant)):
+            raise already_exists(f"tenants/{tenant.tenant_id}")
+
+    async def get(self, tenant_id: str) -> Tenant | None:
+        row = await self._transaction.row(select(tables.tenants).where(_t.tenant_id == tenant_id))
+        return _read(row) if row else None
+
+    async def list(self, limit: int, cursor: str | None) -> Page[Tenant]:
+        return await self._transaction.page(_OLDEST_FIRST, select(tables.tenants), limit, cursor, _read)
+
+    async def delete(self, tenant_id: str) -> None:
+        requests = tables.requests
+        await self._transaction.change(delete(requests).where(requests.c.tenant == tenant_id))
+        await self._transaction.change(delete(tables.tenants).where(_t.tenant_id == tenant_id))

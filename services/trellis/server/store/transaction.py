@@ -1,0 +1,103 @@
+"""One transaction, and the few things that the two databases say differently."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Column, Delete, Row, Select, Table, Update, insert, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from trellis.server.app.ports import Page
+from trellis.server.store.pages import Keyset
+
+T = TypeVar("T")
+Values = Mapping[str, Any]
+
+
+class Transaction:
+    """A connection inside a transaction."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+        self._insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+        self._committed = False
+
+    async def commit(self) -> None:
+        """Makes it all true; nothing may be written afterwards."""
+        assert not self._committed, "a unit of work is committed once"
+        await self._connection.commit()
+        self._committed = True
+
+    async def rows(self, statement: Select[Any]) -> Sequence[Row[Any]]:
+        """All rows."""
+        found: Sequence[Row[Any]] = (await self._connection.execute(statement)).all()
+        return found
+
+    async def row(self, statement: Select[Any]) -> Row[Any] | None:
+        """The first row, if any."""
+        found: Row[Any] | None = (await self._connection.execute(statement.limit(1))).first()
+        return found
+
+    async def page(
+        self, keyset: Keyset, statement: Select[Any], limit: int, cursor: str | None, read: Callable[[Row[Any]], T]
+    ) -> Page[T]:
+        """A page of a list."""
+        rows = await self.rows(keyset.select(statement, limit, cursor))
+        return keyset.page(rows, limit, read)
+
+    async def change(self, statement: Update | Delete) -> int:
+        """How many rows were changed."""
+        self._expect_open()
+        return (await self._connection.execute(statement)).rowcount
+
+    async def change_returning(self, statement: Any) -> Any:
+        """The one value that an UPDATE … RETURNING gives, or None if no row was changed."""
+        self._expect_open()
+        return (await self._connection.execute(statement)).scalar_one_or_none()
+
+    async def add(self, table: Table, values: Values) -> bool:
+        """Insert a row; False, and nothing changes, if one with its primary key or another unique value is there."""
+        self._expect_open()
+        statement = self._insert(table).values(values).on_conflict_do_nothing()
+        done = await self._connection.execute(statement, execution_options={"preserve_rowcount": True})
+        return done.rowcount == 1
+
+    async def add_all(self, table: Table, rows: Sequence[Values]) -> None:
+        """Insert those rows that are not there yet."""
+        self._expect_open()
+        if rows:
+            await self._connection.execute(self._insert(table).on_conflict_do_nothing(), list(rows))
+
+    async def append(self, table: Table, rows: Sequence[Values]) -> None:
+        """Insert rows that can't be there yet."""
+        self._expect_open()
+        if rows:
+            await self._connection.execute(insert(table), list(rows))
+
+    async def put(self, table: Table, values: Values) -> None:
+        """Insert a row, or replace the one with its primary key."""
+        self._expect_open()
+        keys: list[Column[Any]] = list(table.primary_key.columns)
+        rest = {name: value for name, value in values.items() if not table.c[name].primary_key}
+        statement = self._insert(table).values(values)
+        await self._connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=rest))
+
+    async def lock(self, number: int) -> None:
+        """Wait until no other transaction holds this lock, then hold it to the end; on SQLite every writer does."""
+        if self._connection.dialect.name == "postgresql":
+            await self._connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
+
+    def _expect_open(self) -> None:
+        assert not self._committed, "this unit of work is committed: what is written now would be lost"
+
+
+class Rows:
+    """What a port over rows has: the transaction that it works in."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+
+
+def for_update(statement: Select[Any], *, skip_locked: bool = False) -> Select[Any]:
+    """Lock the rows against other writers, but not against rows that refer to them; SQLite's writer is alone anyway."""
+    return statement.with_for_update(key_share=True, skip_locked=skip_locked)

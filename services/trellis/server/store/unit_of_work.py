@@ -1,0 +1,120 @@
+"""Units of work over SQLAlchemy: one transaction each."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from trellis.server.app.ports import (
+    Adapters,
+    ApiKeys,
+    BaseModels,
+    Datasets,
+    Requests,
+    Tenants,
+    TuningJobs,
+    UnitOfWork,
+    Usage,
+)
+from trellis.server.store.adapters import SqlAdapters
+from trellis.server.store.api_keys import SqlApiKeys
+from trellis.server.store.base_models import SqlBaseModels
+from trellis.server.store.datasets import SqlDatasets
+from trellis.server.store.engine import LOCK_SECONDS, options_for
+from trellis.server.store.failures import busy, translated
+from trellis.server.store.requests import SqlRequests
+from trellis.server.store.tenants import SqlTenants
+from trellis.server.store.transaction import Transaction
+from trellis.server.store.tuning_jobs import SqlTuningJobs
+from trellis.server.store.usage import SqlUsage
+
+
+class SqlUnitOfWork:
+    """See ports.UnitOfWork. Errors of the database that may pass leave it as Aborted or Unavailable."""
+
+    tenants: Tenants
+    api_keys: ApiKeys
+    base_models: BaseModels
+    datasets: Datasets
+    jobs: TuningJobs
+    adapters: Adapters
+    usage: Usage
+    requests: Requests
+
+    def __init__(self, engine: AsyncEngine, writer: asyncio.Lock | None, *, write: bool) -> None:
+        self._engine = engine
+        self._writer = writer if write else None
+        self._write = write
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        try:
+            async with AsyncExitStack() as stack:
+                await self._begin(stack)
+                self._stack = stack.pop_all()
+        except Exception as error:
+            self._raise_translated(error)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()  # rolls back what was not committed
+        self._raise_translated(error)
+
+    async def commit(self) -> None:
+        """Makes it all true."""
+        assert self._write, "a unit of work that only reads has nothing to commit"
+        await self._transaction.commit()
+
+    async def _begin(self, stack: AsyncExitStack) -> None:
+        if self._writer:
+            await stack.enter_async_context(_turn(self._writer))
+        connection = await stack.enter_async_context(self._engine.connect())
+        await connection.execution_options(**options_for(self._engine, write=self._write))
+        await connection.begin()
+        self._transaction = transaction = Transaction(connection)
+        self.tenants = SqlTenants(transaction)
+        self.api_keys = SqlApiKeys(transaction)
+        self.base_models = SqlBaseModels(transaction)
+        self.datasets = SqlDatasets(transaction)
+        self.jobs = SqlTuningJobs(transaction)
+        self.adapters = SqlAdapters(transaction)
+        self.usage = SqlUsage(transaction)
+        self.requests = SqlRequests(transaction)
+
+    @staticmethod
+    def _raise_translated(error: BaseException | None) -> None:
+        said = translated(error)
+        if said is not None:
+            raise said from error
+
+
+@asynccontextmanager
+async def _turn(writer: asyncio.Lock) -> AsyncIterator[None]:
+    # SQLite has one writer. Here they queue in order; left to SQLite, each would poll and some would starve.
+    try:
+        async with asyncio.timeout(LOCK_SECONDS):
+            await writer.acquire()
+    except TimeoutError:
+        raise busy() from None
+    try:
+        yield
+    finally:
+        writer.release()
+
+
+class SqlUnitOfWorkFactory:
+    """See ports.UnitOfWorkFactory."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._writer = asyncio.Lock() if engine.dialect.name == "sqlite" else None
+
+    def __call__(self, *, write: bool = True) -> UnitOfWork:
+        """A fresh unit of work."""
+        return SqlUnitOfWork(self._engine, self._writer, write=write)
