@@ -37,6 +37,10 @@ class BaseModelError(ValueError):
     """The base model can't be used; `str()` says why and what to do."""
 
 
+class BaseModelUnreachableError(BaseModelError):
+    """The hub can't be reached at present; later it may be."""
+
+
 @dataclass(frozen=True, slots=True)
 class BaseFacts:
     """What is known of a base model without loading it."""
@@ -94,7 +98,7 @@ def _download(hub_id: str, revision: str) -> Path:
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         message = f"{hub_id!r} is no folder on this machine, and the hub can't be reached ({reason})."
-        raise BaseModelError(f"{message} Give a local folder, or download the model first.") from None
+        raise BaseModelUnreachableError(f"{message} Give a local folder, or download the model first.") from None
 
 
 def _read_folder(folder: Path, commit: str) -> BaseFacts:

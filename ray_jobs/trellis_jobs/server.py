@@ -1,0 +1,102 @@
+"""Calls of the server's WorkerService, repeated until they are answered."""
+
+import itertools
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
+
+import grpc
+from google.rpc.status_pb2 import Status
+
+from trellis.v1 import worker_pb2
+from trellis.v1.worker_pb2_grpc import WorkerServiceStub
+
+FENCED_EXIT: Final = 3
+_CALL_SECONDS: Final = 10.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
+_FENCED: Final = frozenset({
+    grpc.StatusCode.ABORTED, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.NOT_FOUND
+})  # fmt: skip
+"""Answers after which the attempt is not ours any more: fenced, or its job was deleted with all that knew the token."""
+_REFUSED: Final = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION})
+_OPTIONS: Final = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.enable_http_proxy", 0),
+)
+_Response = TypeVar("_Response")
+_log = logging.getLogger(__name__)
+
+
+class RefusedError(Exception):
+    """The server does not take the call, however often it is repeated; `str()` is its reason."""
+
+
+def exit_fenced() -> None:
+    """End the process at once, without touching anything: another attempt has begun, or the job has ended."""
+    os._exit(FENCED_EXIT)
+
+
+class Server:
+    """The server as an attempt sees it. Each call is repeated until it is answered, however long the server is away."""
+
+    def __init__(self, endpoint: str, token: str, on_fenced: Callable[[], None] = exit_fenced) -> None:
+        self._channel = grpc.insecure_channel(endpoint, options=_OPTIONS)
+        self._stub = WorkerServiceStub(self._channel)
+        self._metadata = (("authorization", f"Bearer {token}"),)
+        self._on_fenced = on_fenced
+        self._closing = threading.Event()
+
+    def start(self, code_version: str) -> worker_pb2.StartAttemptResponse:
+        """Get the attempt's work."""
+        request = worker_pb2.StartAttemptRequest(
+            code_version=code_version, hostname=socket.gethostname(), pid=os.getpid()
+        )
+        return self._call(self._stub.StartAttempt, request)
+
+    def report(self, request: worker_pb2.ReportAttemptRequest) -> worker_pb2.ReportAttemptResponse:
+        """Send one report. Raises RefusedError."""
+        return self._call(self._stub.ReportAttempt, request)
+
+    def complete(self, request: worker_pb2.CompleteAttemptRequest) -> worker_pb2.CompleteAttemptResponse:
+        """Say that the adapter is there. Raises RefusedError when the server finds it wrong."""
+        return self._call(self._stub.CompleteAttempt, request)
+
+    def fail(self, error: Status, *, retryable: bool = False, cancelled: bool = False) -> None:
+        """Say that the attempt has ended without an adapter."""
+        request = worker_pb2.FailAttemptRequest(error=error, retryable=retryable, cancelled=cancelled)
+        self._call(self._stub.FailAttempt, request)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._closing.set()
+        self._channel.close()
+
+    def _call(self, method: Callable[..., _Response], request: Any) -> _Response:
+        for pause in _pauses():
+            try:
+                return method(request, metadata=self._metadata, timeout=_CALL_SECONDS)
+            except grpc.RpcError as error:
+                self._judge(error)
+            self._closing.wait(pause)
+        raise AssertionError("pauses have no end")
+
+    def _judge(self, error: grpc.RpcError) -> None:
+        """Return if the call may be repeated."""
+        code, details = error.code(), error.details()
+        if code in _FENCED:
+            self._on_fenced()
+            raise RefusedError(details)
+        if code in _REFUSED:
+            raise RefusedError(details)
+        _log.debug("The server does not answer (%s: %s).", code, details)
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds between the tries of a call."""
+    for number in itertools.count():
+        yield min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(number, 10))
