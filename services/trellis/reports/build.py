@@ -96,14 +96,14 @@ class _Pass:
             self.warnings.add(*found.warnings)
             if found.errors:
                 return
-        self.weighty = self.weighty or example.weight > 0
-        if example.weight == 0:
-            message = "The line's weight is 0, so nothing is learnt from it."
-            self.warnings.add(
-                LineError(line, "$.weight", "zero_weight", message, "Drop the line if that is not meant.")
-            )
         self.valid_lines += 1
-        self._note_digest(line, example_digest(example))
+        if example.weight > 0:
+            self.weighty = True
+            self._note_digest(line, example_digest(example))
+            return
+        # it takes no part in the split either: the trainer leaves it out before it splits
+        message = "The line's weight is 0, so nothing is learnt from it."
+        self.warnings.add(LineError(line, "$.weight", "zero_weight", message, "Drop the line if that is not meant."))
 
     def _note_digest(self, line: int, digest: int) -> None:
         if self.digests.add(digest):

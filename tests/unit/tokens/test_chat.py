@@ -248,8 +248,8 @@ def test_long_texts_are_encoded_in_chunks(tokenizers_by_base: Bases, monkeypatch
     tokenizer = tokenizers_by_base["chatml"]
     words = ["Hello", "caf\u00e9", "", "two\n\nlines", "\N{GRINNING FACE}", "<|im_end|>", "42"]
     examples = [
-        chat(Message("user", " ".join(random.Random(seed).choices(words, k=2000))), ANSWER) for seed in range(5)
-    ] + [chat(*[USER, ANSWER] * 300)]
+        chat(Message("user", " ".join(random.Random(seed).choices(words, k=600))), ANSWER) for seed in range(5)
+    ] + [chat(*[USER, ANSWER] * 60)]
     whole = [tokenizer.encode_example(example) for example in examples]
     monkeypatch.setattr("trellis.tokens.text._CHUNK", 700)
     monkeypatch.setattr("trellis.tokens.text._WINDOW", 100)
