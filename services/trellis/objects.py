@@ -78,6 +78,7 @@ class ObjectStore:
             stream.close()
         except BaseException:
             stream.discard()
+            stream.closed = True  # or its finalizer would begin the upload anew
             raise
         stream.commit()
 

@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import pytest
+
+from trellis.server.config import _READERS, Address, ConfigError, ServerConfig
+from trellis.server.secret import derived, read_or_make_secret
+
+REQUIRED = {
+    "TRELLIS_DATABASE_URL": "sqlite+aiosqlite:///x.db",
+    "TRELLIS_STORE_URL": "objects",
+    "TRELLIS_SECRET_FILE": "secret",
+    "TRELLIS_RAY_DASHBOARD_URL": "http://127.0.0.1:8265",
+}
+
+
+def test_every_setting_can_be_read() -> None:
+    assert set(_READERS) == set(ServerConfig.__slots__)
+
+
+def test_settings_come_from_the_environment() -> None:
+    config = ServerConfig.from_environment(
+        {
+            **REQUIRED,
+            "TRELLIS_GRPC_ADDRESS": "0.0.0.0:7",
+            "TRELLIS_BASE_MODELS": "a=/x,b=org/y",
+            "TRELLIS_JOB_CPUS": "2",
+        }
+    )
+    assert config.grpc_address == Address("0.0.0.0", 7)
+    assert config.advertised_endpoint == "0.0.0.0:7"
+    assert config.base_models == (("a", "/x"), ("b", "org/y"))
+    assert config.job_cpus == 2.0
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("TRELLIS_GRPC_ADDRESS", "50051"),
+        ("TRELLIS_GRPC_ADDRESS", "host:99999"),
+        ("TRELLIS_JOB_CPUS", "many"),
+        ("TRELLIS_JOB_CPUS", "nan"),
+        ("TRELLIS_SERVE_GRPC_PORT", "-1"),
+        ("TRELLIS_BASE_MODELS", "tiny"),
+        ("TRELLIS_LOG_FORMAT", "xml"),
+        ("TRELLIS_DATABASE_URL", " "),
+    ],
+)
+def test_a_wrong_setting_is_named(variable: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=variable):
+        ServerConfig.from_environment({**REQUIRED, variable: text})
+
+
+def test_the_secret_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    first = read_or_make_secret(path)
+    assert read_or_make_secret(path) == first
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert derived(first, "a") != derived(first, "b")
+
+
+def test_a_short_secret_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("short")
+    with pytest.raises(ValueError, match="32 characters"):
+        read_or_make_secret(tmp_path / "secret")

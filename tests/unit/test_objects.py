@@ -1,0 +1,105 @@
+"""One contract for every kind of object store; S3 is a real server on this machine, spoken to over HTTP."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from trellis.objects import ObjectInfo, ObjectNotFoundError, ObjectStore
+
+
+@pytest.fixture(scope="module")
+def s3_endpoint() -> Iterator[str]:
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+def s3_store(endpoint: str) -> ObjectStore:
+    options: dict[str, Any] = {
+        "key": "k",
+        "secret": "s",
+        "endpoint_url": endpoint,
+        "skip_instance_cache": True,
+        "client_kwargs": {"region_name": "us-east-1"},
+    }
+    store = ObjectStore.open("s3://trellis-tests/prefix", **options)
+    store._fs.call_s3("create_bucket", Bucket="trellis-tests")
+    return store
+
+
+@pytest.fixture(params=["folder", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    if request.param == "folder":
+        return ObjectStore.open(str(tmp_path / "objects"))
+    store = s3_store(request.getfixturevalue("s3_endpoint"))
+    store.delete_prefix("a")
+    return store
+
+
+def test_what_is_put_is_read_back(store: ObjectStore, tmp_path: Path) -> None:
+    store.put_bytes("a/b/one.bin", b"0123456789")
+    (tmp_path / "two").write_bytes(b"two")
+    store.put_file("a/two", tmp_path / "two")
+    assert store.read_bytes("a/b/one.bin") == b"0123456789"
+    assert store.size("a/b/one.bin") == 10
+    assert store.exists("a/two")
+    assert not store.exists("a/b")
+    assert store.list("a") == [ObjectInfo("a/b/one.bin", 10), ObjectInfo("a/two", 3)]
+    with store.open_read("a/b/one.bin") as stream:
+        stream.seek(7)
+        assert stream.read() == b"789"
+    store.get_file("a/two", tmp_path / "deep" / "copy")
+    assert (tmp_path / "deep" / "copy").read_bytes() == b"two"
+
+
+def test_a_put_replaces(store: ObjectStore) -> None:
+    store.put_bytes("a/x", b"old")
+    store.put_bytes("a/x", b"new!")
+    assert store.read_bytes("a/x") == b"new!"
+
+
+def test_a_write_that_fails_leaves_nothing(store: ObjectStore) -> None:
+    store.put_bytes("a/x", b"old")
+    for key in ("a/x", "a/y"):
+        with pytest.raises(RuntimeError), store.writing(key) as stream:
+            stream.write(b"half")
+            raise RuntimeError
+    assert store.read_bytes("a/x") == b"old"
+    assert [o.key for o in store.list("a")] == ["a/x"]
+
+
+def test_large_objects_go_in_parts(store: ObjectStore) -> None:
+    block = bytes(range(256)) * 4096
+    with store.writing("a/large") as stream:
+        for _ in range(12):
+            stream.write(block)
+    assert store.size("a/large") == 12 * len(block)
+    with store.open_read("a/large") as stream:
+        stream.seek(11 * len(block))
+        assert stream.read() == block
+
+
+def test_what_is_deleted_is_gone(store: ObjectStore) -> None:
+    for key in ("a/p/1", "a/p/2", "a/q"):
+        store.put_bytes(key, b"x")
+    store.delete("a/q")
+    store.delete("a/q")
+    store.delete_prefix("a/p")
+    store.delete_prefix("a/p")
+    assert store.list("a") == []
+    for call in (store.read_bytes, store.size):
+        with pytest.raises(ObjectNotFoundError):
+            call("a/q")
+
+
+@pytest.mark.parametrize("key", ["", "/a", "../a", "a/../b", "a//b", "a/", "a/.hidden", "a b", "a\n", "a\0"])
+def test_keys_that_could_leave_the_store_are_refused(store: ObjectStore, key: str) -> None:
+    with pytest.raises(ValueError, match="key"):
+        store.put_bytes(key, b"")

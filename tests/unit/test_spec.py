@@ -1,0 +1,69 @@
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trellis.errors import InvalidArgument
+from trellis.spec import Lora, TrainSpec
+
+SPEC = TrainSpec(
+    base_model="baseModels/tiny",
+    base_source="/models/tiny",
+    base_revision="r",
+    tokenizer_digest="d",
+    training_dataset="tenants/acme/datasets/support/versions/x",
+    training_sha256="x",
+    context_length=512,
+)
+
+
+@given(
+    rank=st.integers(1, 256),
+    modules=st.lists(st.sampled_from(["q_proj", "v_proj"]), unique=True),
+    learning_rate=st.floats(1e-9, 1.0),
+    max_steps=st.none() | st.integers(1, 100),
+)
+def test_json_gives_the_same_spec_back(
+    rank: int, modules: list[str], learning_rate: float, max_steps: int | None
+) -> None:
+    spec = replace(
+        SPEC, lora=Lora(rank, 2.0 * rank, 0.0, tuple(modules)), learning_rate=learning_rate, max_steps=max_steps
+    )
+    assert TrainSpec.from_json(spec.to_json()) == spec
+    assert spec.violations(512) == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"lora": Lora(rank=0)}, "lora.rank"),
+        ({"lora": Lora(rank=10_000)}, "lora.rank"),
+        ({"lora": Lora(alpha=float("inf"))}, "lora.alpha"),
+        ({"lora": Lora(dropout=1.0)}, "lora.dropout"),
+        ({"lora": Lora(target_modules=("../q",))}, "lora.target_modules"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"epochs": 0}, "epochs"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"gradient_accumulation_steps": 3}, "gradient_accumulation_steps"),
+        ({"context_length": 513}, "context_length"),
+        ({"held_out_fraction": 0.6}, "held_out_fraction"),
+        ({"seed": -1}, "seed"),
+        ({"warmup_ratio": 1.1}, "warmup_ratio"),
+        ({"max_steps": 0}, "max_steps"),
+    ],
+)
+def test_each_field_is_checked(change: dict[str, object], field: str) -> None:
+    violations = replace(SPEC, **change).violations(512)
+    assert [v.field for v in violations] == [f"tuning_job.supervised.{field}"]
+    assert violations[0].description.endswith(".")
+
+
+def test_another_version_or_field_is_refused() -> None:
+    values = json.loads(SPEC.to_json())
+    with pytest.raises(InvalidArgument, match="version"):
+        TrainSpec.from_json(json.dumps({**values, "version": 2}))
+    with pytest.raises(InvalidArgument, match="no such field"):
+        TrainSpec.from_json(json.dumps({**values, "colour": "red"}))
