@@ -9,7 +9,9 @@ from trellis.v1 import error_reason_pb2
 
 
 def test_the_reasons_are_those_of_the_api() -> None:
-    api = {name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.ErrorReason.keys()} - {"UNSPECIFIED"}
+    api = {name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.ErrorReason.DESCRIPTOR.values_by_name} - {
+        "UNSPECIFIED"
+    }
     assert {reason.value for reason in Reason} == api
 
 
