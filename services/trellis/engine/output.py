@@ -1,0 +1,58 @@
+"""What an engine answers, a piece at a time."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from trellis.errors import TrellisError
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended."""
+
+    STOP = "STOP"
+    """The model ended its turn, or a stop string came."""
+    LENGTH = "LENGTH"
+    """max_tokens, or the end of the context, was reached."""
+    CANCELLED = "CANCELLED"
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """A token that might have stood there, with its natural log probability."""
+
+    token_id: int
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChance:
+    """A token and its natural log probability under the model, before temperature and the like."""
+
+    token_id: int
+    text: str
+    logprob: float
+    alternatives: tuple[Alternative, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A piece of one request's answer; the last one has a finish reason or an error."""
+
+    request_id: str
+    text: str = ""
+    """The next text that is certain; may be empty."""
+    token_ids: tuple[int, ...] = ()
+    """The tokens that came since the last piece, the one that ends the turn included."""
+    logprobs: tuple[TokenChance, ...] = ()
+    """One for each of token_ids, when asked for."""
+    finish_reason: FinishReason | None = None
+    error: TrellisError | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    """So far."""
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing comes after it."""
+        return self.finish_reason is not None or self.error is not None
