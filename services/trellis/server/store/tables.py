@@ -77,7 +77,7 @@ base_models = Table(
         "is_default",
         unique=True,
         postgresql_where=text("is_default"),
-        sqlite_where=text("is_default"),
+        sqlite_where=text("is_default = 1"),
     ),
 )
 

@@ -35,7 +35,7 @@ def upgrade() -> None:
         ["is_default"],
         unique=True,
         postgresql_where=sa.text("is_default"),
-        sqlite_where=sa.text("is_default"),
+        sqlite_where=sa.text("is_default = 1"),
     )
     op.create_table(
         "requests",

@@ -1,0 +1,108 @@
+"""No query walks through a whole table, nor sorts one: each costs the same however much there is."""
+
+import re
+from typing import Any
+
+import pytest
+from sqlalchemy import event, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+from tests.contract.store import samples
+
+from trellis.server.app.ports import UnitOfWork, UnitOfWorkFactory
+from trellis.server.domain.tuning_job import JobState
+
+SOME = [JobState.QUEUED, JobState.RUNNING]
+UID = "uid-acme-1"
+
+
+async def _lists(unit: UnitOfWork) -> None:
+    await unit.tenants.list(10, None)
+    await unit.api_keys.list("acme", 10, None)
+    await unit.api_keys.list(None, 10, None)
+    await unit.base_models.list(10, None)
+    await unit.datasets.list("acme", 10, None)
+    await unit.datasets.list_versions("acme", "faq", 10, None)
+    await unit.jobs.list("acme", [], 1, None)
+    await unit.jobs.list(None, [], 10, None)
+    await unit.jobs.list("acme", SOME, 10, None)
+    await unit.jobs.list(None, SOME, 10, None)
+    await unit.jobs.metrics(UID, 10, None)
+    await unit.jobs.checkpoints(UID, 10, None)
+    await unit.adapters.list("acme", 10, None)
+    await unit.adapters.list_aliases("acme", 10, None)
+
+
+async def _next_pages(unit: UnitOfWork) -> None:
+    for tenant in ("acme", None):
+        for states in ([], SOME):
+            page = await unit.jobs.list(tenant, states, 1, None)
+            await unit.jobs.list(tenant, states, 1, page.next_cursor)
+
+
+async def _look_ups(unit: UnitOfWork) -> None:
+    await unit.tenants.get("acme")
+    await unit.api_keys.get("acme", "key-1")
+    await unit.api_keys.find("0")
+    await unit.base_models.default()
+    await unit.base_models.users("tiny")
+    await unit.datasets.users("acme", "faq")
+    await unit.datasets.get_upload("acme", "faq", samples.SHA)
+    await unit.datasets.get_report("acme", "faq", samples.SHA, "baseModels/tiny")
+    await unit.jobs.get("acme", "job-1")
+    await unit.jobs.get_by_uid(UID)
+    await unit.jobs.events(UID, 0, 10)
+    await unit.jobs.find_attempt("0")
+    await unit.jobs.latest_checkpoint(UID)
+    await unit.jobs.read_log(UID, 0, 10)
+    await unit.adapters.get("acme", "0")
+    await unit.adapters.aliases_of("acme", "0")
+    await unit.usage.totals("acme")
+    await unit.requests.get("scope", "id")
+
+
+async def _loops(unit: UnitOfWork) -> None:
+    await unit.jobs.in_states(SOME, 10)
+    await unit.jobs.claim(SOME, samples.claim("one"), samples.NOW, 10)
+    await unit.jobs.attempts_to_clean_up(10)
+    await unit.jobs.expired_attempts(samples.NOW, 10)
+    await unit.jobs.open_attempts(10)
+    await unit.datasets.claim_report(samples.claim("one"), samples.NOW)
+    await unit.datasets.stale_uploads(samples.NOW, 10)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("ask", [_lists, _next_pages, _look_ups, _loops])
+async def test_queries_go_through_indexes(ask: Any, engine: AsyncEngine, units: UnitOfWorkFactory) -> None:
+    await samples.seed(units, samples.job(1), samples.job(2))
+    asked: dict[str, Any] = {}
+
+    def remember(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if not statement.startswith(("BEGIN", "INSERT", "EXPLAIN")):
+            asked[statement] = parameters
+
+    event.listen(engine.sync_engine, "before_cursor_execute", remember)
+    async with units() as unit:
+        await ask(unit)
+    assert asked
+    wasteful = []
+    async with engine.connect() as connection:
+        for statement, parameters in asked.items():
+            rows = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            steps = [row[3] for row in rows]
+            wasteful += [f"{statement}\n  {step}" for step in steps if _walks(step, statement)]
+    assert not wasteful, "\n".join(wasteful)
+
+
+def _walks(step: str, statement: str) -> bool:
+    if re.match(r"SCAN (?!anon|\(subquery)", step):  # a page of each state is merged; it is no longer than a page
+        return "INDEX" not in step or "LIMIT" not in statement
+    return "TEMP B-TREE" in step and "UNION ALL" not in statement
+
+
+async def test_totals_come_from_the_index_alone(engine: AsyncEngine, database: str) -> None:
+    if database != "sqlite":
+        pytest.skip("one plan is enough")
+    async with engine.connect() as connection:
+        query = "EXPLAIN QUERY PLAN SELECT kind, sum(quantity) FROM usage_records WHERE tenant = 'a' GROUP BY kind"
+        [row] = (await connection.execute(text(query))).all()
+    assert "COVERING INDEX" in row[3]
