@@ -42,7 +42,7 @@ def open_base(spec: TrainSpec) -> Base:
 
 def load_base(facts: BaseFacts, device: Device) -> torch.nn.Module:
     """The base's modules, frozen."""
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()
     model: Any = AutoModelForCausalLM.from_pretrained(facts.path, dtype=device.dtype, local_files_only=True)
     model.requires_grad_(False)
     model.config.use_cache = False

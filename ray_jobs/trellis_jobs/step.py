@@ -68,7 +68,7 @@ class Stepper:
         for group in split(lines, examples, self._spec.gradient_accumulation_steps, self._device.call_tokens):
             found = self._head(collate(group, examples, self._pad_id))
             weighted = found.weighted / total_weight
-            weighted.backward()  # type: ignore[no-untyped-call]
+            weighted.backward()
             losses += float(weighted.detach())
             correct += int(found.correct_N.sum())
             count += found.correct_N.numel()

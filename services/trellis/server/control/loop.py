@@ -57,7 +57,7 @@ class ControlLoop:
         begun = time.perf_counter()
         try:
             more = await self._step.once()
-        except Exception:
+        except Exception:  # noqa: BLE001 - the edge of a loop, which goes on and logs
             self._failures += 1
             _ERRORS.labels(self.name).inc()
             _log.exception("control_loop_failed", loop=self.name, failures=self._failures)
