@@ -17,7 +17,8 @@ class RetryPolicy:
 
     def pause(self, attempts: int) -> timedelta:
         """The wait after so many attempts."""
-        return min(self.longest, self.base * (1 << max(0, attempts - 1)))
+        doublings = min(max(0, attempts - 1), 29)  # of a second, 17 years; more of them overflow a timedelta
+        return min(self.longest, self.base * (1 << doublings))
 
 
 def after_bad_end(
