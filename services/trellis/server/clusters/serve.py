@@ -1,0 +1,223 @@
+"""Engines on Ray Serve, configured through the REST API of Ray's dashboard and called through Serve's HTTP proxy."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+
+from trellis.engine_wire import MESSAGE, SECRET_HEADER, STATUS_PATH, STREAM_PATH, FrameReader, WireError, read_error
+from trellis.errors import InternalError, Reason, Unavailable
+from trellis.server.app.ports import HostState
+from trellis.server.domain.base_model import BaseModel
+from trellis.v1.engine_pb2 import GetEngineStatusResponse, StreamTokensRequest, StreamTokensResponse
+from trellis.v1.inference_pb2 import FINISH_REASON_UNSPECIFIED
+
+_RETRY_SECONDS: Final = 2.0
+_APPLICATIONS: Final = "/api/serve/applications/"
+_PREFIX: Final = "trellis-"
+_IMPORT_PATH: Final = "trellis.serving.app:build"
+_COMPARED: Final = ("name", "route_prefix", "import_path", "args", "runtime_env")
+_STATES: Final[Mapping[str, HostState]] = {
+    "NOT_STARTED": HostState.STARTING,
+    "DEPLOYING": HostState.STARTING,
+    "RUNNING": HostState.RUNNING,
+    "DELETING": HostState.ABSENT,
+}
+_QUIET: Final[Mapping[str, str]] = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What every engine gets, whatever its base model."""
+
+    store_url: str
+    """The object store, as engines reach it."""
+    secret: str
+    """What every call to an engine carries."""
+    http_host: str = "127.0.0.1"
+    """Where Serve's HTTP proxy is reached; it listens on this address only if that is a loopback one."""
+    http_port: int = 8001
+    cpus: float = 0.1
+    """CPUs that a replica reserves."""
+    gpus: float = 0.0
+    threads: int = 1
+    """Threads that a replica computes with."""
+    environment: tuple[tuple[str, str], ...] = ()
+    """Further variables of the replicas' processes."""
+
+    def args(self, base: BaseModel) -> dict[str, Any]:
+        """The application's args: the fields of trellis.serving.config.EngineConfig."""
+        return {
+            "base_model": base.name,
+            "source": base.source,
+            "revision": base.revision,
+            "tokenizer_digest": base.tokenizer_digest,
+            "store_url": self.store_url,
+            "secret_sha256": hashlib.sha256(self.secret.encode()).hexdigest(),
+            "cpus": self.cpus,
+            "gpus": self.gpus,
+            "threads": self.threads,
+        }
+
+    @property
+    def listen_host(self) -> str:
+        """The address that Serve's HTTP proxy listens on."""
+        return self.http_host if self.http_host in {"127.0.0.1", "::1", "localhost"} else "0.0.0.0"
+
+
+def application_name(base_model_id: str) -> str:
+    """The application of a base model; ids fit names and paths as they are."""
+    return f"{_PREFIX}{base_model_id}"
+
+
+class ServeCluster:
+    """`EngineHost` over Ray Serve; see app.ports.EngineHost for what each method promises."""
+
+    def __init__(self, dashboard_url: str, settings: EngineSettings, token: str = "") -> None:
+        self._settings = settings
+        self._dashboard = httpx.AsyncClient(
+            base_url=dashboard_url.rstrip("/"),
+            headers={"authorization": f"Bearer {token}"} if token else {},
+            timeout=httpx.Timeout(60.0, connect=5.0),
+        )
+        self._engines = httpx.AsyncClient(
+            base_url=f"http://{settings.http_host}:{settings.http_port}",
+            headers={SECRET_HEADER: settings.secret},
+            # An answer may pause for as long as the engine is busy; a replica that dies closes the connection.
+            timeout=httpx.Timeout(None, connect=5.0),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            trust_env=False,
+        )
+        self._lock = asyncio.Lock()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._dashboard.aclose()
+        await self._engines.aclose()
+
+    async def ensure(self, bases: Sequence[BaseModel]) -> None:
+        async with self._lock:
+            present = await self._applications()
+            wanted = [self._application(base) for base in bases]
+            others = [_config(app) for name, app in present.items() if not name.startswith(_PREFIX)]
+            mine = {name: _config(app) for name, app in present.items() if name.startswith(_PREFIX)}
+            if _same(mine, wanted):
+                return
+            settings = self._settings
+            await self._put({
+                "proxy_location": "HeadOnly" if settings.listen_host != "0.0.0.0" else "EveryNode",
+                "http_options": {"host": settings.listen_host, "port": settings.http_port},
+                "applications": [*others, *wanted],
+            })  # fmt: skip
+
+    async def states(self) -> dict[str, tuple[HostState, str]]:
+        found = {}
+        for name, app in (await self._applications()).items():
+            if name.startswith(_PREFIX):
+                state = _STATES.get(str(app.get("status")), HostState.FAILED)
+                found[name.removeprefix(_PREFIX)] = (state, _message(app))
+        return found
+
+    async def stream_tokens(
+        self, base_model_id: str, request: StreamTokensRequest
+    ) -> AsyncIterator[StreamTokensResponse]:
+        path = f"/{application_name(base_model_id)}{STREAM_PATH}"
+        finished = False
+        try:
+            async with self._engines.stream("POST", path, content=request.SerializeToString()) as response:
+                await _check(response, base_model_id)
+                reader = FrameReader()
+                async for data in response.aiter_bytes():
+                    for kind, content in reader.push(data):
+                        if kind != MESSAGE:
+                            raise read_error(content)
+                        piece = StreamTokensResponse.FromString(content)
+                        finished = piece.generate.finish_reason != FINISH_REASON_UNSPECIFIED
+                        yield piece
+        except (httpx.HTTPError, WireError) as error:
+            raise _engine_unavailable(base_model_id, f"it can't be reached ({type(error).__name__})") from error
+        if not finished:
+            raise _engine_unavailable(base_model_id, "it ended in the middle of an answer")
+
+    async def engine_status(self, base_model_id: str) -> GetEngineStatusResponse:
+        """What the engine (one replica of it) holds and does. Raises Unavailable."""
+        try:
+            async with self._engines.stream("GET", f"/{application_name(base_model_id)}{STATUS_PATH}") as response:
+                await _check(response, base_model_id)
+                ((_, content),) = FrameReader().push(await response.aread())
+        except (httpx.HTTPError, WireError) as error:
+            raise _engine_unavailable(base_model_id, f"it can't be reached ({type(error).__name__})") from error
+        return GetEngineStatusResponse.FromString(content)
+
+    def _application(self, base: BaseModel) -> dict[str, Any]:
+        name = application_name(base.base_model_id)
+        environment = {**_QUIET, "OMP_NUM_THREADS": str(self._settings.threads), **dict(self._settings.environment)}
+        return {
+            "name": name,
+            "route_prefix": f"/{name}",
+            "import_path": _IMPORT_PATH,
+            "args": self._settings.args(base),
+            "runtime_env": {"env_vars": environment},
+        }
+
+    async def _applications(self) -> dict[str, dict[str, Any]]:
+        applications: dict[str, dict[str, Any]] = (await self._call("GET")).json().get("applications") or {}
+        return applications
+
+    async def _put(self, config: Mapping[str, Any]) -> None:
+        await self._call("PUT", json=config)
+
+    async def _call(self, method: str, **arguments: Any) -> httpx.Response:
+        try:
+            response = await self._dashboard.request(method, _APPLICATIONS, **arguments)
+        except httpx.HTTPError as error:
+            raise _unavailable(f"Ray's dashboard at {self._dashboard.base_url} can't be reached: {error}") from error
+        if not response.is_success:
+            raise _unavailable(f"Ray Serve answered {response.status_code}: {_last_line(response.text)}")
+        return response
+
+
+def _config(application: Mapping[str, Any]) -> dict[str, Any]:
+    config: dict[str, Any] = application.get("deployed_app_config") or {}
+    return config
+
+
+def _same(mine: Mapping[str, Mapping[str, Any]], wanted: Sequence[Mapping[str, Any]]) -> bool:
+    found = [{key: config.get(key) for key in _COMPARED} for _, config in sorted(mine.items())]
+    return found == sorted(wanted, key=lambda config: str(config["name"]))
+
+
+def _message(application: Mapping[str, Any]) -> str:
+    """Serve's word on the application, else on a deployment of it; of a traceback the last line."""
+    deployments = (application.get("deployments") or {}).values()
+    texts = [application.get("message"), *(deployment.get("message") for deployment in deployments)]
+    return next((_last_line(text) for text in texts if text), "")
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no more is known")
+
+
+async def _check(response: httpx.Response, base_model_id: str) -> None:
+    """An engine answers 200 whatever it says; all else is Serve's word that the engine is not there."""
+    if response.status_code == httpx.codes.OK:
+        return
+    text = _last_line((await response.aread()).decode(errors="replace"))
+    if response.status_code == httpx.codes.UNAUTHORIZED:
+        raise InternalError(Reason.INTERNAL, f"The engine of {base_model_id} refused this server's secret.")
+    raise _engine_unavailable(base_model_id, f"Ray Serve answered {response.status_code}: {text[:200]}")
+
+
+def _engine_unavailable(base_model_id: str, why: str) -> Unavailable:
+    return _unavailable(f"The engine of {base_model_id} does not run at present: {why}. Try again shortly.")
+
+
+def _unavailable(message: str) -> Unavailable:
+    return Unavailable(Reason.ENGINE_UNAVAILABLE, message, retry_after=_RETRY_SECONDS)

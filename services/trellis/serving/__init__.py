@@ -1,0 +1,1 @@
+"""The Ray Serve application of one base model: a replica holds the base once and many tenants' adapters."""

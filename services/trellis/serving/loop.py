@@ -1,0 +1,100 @@
+"""The engine's own thread, and the way to it and back from an event loop."""
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
+from typing import Final
+
+from trellis.engine import Engine, Output, Request
+from trellis.errors import TrellisError
+
+_log = logging.getLogger(__name__)
+_Deliver = Callable[[Output], None]
+_STOP_SECONDS: Final = 10.0
+
+
+class EngineLoop:
+    """Steps an engine while it has work; only this loop's thread ever touches the engine."""
+
+    def __init__(self, engine: Engine, on_step: Callable[[Engine], None] = lambda _: None) -> None:
+        self._engine = engine
+        self._on_step = on_step
+        self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._listeners: dict[str, _Deliver] = {}
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; requests in flight get no further piece."""
+        self._commands.put(None)
+        self._thread.join(_STOP_SECONDS)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the engine can still answer."""
+        return self._thread.is_alive()
+
+    async def stream(self, request: Request) -> AsyncGenerator[Output, None]:
+        """The pieces of the request's answer, the last one included; closing the iterator cancels the request."""
+        outputs: asyncio.Queue[Output] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def deliver(output: Output) -> None:
+            with suppress(RuntimeError):  # the event loop is closed: nobody listens
+                loop.call_soon_threadsafe(outputs.put_nowait, output)
+
+        self._commands.put(lambda: self._submit(request, deliver))
+        try:
+            while True:
+                output = await outputs.get()
+                yield output
+                if output.is_last:
+                    return
+        finally:
+            self._commands.put(lambda: self._cancel(request.request_id))
+
+    def _run(self) -> None:
+        while self._obey():
+            try:
+                outputs = self._engine.step()
+            except Exception:  # noqa: BLE001  the loop's edge
+                _log.exception("The engine's step failed; every request in flight is ended.")
+                outputs = self._engine.fail_all("The engine failed while it answered; try again.")
+            self._on_step(self._engine)
+            for output in outputs:
+                self._deliver(output)
+
+    def _obey(self) -> bool:
+        """Do what was asked for since the last step, or wait until there is work; False at the end."""
+        while True:
+            try:
+                command = self._commands.get(block=not self._engine.has_work)
+            except queue.Empty:
+                return True
+            if command is None:
+                return False
+            command()
+            if not self._engine.has_work:
+                self._on_step(self._engine)
+
+    def _submit(self, request: Request, deliver: _Deliver) -> None:
+        try:
+            self._engine.submit(request)
+            self._listeners[request.request_id] = deliver
+        except TrellisError as error:
+            deliver(Output(request.request_id, error=error))
+
+    def _cancel(self, request_id: str) -> None:
+        self._engine.cancel(request_id)
+        self._listeners.pop(request_id, None)
+
+    def _deliver(self, output: Output) -> None:
+        deliver = self._listeners.get(output.request_id)
+        if deliver is not None:
+            deliver(output)
