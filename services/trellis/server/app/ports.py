@@ -146,6 +146,10 @@ class Datasets(Protocol):
         """The oldest PENDING report that nobody holds, held from now on."""
         ...
 
+    async def renew_report(self, report: Report, claim: Claim, renewed: Claim) -> bool:
+        """Holds the report by `renewed` instead of `claim`; False, and nothing changes, if the claim was lost."""
+        ...
+
     async def save_report(self, report: Report, claim: Claim) -> bool:
         """Saves and lets go; False, and nothing changes, if the claim was lost."""
         ...
@@ -168,6 +172,10 @@ class TuningJobs(Protocol):
 
     async def in_states(self, states: Sequence[JobState], limit: int) -> Sequence[TuningJob]:
         """Oldest first, over all tenants."""
+        ...
+
+    async def counts(self) -> dict[JobState, int]:
+        """How many jobs there are in each state, over all tenants."""
         ...
 
     async def save(self, job: TuningJob, events: Sequence[JobEvent] = ()) -> TuningJob:

@@ -1,0 +1,87 @@
+"""From the secret that a call carries to who calls."""
+
+import hashlib
+
+from trellis.errors import Reason, TrellisError, error_for
+from trellis.server.app.context import Context
+from trellis.server.app.ports import UnitOfWork
+from trellis.server.domain.caller import ApiKey, AttemptRef, Caller, Role
+
+ATTEMPT_PREFIX = "tra_"
+_SCHEME = "bearer "
+
+
+def secret_hash(secret: str) -> str:
+    """What is kept of a secret."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+async def authenticate(context: Context, authorization: str) -> Caller:
+    """Who sends this `authorization: Bearer …`; raises Unauthenticated, and says why."""
+    if not authorization.lower().startswith(_SCHEME):
+        raise _invalid("The call has no API key; send it as `authorization: Bearer …`.")
+    secret = authorization[len(_SCHEME) :].strip()
+    async with context.units(write=False) as unit:
+        if secret.startswith(ATTEMPT_PREFIX):
+            return await _attempt(unit, secret)
+        key = await unit.api_keys.find(secret_hash(secret))
+    if key is None:
+        raise _invalid("The API key is unknown.")
+    return _caller_of(key, context)
+
+
+def _caller_of(key: ApiKey, context: Context) -> Caller:
+    if key.revoke_time is not None:
+        when = key.revoke_time.isoformat()
+        raise error_for(Reason.API_KEY_REVOKED, f"The API key was revoked at {when}.", metadata={"revoke_time": when})
+    if key.expire_time is not None and context.now() >= key.expire_time:
+        when = key.expire_time.isoformat()
+        raise error_for(Reason.API_KEY_EXPIRED, f"The API key expired at {when}.", metadata={"expire_time": when})
+    return Caller(key.role, key.tenant, key.key_id)
+
+
+async def _attempt(unit: UnitOfWork, token: str) -> Caller:
+    attempt = await unit.jobs.find_attempt(secret_hash(token))
+    if attempt is None:
+        raise _invalid("The attempt's token is unknown.")
+    ref = AttemptRef(attempt.tenant, attempt.job_uid, attempt.number)
+    return Caller(Role.ATTEMPT, attempt.tenant, f"{attempt.job_uid}-{attempt.number}", ref)
+
+
+async def create_first_admin_key(context: Context, secret: str = "") -> str | None:
+    """Make an admin's key, and return its secret, if the platform has none that opens anything; else None.
+
+    A caller that must not lose the secret writes it down first and passes it in.
+    """
+    async with context.units() as unit:
+        if await _has_admin(unit, context):
+            return None
+        secret = secret or context.ids.new_secret("trk")
+        key = ApiKey(
+            key_id=context.ids.new_id("key"),
+            tenant=None,
+            role=Role.ADMIN,
+            display_name="first admin",
+            prefix=secret[:8],
+            secret_hash=secret_hash(secret),
+            create_time=context.now(),
+        )
+        await unit.api_keys.add(key)
+        await unit.commit()
+    return secret
+
+
+async def _has_admin(unit: UnitOfWork, context: Context) -> bool:
+    cursor: str | None = None
+    while True:
+        page = await unit.api_keys.list(None, 100, cursor)
+        for key in page.items:
+            if key.revoke_time is None and (key.expire_time is None or context.now() < key.expire_time):
+                return True
+        cursor = page.next_cursor
+        if cursor is None:
+            return False
+
+
+def _invalid(message: str) -> TrellisError:
+    return error_for(Reason.API_KEY_INVALID, message)

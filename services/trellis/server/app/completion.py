@@ -1,0 +1,178 @@
+"""The good end of an attempt: its adapter is read again from the object store, checked, and recorded."""
+
+import asyncio
+import hashlib
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from trellis.artifacts import (
+    ADAPTER_FILES,
+    MANIFEST_FILE,
+    AdapterFacts,
+    ArtifactError,
+    Manifest,
+    check_adapter_folder,
+    file_facts,
+)
+from trellis.bases import BaseFacts, BaseModelError, read_base
+from trellis.errors import FailedPrecondition, Reason, error_for
+from trellis.objects import ObjectNotFoundError, ObjectStore
+from trellis.server.app import keys
+from trellis.server.app.adapters import point_alias, want_deployed
+from trellis.server.app.attempts import COMPLETED, current_attempt, reference, renewed
+from trellis.server.app.context import Context
+from trellis.server.app.ports import UnitOfWork, UsageRecord
+from trellis.server.domain.adapter import Adapter, Deployment
+from trellis.server.domain.caller import Caller
+from trellis.server.domain.tuning_job import Attempt, Evaluation, EventLevel, JobEvent, JobState, TuningJob
+
+_MAX_MANIFEST_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What an attempt says at its end."""
+
+    adapter_digest: str
+    base_evaluation: Evaluation | None = None
+    tuned_evaluation: Evaluation | None = None
+    trained_tokens: int = 0
+    training_seconds: float = 0.0
+
+
+async def complete_attempt(context: Context, caller: Caller, completion: Completion) -> str:
+    """Record the adapter, and end the job SUCCEEDED; the adapter's name. Calling again changes nothing."""
+    done = await _completed(context, caller, completion)
+    if done is not None:
+        return done
+    async with context.units() as unit:
+        job, attempt = await current_attempt(unit, caller)
+        await unit.jobs.save_attempt(renewed(context, attempt))
+        await unit.commit()
+    manifest, facts = await asyncio.to_thread(_check, context.store, job, attempt, completion.adapter_digest)
+    adapter = _adapter(context, job, attempt, manifest, facts)
+    async with context.units() as unit:
+        job, attempt = await current_attempt(unit, caller)
+        await _record(context, unit, job, attempt, adapter, completion)
+        await unit.commit()
+    return adapter.name
+
+
+async def _completed(context: Context, caller: Caller, completion: Completion) -> str | None:
+    """The adapter's name, if this very call was answered before."""
+    ref = reference(caller)
+    async with context.units(write=False) as unit:
+        job = await unit.jobs.get_by_uid(ref.job_uid)
+        attempt = await unit.jobs.get_attempt(ref.job_uid, ref.attempt)
+    if job is None or attempt is None or attempt.outcome != COMPLETED:
+        return None
+    if job.adapter_digest != completion.adapter_digest:
+        raise error_for(Reason.ATTEMPT_FENCED, "The attempt completed with another adapter. Stop.")
+    return f"tenants/{job.tenant}/adapters/{job.adapter_digest[:24]}"
+
+
+def _check(store: ObjectStore, job: TuningJob, attempt: Attempt, digest: str) -> tuple[Manifest, AdapterFacts]:
+    """The manifest, once the stored files are what it says and have passed the gate; blocks."""
+    prefix = keys.attempt_adapter_prefix(job.tenant, job.uid, attempt.number)
+    try:
+        manifest = _manifest(store, prefix, digest)
+        _check_origin(manifest, job)
+        base = read_base(job.spec.base_source, job.spec.base_revision)
+        return manifest, _check_files(store, prefix, manifest, base)
+    except (ArtifactError, BaseModelError, ObjectNotFoundError) as error:
+        sentence = f"{error} is missing." if isinstance(error, ObjectNotFoundError) else str(error)
+        raise FailedPrecondition(Reason.ADAPTER_INVALID, sentence) from error
+
+
+def _manifest(store: ObjectStore, prefix: str, digest: str) -> Manifest:
+    key = f"{prefix}/{MANIFEST_FILE}"
+    if store.size(key) > _MAX_MANIFEST_BYTES:
+        raise ArtifactError("bad_manifest", f"{MANIFEST_FILE} is too large.")
+    data = store.read_bytes(key)
+    manifest = Manifest.from_json(data)
+    if hashlib.sha256(data).hexdigest() != digest or manifest.digest != digest:
+        raise ArtifactError("bad_manifest", f"{MANIFEST_FILE} does not have the digest {digest!r} that was reported.")
+    return manifest
+
+
+def _check_origin(manifest: Manifest, job: TuningJob) -> None:
+    spec = job.spec
+    expected = {
+        "base_model": spec.base_model,
+        "base_revision": spec.base_revision,
+        "tokenizer_digest": spec.tokenizer_digest,
+        "dataset_sha256": spec.training_sha256,
+        "tuning_job": job.name,
+    }
+    for field, value in expected.items():
+        if getattr(manifest, field) != value:
+            raise ArtifactError("bad_manifest", f"The manifest's {field} is not the job's.")
+    if set(manifest.files) != set(ADAPTER_FILES):
+        raise ArtifactError("unexpected_file", f"The manifest must name exactly {' and '.join(ADAPTER_FILES)}.")
+
+
+def _check_files(store: ObjectStore, prefix: str, manifest: Manifest, base: BaseFacts) -> AdapterFacts:
+    with tempfile.TemporaryDirectory(prefix="trellis-adapter-") as name:
+        folder = Path(name)
+        for file, facts in manifest.files.items():
+            store.get_file(f"{prefix}/{file}", folder / file)
+            if file_facts(folder / file) != facts:
+                raise ArtifactError("bad_manifest", f"{file} is not the file that the manifest names.")
+        return check_adapter_folder(folder, base)
+
+
+def _adapter(context: Context, job: TuningJob, attempt: Attempt, manifest: Manifest, facts: AdapterFacts) -> Adapter:
+    return Adapter(
+        tenant=job.tenant,
+        digest=manifest.digest,
+        display_name=job.display_name or job.job_id,
+        base_model=job.spec.base_model,
+        tuning_job=job.name,
+        rank=facts.rank,
+        target_modules=facts.target_modules,
+        size_bytes=manifest.size_bytes,
+        key=keys.attempt_adapter_prefix(job.tenant, job.uid, attempt.number),
+        manifest_json=manifest.to_json().decode(),
+        create_time=context.now(),
+        deployment=Deployment.DEPLOYING if job.deploy else Deployment.UNDEPLOYED,
+    )
+
+
+async def _record(
+    context: Context, unit: UnitOfWork, job: TuningJob, attempt: Attempt, adapter: Adapter, completion: Completion
+) -> None:
+    now = context.now()
+    if not await unit.adapters.add(adapter) and job.deploy:
+        await _deploy_same(unit, adapter)
+    if job.alias_id:
+        await point_alias(context, unit, job.tenant, job.alias_id, adapter.digest)
+    await unit.jobs.save_attempt(replace(attempt, end_time=now, outcome=COMPLETED))
+    succeeded = replace(
+        job.moved(JobState.SUCCEEDED, now),
+        adapter_digest=adapter.digest,
+        base_evaluation=completion.base_evaluation,
+        tuned_evaluation=completion.tuned_evaluation,
+        progress=replace(job.progress, eta_seconds=0.0),
+    )
+    message = f"The job made {adapter.name}."
+    await unit.jobs.save(succeeded, [JobEvent(now, EventLevel.INFO, message, state=JobState.SUCCEEDED)])
+    await unit.usage.add(_usage(context, job, attempt, completion))
+
+
+async def _deploy_same(unit: UnitOfWork, adapter: Adapter) -> None:
+    """Deploy the adapter of the same digest, which is there already."""
+    present = await unit.adapters.get(adapter.tenant, adapter.adapter_id, for_update=True)
+    if present is not None:
+        await want_deployed(unit, present)
+
+
+def _usage(context: Context, job: TuningJob, attempt: Attempt, completion: Completion) -> list[UsageRecord]:
+    measured = {
+        "training_tokens": float(completion.trained_tokens),
+        "training_seconds": completion.training_seconds,
+    }
+    return [
+        UsageRecord(job.tenant, f"{job.uid}-{attempt.number}-{kind}", kind, quantity, job.name, context.now())
+        for kind, quantity in measured.items()
+    ]

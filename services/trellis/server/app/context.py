@@ -1,0 +1,43 @@
+"""What every use case works with."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from trellis.objects import ObjectStore
+from trellis.server.app.ports import Clock, EngineHost, Ids, UnitOfWorkFactory
+from trellis.server.domain.retry import RetryPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class AppSettings:
+    """How the use cases behave."""
+
+    max_upload_bytes: int = 10 * 1024**3
+    """The largest file of a dataset."""
+    upload_part_bytes: int = 8 * 1024**2
+    """So much of an upload is stored at a time."""
+    max_adapter_bytes: int = 4 * 1024**3
+    """The largest adapter that may be imported, all files together."""
+    lease: timedelta = timedelta(seconds=30)
+    """Without a report for so long, an attempt is taken for dead; the same as the control loops'."""
+    retry: RetryPolicy = RetryPolicy()
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The world as the use cases see it."""
+
+    units: UnitOfWorkFactory
+    clock: Clock
+    ids: Ids
+    store: ObjectStore
+    """Blocks; called in threads."""
+    engines: EngineHost
+    wait: Callable[[], Awaitable[None]]
+    """Lets a little time pass between two looks at the database; raises Unavailable when the server is stopping."""
+    settings: AppSettings = AppSettings()
+
+    def now(self) -> datetime:
+        """The time."""
+        return self.clock.now()

@@ -1,0 +1,61 @@
+"""A job's events and log, as they come."""
+
+from collections.abc import AsyncIterator
+
+from trellis.errors import InvalidArgument, NotFound
+from trellis.names import TuningJobName
+from trellis.server.app.context import Context
+from trellis.server.app.tuning_jobs import LogPiece, present_job
+from trellis.server.domain.tuning_job import JobEvent, TuningJob
+
+_BATCH = 500
+_LOG_BATCH = 50
+
+
+async def watch_tuning_job(
+    context: Context, name: str, after_sequence: int
+) -> AsyncIterator[tuple[TuningJob, JobEvent]]:
+    """The job's events with a higher sequence, without gaps, until it has ended and its last one was given."""
+    job = await _job_from(context, name, "after_sequence", after_sequence)
+    while True:
+        # The job is read first: if it has ended by then, all of its events are there to be read.
+        async with context.units(write=False) as unit:
+            present = await unit.jobs.get_by_uid(job.uid)
+            events = await unit.jobs.events(job.uid, after_sequence, _BATCH)
+        if present is None:
+            raise NotFound.for_resource(name)
+        for event in events:
+            yield present, event
+            after_sequence = event.sequence
+        if len(events) == _BATCH:
+            continue
+        if present.ended:
+            return
+        await context.wait()
+
+
+async def read_log(context: Context, name: str, offset: int, *, follow: bool) -> AsyncIterator[LogPiece]:
+    """What the job's processes printed, after `offset`; with `follow` until the job has ended."""
+    job = await _job_from(context, name, "offset", offset)
+    while True:
+        async with context.units(write=False) as unit:
+            present = await unit.jobs.get_by_uid(job.uid)
+            pieces = await unit.jobs.read_log(job.uid, offset, _LOG_BATCH)
+        if present is None:
+            raise NotFound.for_resource(name)
+        for next_offset, attempt, text in pieces:
+            yield LogPiece(text, attempt, next_offset)
+            offset = next_offset
+        if len(pieces) == _LOG_BATCH:
+            continue
+        if present.ended or not follow:
+            return
+        await context.wait()
+
+
+async def _job_from(context: Context, name: str, field: str, position: int) -> TuningJob:
+    parsed = TuningJobName.parse(name)
+    if position < 0:
+        raise InvalidArgument.for_field(field, f"{position} must not be negative.")
+    async with context.units(write=False) as unit:
+        return await present_job(unit, parsed)
