@@ -1,9 +1,14 @@
 """A migrated database on SQLite and on PostgreSQL, and two servers on it."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
+from tests.postgres import PostgresServer
 
 from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.store.engine import create_engine_for
@@ -11,10 +16,44 @@ from trellis.server.store.migrations import migrate
 from trellis.server.store.unit_of_work import SqlUnitOfWorkFactory
 
 
+def _migrate(url: str) -> None:
+    with ThreadPoolExecutor(1) as thread:  # the test's own thread may have a loop that runs
+        thread.submit(lambda: asyncio.run(migrate(url))).result()
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database, to be copied."""
+    path = tmp_path_factory.mktemp("store") / "template.db"
+    _migrate(f"sqlite+aiosqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: PostgresServer) -> Iterator[str]:
+    """The name of a migrated database, to be copied."""
+    name = postgres_server.create_database()
+    _migrate(postgres_server.url(name))
+    yield name
+    postgres_server.drop_database(name)
+
+
 @pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    await migrate(database_url)
-    engine = create_engine_for(database_url)
+def migrated_url(database: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a fresh database with all tables, on SQLite and then on PostgreSQL."""
+    if database == "sqlite":
+        shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "trellis.db")
+        yield f"sqlite+aiosqlite:///{tmp_path / 'trellis.db'}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    name = server.create_database(request.getfixturevalue("postgres_template"))
+    yield server.url(name)
+    server.drop_database(name)
+
+
+@pytest.fixture
+async def engine(migrated_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine_for(migrated_url)
     yield engine
     await engine.dispose()
 
@@ -25,8 +64,8 @@ def units(engine: AsyncEngine) -> UnitOfWorkFactory:
 
 
 @pytest.fixture
-async def other_units(engine: AsyncEngine, database_url: str) -> AsyncIterator[UnitOfWorkFactory]:
+async def other_units(migrated_url: str) -> AsyncIterator[UnitOfWorkFactory]:
     """Another server on the same database."""
-    other = create_engine_for(database_url)
+    other = create_engine_for(migrated_url)
     yield SqlUnitOfWorkFactory(other)
     await other.dispose()
