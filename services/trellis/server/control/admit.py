@@ -10,6 +10,7 @@ from trellis.names import DatasetVersionName
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.control.attempts import new_attempt
 from trellis.server.control.context import ControlContext
+from trellis.server.control.metrics import ATTEMPTS_STARTED, QUEUE_WAIT, waited_seconds
 from trellis.server.domain.dataset import ReportState
 from trellis.server.domain.tuning_job import (
     ACTIVE,
@@ -49,12 +50,18 @@ class AdmitJobs:
             queued = await self._queue(unit)
             active = await unit.jobs.in_states(sorted(ACTIVE), _QUEUE)
             decisions = decide(self._snapshot(queued.values(), active))
-            for uid in decisions.admit:
-                await self._admit(unit, uid)
+            admitted = [job for uid in decisions.admit if (job := await self._admit(unit, uid))]
             for uid, reason in decisions.waiting.items():
                 await self._wait(unit, uid, reason)
             await unit.commit()
+        for job in admitted:
+            self._note(job)
         return False
+
+    def _note(self, job: TuningJob) -> None:
+        ATTEMPTS_STARTED.inc()
+        QUEUE_WAIT.observe(waited_seconds(job.retry_time or job.create_time, self._context.now()))
+        _log.info("job_admitted", tenant=job.tenant, job=job.name, attempt=job.attempt_count + 1)
 
     async def _queue(self, unit: UnitOfWork) -> Mapping[str, tuple[TuningJob, bool]]:
         """By uid: each queued job and whether its reports are there; those that can't be trained fail here."""
@@ -96,17 +103,18 @@ class AdmitJobs:
             now=self._context.now(),
         )
 
-    async def _admit(self, unit: UnitOfWork, uid: str) -> None:
+    async def _admit(self, unit: UnitOfWork, uid: str) -> TuningJob | None:
+        """The job as it was in the queue; None if it has left it."""
         job = await unit.jobs.get_by_uid(uid, for_update=True)
         if job is None or job.state is not JobState.QUEUED:
-            return
+            return None
         now = self._context.now()
         attempt = new_attempt(self._context, job, now)
         await unit.jobs.add_attempt(attempt)
         starting = replace(job.moved(JobState.STARTING, now), attempt_count=attempt.number, retry_time=None)
         message = f"Capacity is there; attempt {attempt.number} is being started."
         await unit.jobs.save(starting, [JobEvent(now, EventLevel.INFO, message, state=JobState.STARTING)])
-        _log.info("job_admitted", tenant=job.tenant, job=job.name, attempt=attempt.number)
+        return job
 
     @staticmethod
     async def _wait(unit: UnitOfWork, uid: str, reason: QueueReason) -> None:

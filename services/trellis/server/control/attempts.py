@@ -39,12 +39,23 @@ def new_attempt(context: ControlContext, job: TuningJob, now: datetime) -> Attem
 
 
 async def end_badly(
-    unit: UnitOfWork, context: ControlContext, attempt: Attempt, error: JobError, *, retryable: bool
+    unit: UnitOfWork,
+    context: ControlContext,
+    attempt: Attempt,
+    error: JobError,
+    *,
+    retryable: bool,
+    unless_renewed: bool = False,
 ) -> bool:
-    """End the attempt, unless it is over already, and move its job on; False if there was nothing to end."""
+    """End the attempt, unless it is over already, and move its job on; False if there was nothing to end.
+
+    With `unless_renewed` it goes on if it has reported since `attempt` was read.
+    """
     job = await unit.jobs.get_by_uid(attempt.job_uid, for_update=True)
     present = await unit.jobs.get_attempt(attempt.job_uid, attempt.number)
     if job is None or present is None or present.ended:
+        return False
+    if unless_renewed and present.lease_expire_time != attempt.lease_expire_time:
         return False
     now = context.now()
     await unit.jobs.save_attempt(replace(present, end_time=now, outcome=error.message))

@@ -3,6 +3,8 @@
 from trellis.errors import Reason
 from trellis.server.control.attempts import end_badly
 from trellis.server.control.context import ControlContext
+from trellis.server.control.each import for_each
+from trellis.server.control.metrics import ATTEMPTS_STOPPED
 from trellis.server.domain.tuning_job import Attempt, JobError, JobState, TuningJob
 
 _BATCH = 200
@@ -21,9 +23,8 @@ class CancelJobs:
         async with self._context.units(write=False) as unit:
             jobs = await unit.jobs.in_states([JobState.CANCELLING], _BATCH)
             attempts = [await unit.jobs.get_attempt(job.uid, job.attempt_count) for job in jobs]
-        for job, attempt in zip(jobs, attempts, strict=True):
-            if attempt is not None and self._is_due(job, attempt):
-                await self._end(attempt)
+        pairs = zip(jobs, attempts, strict=True)
+        await for_each([attempt for job, attempt in pairs if attempt and self._is_due(job, attempt)], self._end)
         return False
 
     def _is_due(self, job: TuningJob, attempt: Attempt) -> bool:
@@ -36,5 +37,7 @@ class CancelJobs:
         # Fenced first: whatever the process still says is refused. The reaper then stops what is left of the run.
         error = JobError(Reason.TRAINING_FAILED, "The job was cancelled.")
         async with self._context.units() as unit:
-            if await end_badly(unit, self._context, attempt, error, retryable=False):
-                await unit.commit()
+            if not await end_badly(unit, self._context, attempt, error, retryable=False):
+                return
+            await unit.commit()
+        ATTEMPTS_STOPPED.inc()

@@ -1,17 +1,19 @@
 """Starts the processes of admitted jobs on the cluster."""
 
 from datetime import timedelta
+from typing import TypeGuard
 
 import structlog
 
-from trellis.server.app.ports import RunRequest, RunStatus
+from trellis.server.app.ports import Claim, RunRequest, RunStatus
 from trellis.server.control.attempts import token_for
 from trellis.server.control.context import ControlContext
+from trellis.server.control.each import for_each
 from trellis.server.domain.tuning_job import Attempt, JobState, TuningJob
 
 _log = structlog.get_logger(__name__)
-_CLAIM = timedelta(seconds=60)
-_BATCH = 20
+_CLAIM = timedelta(seconds=15)
+_BATCH = 1000
 
 
 class LaunchJobs:
@@ -23,7 +25,7 @@ class LaunchJobs:
         self._context = context
 
     async def once(self) -> bool:
-        """One batch of jobs."""
+        """One look at all jobs that are starting."""
         context = self._context
         claim = context.claim(_CLAIM)
         async with context.units() as unit:
@@ -31,9 +33,8 @@ class LaunchJobs:
             attempts = [await unit.jobs.get_attempt(job.uid, job.attempt_count) for job in jobs]
             await unit.commit()
         try:
-            for job, attempt in zip(jobs, attempts, strict=True):
-                if attempt is not None and not attempt.ended and attempt.start_time is None:
-                    await self._launch(job, attempt)
+            pairs = [(job, attempt) for job, attempt in zip(jobs, attempts, strict=True) if _is_to_start(attempt)]
+            await for_each(pairs, lambda pair: self._launch(*pair, claim))
         finally:
             async with context.units() as unit:
                 for job in jobs:
@@ -41,12 +42,21 @@ class LaunchJobs:
                 await unit.commit()
         return False
 
-    async def _launch(self, job: TuningJob, attempt: Attempt) -> None:
+    async def _launch(self, job: TuningJob, attempt: Attempt, claim: Claim) -> None:
+        # A run that ended before its first call is known too: ending its attempt is the watch's work.
         status, _ = await self._context.cluster.status(attempt.submission_id)
-        if status is not RunStatus.UNKNOWN:
+        if status is not RunStatus.UNKNOWN or not await self._is_still_ours(attempt, claim):
             return
         await self._context.cluster.submit(self._request(job, attempt))
         _log.info("run_submitted", tenant=job.tenant, job=job.name, run=attempt.submission_id)
+
+    async def _is_still_ours(self, attempt: Attempt, claim: Claim) -> bool:
+        # A server that was held up must not start what another one has started, ended and forgotten meanwhile.
+        async with self._context.units(write=False) as unit:
+            job = await unit.jobs.get_by_uid(attempt.job_uid)
+            present = await unit.jobs.get_attempt(attempt.job_uid, attempt.number)
+            held = await unit.jobs.holds(attempt.job_uid, claim)
+        return held and job is not None and job.state is JobState.STARTING and _is_to_start(present)
 
     def _request(self, job: TuningJob, attempt: Attempt) -> RunRequest:
         settings = self._context.settings
@@ -71,3 +81,7 @@ class LaunchJobs:
             gpus=settings.job_gpus,
             metadata={"tuning_job": job.name, "attempt": str(attempt.number)},
         )
+
+
+def _is_to_start(attempt: Attempt | None) -> TypeGuard[Attempt]:
+    return attempt is not None and not attempt.ended and attempt.start_time is None

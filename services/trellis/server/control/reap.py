@@ -4,16 +4,18 @@ from dataclasses import replace
 
 import structlog
 
+from trellis.server.app.attempts import COMPLETED
+from trellis.server.app.keys import upload_prefix
 from trellis.server.app.ports import RunStatus
 from trellis.server.control.context import ControlContext
+from trellis.server.control.each import for_each
+from trellis.server.domain.dataset import Upload
 from trellis.server.domain.tuning_job import Attempt
 
 _log = structlog.get_logger(__name__)
 _BATCH = 100
 _LOG_BYTES = 64 * 1024
 _ALIVE = frozenset({RunStatus.PENDING, RunStatus.RUNNING})
-COMPLETED = "completed"
-"""The outcome of an attempt that ended well."""
 
 
 class ReapRuns:
@@ -28,8 +30,7 @@ class ReapRuns:
         """One batch of ended attempts."""
         async with self._context.units(write=False) as unit:
             attempts = await unit.jobs.attempts_to_clean_up(_BATCH)
-        for attempt in attempts:
-            await self._clean_up(attempt)
+        await for_each(attempts, self._clean_up)
         return False
 
     async def _clean_up(self, attempt: Attempt) -> None:
@@ -46,13 +47,12 @@ class ReapRuns:
         async with self._context.units() as unit:
             job = await unit.jobs.get_by_uid(attempt.job_uid, for_update=True)
             present = await unit.jobs.get_attempt(attempt.job_uid, attempt.number)
-            if job is None or present is None or present.cleaned_up:
-                return
-            if output.strip():
-                header = f"--- the last output of attempt {attempt.number}, as Ray kept it ---\n"
-                await unit.jobs.append_log(attempt.job_uid, attempt.number, header + output.rstrip("\n") + "\n")
-            await unit.jobs.save_attempt(replace(present, cleaned_up=True))
-            await unit.commit()
+            if job is not None and present is not None and not present.cleaned_up:
+                if output.strip():
+                    header = f"--- the last output of attempt {attempt.number}, as Ray kept it ---\n"
+                    await unit.jobs.append_log(attempt.job_uid, attempt.number, header + output.rstrip("\n") + "\n")
+                await unit.jobs.save_attempt(replace(present, cleaned_up=True))
+                await unit.commit()
         await cluster.forget(attempt.submission_id)
 
     def _overdue(self, attempt: Attempt) -> bool:
@@ -67,6 +67,7 @@ class ReapOrphans:
 
     def __init__(self, context: ControlContext) -> None:
         self._context = context
+        self._prefix = f"trellis-{context.settings.installation}-"
 
     async def once(self) -> bool:
         """One look at the cluster and the uploads."""
@@ -74,26 +75,33 @@ class ReapOrphans:
         return await self._drop_uploads()
 
     async def _stop_runs(self) -> None:
-        prefix = f"trellis-{self._context.settings.installation}-"
         # Asked before the database is read: what is submitted in between is not in this list.
-        runs = [run for run in await self._context.cluster.list() if run.startswith(prefix)]
-        for run in runs:
-            uid, _, number = run.removeprefix(prefix).rpartition("-")
-            async with self._context.units(write=False) as unit:
-                attempt = await unit.jobs.get_attempt(uid, int(number)) if number.isdigit() else None
-            if attempt is None:
-                _log.warning("orphan_run_stopped", run=run)
-                await self._context.cluster.stop(run)
+        runs = [run for run in await self._context.cluster.list() if run.startswith(self._prefix)]
+        await for_each(runs, self._stop_if_orphan)
+
+    async def _stop_if_orphan(self, run: str) -> None:
+        uid, _, number = run.removeprefix(self._prefix).rpartition("-")
+        async with self._context.units(write=False) as unit:
+            attempt = await unit.jobs.get_attempt(uid, int(number)) if number.isdecimal() else None
+        # One that was cleaned up and runs was submitted too late, by a server that had been held up.
+        if attempt is None or attempt.cleaned_up:
+            _log.warning("orphan_run_stopped", run=run)
+            await self._context.cluster.stop(run)
 
     async def _drop_uploads(self) -> bool:
         context = self._context
         before = context.now() - context.settings.upload_lifetime
         async with context.units(write=False) as unit:
             uploads = await unit.datasets.stale_uploads(before, _BATCH)
-        for upload in uploads:
-            async with context.units() as unit:
-                await unit.datasets.delete_upload(upload.tenant, upload.dataset_id, upload.sha256)
-                await unit.commit()
-            for part in upload.parts:
-                await context.objects.run("delete", part.key)
+        await for_each(uploads, self._drop)
         return len(uploads) == _BATCH
+
+    async def _drop(self, upload: Upload) -> None:
+        key = (upload.tenant, upload.dataset_id, upload.sha256)
+        async with self._context.units() as unit:
+            present = await unit.datasets.get_upload(*key)
+            if present is None or present.update_time != upload.update_time:
+                return  # it goes on
+            await unit.datasets.delete_upload(*key)
+            await unit.commit()
+        await self._context.objects.run("delete_prefix", upload_prefix(*key))

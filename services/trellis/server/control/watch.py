@@ -1,15 +1,20 @@
 """Finds attempts whose process died or went silent. The lease decides; the cluster's word may only hasten it."""
 
+from collections.abc import Sequence
+from datetime import datetime
+
 import structlog
 
-from trellis.errors import Reason
+from trellis.errors import Reason, Unavailable
 from trellis.server.app.ports import RunStatus
 from trellis.server.control.attempts import end_badly
 from trellis.server.control.context import ControlContext
+from trellis.server.control.each import for_each
+from trellis.server.control.metrics import ATTEMPTS_LOST
 from trellis.server.domain.tuning_job import Attempt, JobError
 
 _log = structlog.get_logger(__name__)
-_BATCH = 200
+_BATCH = 1000
 _DEAD = frozenset({RunStatus.FAILED, RunStatus.STOPPED, RunStatus.SUCCEEDED})
 
 
@@ -20,42 +25,66 @@ class WatchAttempts:
 
     def __init__(self, context: ControlContext) -> None:
         self._context = context
+        self._last_round: datetime | None = None
+        self._listening_since = context.now()
 
     async def once(self) -> bool:
         """One look at all attempts that are not over."""
-        context = self._context
-        async with context.units(write=False) as unit:
-            expired = await unit.jobs.expired_attempts(context.now(), _BATCH)
+        now = self._context.now()
+        async with self._context.units(write=False) as unit:
+            expired = await unit.jobs.expired_attempts(now, _BATCH)
             attempts = await unit.jobs.open_attempts(_BATCH)
-        for attempt in expired:
-            await self._end(attempt, self._silence(attempt))
+        if not self._has_listened(now):
+            expired = []
+        await for_each(expired, self._end_silent)
         silent = {attempt.submission_id for attempt in expired}
-        for attempt in attempts:
-            if attempt.submission_id not in silent:
-                await self._ask_cluster(attempt)
+        await self._ask_cluster([attempt for attempt in attempts if attempt.submission_id not in silent])
         return len(expired) == _BATCH
 
-    async def _ask_cluster(self, attempt: Attempt) -> None:
+    def _has_listened(self, now: datetime) -> bool:
+        """Whether processes had a lease's time to be heard.
+
+        After a pause of this server, or a time without a database, nobody is to be blamed for silence.
+        """
+        lease = self._context.settings.lease
+        if self._last_round is None or now - self._last_round > lease:
+            self._listening_since = now
+        self._last_round = now
+        return now - self._listening_since >= lease
+
+    async def _ask_cluster(self, attempts: Sequence[Attempt]) -> None:
+        if not attempts:
+            return
+        try:
+            alive = set(await self._context.cluster.list())
+            await for_each([attempt for attempt in attempts if attempt.submission_id not in alive], self._judge)
+        except Unavailable as error:
+            # Only a hint is missing; leases are watched all the same, and without a longer pause.
+            _log.warning("cluster_unreachable", loop=self.name, why=str(error))
+
+    async def _judge(self, attempt: Attempt) -> None:
         # A process says how it ended before it ends; if the cluster calls it dead and it did not, it was killed.
-        # A run that the cluster does not know is one that is still to be submitted, or its lease will end.
+        # A run that the cluster does not know, or no longer, is still to be submitted, or was lost with the cluster.
         status, word = await self._context.cluster.status(attempt.submission_id)
         if status in _DEAD:
             said = f" ({word.strip().splitlines()[-1]})" if word.strip() else ""
-            await self._end(attempt, f"The training process ended without a word; Ray says {status}{said}.")
+            await self._end(attempt, "dead", f"The training process ended without a word; Ray says {status}{said}.")
+        elif status is RunStatus.UNKNOWN and attempt.start_time is not None:
+            await self._end(attempt, "dead", "The training process was lost: Ray was restarted and does not know it.")
 
-    def _silence(self, attempt: Attempt) -> str:
+    async def _end_silent(self, attempt: Attempt) -> None:
         if attempt.start_time is None:
             seconds = self._context.settings.start_timeout.total_seconds()
-            return f"The training process did not start within {seconds:.0f} s."
-        seconds = self._context.settings.lease.total_seconds()
-        return f"The training process was silent for {seconds:.0f} s."
+            await self._end(attempt, "not_started", f"The training process did not start within {seconds:.0f} s.")
+        else:
+            seconds = self._context.settings.lease.total_seconds()
+            await self._end(attempt, "silent", f"The training process was silent for {seconds:.0f} s.")
 
-    async def _end(self, attempt: Attempt, message: str) -> None:
+    async def _end(self, attempt: Attempt, how: str, message: str) -> None:
         error = JobError(Reason.TRAINING_FAILED, message, {"attempt": str(attempt.number)})
         async with self._context.units() as unit:
-            present = await unit.jobs.get_attempt(attempt.job_uid, attempt.number)
-            if present is None or present.lease_expire_time != attempt.lease_expire_time:
-                return  # it reported meanwhile
-            if await end_badly(unit, self._context, attempt, error, retryable=True):
-                await unit.commit()
-                _log.warning("attempt_lost", tenant=attempt.tenant, run=attempt.submission_id, why=message)
+            if not await end_badly(unit, self._context, attempt, error, retryable=True, unless_renewed=True):
+                return
+            await unit.commit()
+        ATTEMPTS_LOST.labels(how).inc()
+        _log.warning("attempt_lost", tenant=attempt.tenant, run=attempt.submission_id, why=message)

@@ -48,6 +48,10 @@ class ReportRows(Rows):
         await self._transaction.change(update(tables.reports).where(_is_report(report)).values(held_by(claim)))
         return report
 
+    async def renew_report(self, report: Report, claim: Claim, renewed: Claim) -> bool:
+        statement = update(tables.reports).where(_is_report(report), _r.claim_token == claim.token)
+        return await self._transaction.change(statement.values(held_by(renewed))) == 1
+
     async def save_report(self, report: Report, claim: Claim) -> bool:
         statement = update(tables.reports).where(_is_report(report), _r.claim_token == claim.token)
         return await self._transaction.change(statement.values({**asdict(report), **HELD_BY_NOBODY})) == 1

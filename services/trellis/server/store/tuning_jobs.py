@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, delete, select, union_all, update
+from sqlalchemy import ColumnElement, Row, Select, delete, func, select, union_all, update
 
 from trellis.errors import NotFound
 from trellis.server.app.ports import Claim, Page
@@ -103,6 +103,11 @@ class SqlTuningJobs(EventRows, AttemptRows, MetricRows, CheckpointRows, LogRows)
     async def in_states(self, states: Sequence[JobState], limit: int) -> Sequence[TuningJob]:
         rows = await self._transaction.rows(_in_order([], states, _OLDEST_FIRST, limit, None))
         return [_read(row) for row in rows[:limit]]
+
+    async def counts(self) -> dict[JobState, int]:
+        grouped = select(_j.state, func.count().label("jobs")).group_by(_j.state)
+        found = {row.state: row.jobs for row in await self._transaction.rows(grouped)}
+        return {state: found.get(state, 0) for state in JobState}
 
     async def save(self, job: TuningJob, events: Sequence[JobEvent] = ()) -> TuningJob:
         assert job.uid in self._locked, f"{job.name} was not read for update in this unit of work"

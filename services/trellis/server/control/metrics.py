@@ -1,0 +1,53 @@
+"""What the loops measure, for Prometheus. Every label has a handful of values; tenants and jobs are in the logs."""
+
+from datetime import datetime
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from trellis.server.control.context import ControlContext
+from trellis.server.domain.tuning_job import JobState
+
+JOBS = Gauge("trellis_jobs", "Tuning jobs in each state.", ["state"])
+OLDEST_QUEUED = Gauge("trellis_oldest_queued_job_seconds", "How long the oldest queued job has been there.")
+QUEUE_WAIT = Histogram(
+    "trellis_job_queue_wait_seconds",
+    "How long an admitted job had waited since it was created, or since it might be tried again.",
+    buckets=(1, 2, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600),
+)
+ATTEMPTS_STARTED = Counter("trellis_attempts_started_total", "Attempts that were given capacity.")
+ATTEMPTS_LOST = Counter(
+    "trellis_attempts_lost_total", "Attempts that did not end by themselves: not_started, silent, dead.", ["how"]
+)
+ATTEMPTS_STOPPED = Counter(
+    "trellis_attempts_stopped_total", "Attempts that were ended because their job was cancelled."
+)
+REPORTS = Counter("trellis_reports_total", "Dataset reports that were made: valid, invalid, failed.", ["result"])
+REPORT_SECONDS = Histogram(
+    "trellis_report_seconds",
+    "How long it took to make a dataset's report.",
+    buckets=(0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000),
+)
+
+
+def waited_seconds(since: datetime, now: datetime) -> float:
+    """From then to now, never negative."""
+    return max(0.0, (now - since).total_seconds())
+
+
+class MeasureJobs:
+    """Counts the jobs. Each server of an installation reports the same figures: take the maximum over servers."""
+
+    name = "measure"
+
+    def __init__(self, context: ControlContext) -> None:
+        self._context = context
+
+    async def once(self) -> bool:
+        """One count."""
+        async with self._context.units(write=False) as unit:
+            counts = await unit.jobs.counts()
+            oldest = await unit.jobs.in_states([JobState.QUEUED], 1)
+        for state, count in counts.items():
+            JOBS.labels(state.value).set(count)
+        OLDEST_QUEUED.set(waited_seconds(oldest[0].create_time, self._context.now()) if oldest else 0.0)
+        return False
