@@ -25,7 +25,7 @@ class Address:
     def parse(cls, variable: str, text: str) -> Self:
         """Read `host:port`; raise ConfigError."""
         host, _, port = text.rpartition(":")
-        if not host or not port.isdigit() or not 0 <= int(port) < 65536:
+        if not host or not port.isdecimal() or not 0 <= int(port) < 65536:
             raise ConfigError(f"{variable} must be host:port, not {text!r}.")
         return cls(host, int(port))
 
@@ -122,8 +122,15 @@ def _number(variable: str, text: str) -> float:
     return number
 
 
+def _positive(variable: str, text: str) -> float:
+    number = _number(variable, text)
+    if number == 0:
+        raise ConfigError(f"{variable} must be more than 0.")
+    return number
+
+
 def _count(variable: str, text: str) -> int:
-    if not text.isdigit():
+    if not text.isdecimal():
         raise ConfigError(f"{variable} must be a whole number, not {text!r}.")
     return int(text)
 
@@ -144,6 +151,14 @@ def _log_format(variable: str, text: str) -> str:
         raise ConfigError(f"{variable} must be json or console, not {text!r}.")
     return text
 
+
+def _log_level(variable: str, text: str) -> str:
+    if text.upper() not in _LOG_LEVELS:
+        raise ConfigError(f"{variable} must be one of {', '.join(_LOG_LEVELS)}, not {text!r}.")
+    return text.upper()
+
+
+_LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 _REQUIRED = {
     "database_url": "the database, as sqlite+aiosqlite:///path or postgresql+psycopg://…",
@@ -175,10 +190,10 @@ _READERS = {
     "engine_threads": _count,
     "engine_gpus": _number,
     "tenant_running_limit": _count,
-    "lease_seconds": _number,
+    "lease_seconds": _positive,
     "max_upload_bytes": _count,
     "log_format": _log_format,
-    "log_level": _text,
+    "log_level": _log_level,
     "job_python": _text,
     "shutdown_seconds": _number,
 }

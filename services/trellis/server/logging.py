@@ -5,6 +5,9 @@ import sys
 
 import structlog
 
+# Without the frames' variables: they hold keys, tokens and tenants' data.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+
 
 def configure_logging(log_format: str, level: str) -> None:
     """Send structlog's and the standard library's logs to stdout, as `json` or, for people, `console`."""
@@ -16,9 +19,9 @@ def configure_logging(log_format: str, level: str) -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     renderers: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if log_format == "console"
-        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(sort_keys=True)]
+        else [_TRACEBACKS, structlog.processors.JSONRenderer(sort_keys=True)]
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

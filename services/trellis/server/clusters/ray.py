@@ -38,7 +38,7 @@ class RayJobCluster:
             "entrypoint_num_gpus": request.gpus,
         }
         response = await self._call("POST", "/api/jobs/", json=body)
-        if response.is_success or "already exists" in response.text:
+        if response.is_success or f"{request.submission_id} already exists" in response.text:
             return
         raise _unavailable(f"Ray did not take the run: {_last_line(response)}")
 
@@ -64,7 +64,8 @@ class RayJobCluster:
         text = str(_json(response).get("logs") or "")
         if len(text) <= max_bytes:
             return text
-        return text[-max_bytes:].partition("\n")[2]
+        tail = text[-max_bytes:]
+        return tail.partition("\n")[2] or tail
 
     async def forget(self, submission_id: str) -> None:
         """Deletes Ray's record of an ended run; one that has not ended, or is unknown, is left alone."""
