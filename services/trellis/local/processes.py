@@ -10,7 +10,10 @@ from pathlib import Path
 
 MARKER = "TRELLIS_STACK"
 """The environment variable by which a stack's processes are found, grandchildren too."""
+PART = "TRELLIS_STACK_PART"
+"""The environment variable that says which child a process belongs to."""
 _POLL_SECONDS = 0.05
+_KILL_SECONDS = 10.0
 
 
 class Child:
@@ -20,7 +23,7 @@ class Child:
         self.name = name
         self.log = log
         self._command = list(command)
-        self._environment = dict(environment)
+        self._environment = {**environment, PART: name}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -63,32 +66,34 @@ class Child:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
 
 
-def marked_pids(marker: str) -> list[int]:
-    """All processes, but this one, that carry the marker in their environment."""
-    needle = f"{MARKER}={marker}".encode()
+def marked_pids(marker: str, part: str | None = None) -> list[int]:
+    """All processes, but this one, that carry the marker in their environment; only those of one child if it is named."""
+    needles = {f"{MARKER}={marker}".encode(), *([f"{PART}={part}".encode()] if part else [])}
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with contextlib.suppress(OSError):
-            if needle in (entry / "environ").read_bytes().split(b"\0"):
+            if needles.issubset((entry / "environ").read_bytes().split(b"\0")):
                 found.append(int(entry.name))
     return found
 
 
-def sweep(marker: str, grace: float = 5.0) -> int:
-    """End every process that carries the marker, and return how many there were."""
-    pids = marked_pids(marker)
+def sweep(marker: str, grace: float = 5.0, part: str | None = None) -> int:
+    """End every process that carries the marker (of one child, if it is named), and return how many there were."""
+    pids = marked_pids(marker, part)
     first = len(pids)
-    deadline = time.monotonic() + grace
     _send(pids, signal.SIGTERM)
+    deadline = time.monotonic() + grace
     while pids and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
-        pids = marked_pids(marker)
-    while pids:
+        pids = marked_pids(marker, part)
+    # Again and again, because what is being killed may still fork; not for ever, because a dying disk holds on to some.
+    deadline = time.monotonic() + _KILL_SECONDS
+    while pids and time.monotonic() < deadline:
         _send(pids, signal.SIGKILL)
         time.sleep(_POLL_SECONDS)
-        pids = marked_pids(marker)
+        pids = marked_pids(marker, part)
     return first
 
 

@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from trellis.local.layout import DataDir
 from trellis.local.ports import is_free
@@ -25,6 +25,9 @@ from trellis.local.ray_head import RayPorts, ray_command, ray_environment
 _POLL_SECONDS = 0.2
 _READY_SECONDS = 180.0
 _STOP_SECONDS = 20.0
+_LOCK_SECONDS = 1.0
+"""So long a look at the lock, by `trellis status`, may keep it."""
+_LOCK_POLL_SECONDS = 0.05
 _LONGEST_PAUSE = 30.0
 _STEADY_SECONDS = 60.0
 DEFAULT_BASE = "trellis-tiny"
@@ -81,13 +84,13 @@ class Stack:
         data = self._settings.data
         data.create()
         with _only_one(data):
+            data.state.unlink(missing_ok=True)
             left = sweep(data.marker)
             if left:
                 self._say(f"Ended {left} processes that an earlier run had left behind.")
             self._check_ports()
             _write_secret(self._ray_token)
-            shutil.rmtree(data.ray_dir, ignore_errors=True)
-            data.ray_dir.mkdir(mode=0o700)  # fails if somebody else has laid one there
+            self._make_ray_dir()
             try:
                 self._start()
                 if not self._stopping.is_set():
@@ -102,10 +105,20 @@ class Stack:
             if not is_free(port):
                 raise StackError(f"Port {port} is in use by another program. Choose another one with {flag}.")
 
+    def _make_ray_dir(self) -> None:
+        folder = self._settings.data.ray_dir
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            folder.mkdir(mode=0o700)
+        except OSError as error:  # somebody else may have laid one there
+            raise StackError(f"The folder {folder} for Ray can't be made: {error}. Remove it.") from error
+
     def _start(self) -> None:
         self._say("Starting Ray …")
         self._ray.start()
         self._wait(self._ray, f"{self._ports.dashboard_url}/api/version", self._ray_token.read_text())
+        if self._stopping.is_set():
+            return
         self._say("Starting the server …")
         self._server.start()
         self._wait(self._server, f"http://127.0.0.1:{self._settings.http_port}/readyz")
@@ -139,6 +152,7 @@ class Stack:
                 self._say(f"The {child.name} ended with code {code}; starting it again in {pause:.0f} s.")
                 if self._stopping.wait(pause):
                     return
+                sweep(self._settings.data.marker, part=child.name)  # what it started holds its ports
                 child.start()
                 started[child.name] = time.monotonic()
                 pauses[child.name] = min(_LONGEST_PAUSE, 2 * pause)
@@ -201,7 +215,7 @@ def read_state(data: DataDir) -> dict[str, Any] | None:
     """What runs over this folder, or None if nothing does."""
     try:
         with data.lock.open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return None
     except FileNotFoundError:
         return None
@@ -210,12 +224,17 @@ def read_state(data: DataDir) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = json.loads(data.state.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
-        return {"pid": None}
+        return {"pid": _holder(data)}  # it is still starting
     return state
 
 
+def _holder(data: DataDir) -> int | None:
+    text = data.lock.read_text().strip()
+    return int(text) if text.isdecimal() else None
+
+
 def stop_running(data: DataDir, timeout: float = 60.0) -> bool:
-    """End what runs over this folder, and what an earlier run left behind; False if there was nothing."""
+    """End what runs over this folder, or what an earlier run left behind; False if there was nothing."""
     state = read_state(data)
     if state is None:
         return sweep(data.marker) > 0
@@ -227,24 +246,40 @@ def stop_running(data: DataDir, timeout: float = 60.0) -> bool:
         if time.monotonic() > deadline:
             raise StackError(f"Trellis did not stop within {timeout:.0f} s; see {data.logs}.")
         time.sleep(_POLL_SECONDS)
+    sweep(data.marker)  # nothing, unless it was killed rather than stopped
     return True
 
 
 @contextlib.contextmanager
 def _only_one(data: DataDir) -> Iterator[None]:
-    with data.lock.open("wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StackError(
-                f"Trellis already runs over {data.root}. `trellis status` shows it; `trellis down` ends it."
-            ) from None
+    with data.lock.open("a+b") as lock:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while not _locked(lock):
+            if time.monotonic() > deadline:
+                message = f"Trellis already runs over {data.root}. `trellis status` shows it; `trellis down` ends it."
+                raise StackError(message)
+            time.sleep(_LOCK_POLL_SECONDS)
+        lock.truncate(0)
+        lock.write(str(os.getpid()).encode())
+        lock.flush()
         yield
+
+
+def _locked(lock: BinaryIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _write_secret(path: Path) -> None:
     if path.exists():
         return
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    # Only one does this at a time; written elsewhere first, so that no crash leaves half of it behind.
+    scratch = path.with_name(f".{path.name}")
+    scratch.unlink(missing_ok=True)
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as stream:
         stream.write(secrets.token_hex(32))
+    scratch.replace(path)
