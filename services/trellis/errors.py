@@ -46,6 +46,8 @@ class Reason(StrEnum):
     TRAINING_FAILED = "TRAINING_FAILED"
     SERVER_STOPPING = "SERVER_STOPPING"
     INTERNAL = "INTERNAL"
+    CONCURRENT_CHANGE = "CONCURRENT_CHANGE"
+    DATABASE_BUSY = "DATABASE_BUSY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +220,8 @@ STATUS_OF_REASON: Mapping[Reason, type[TrellisError]] = {
     Reason.TRAINING_FAILED: InternalError,
     Reason.SERVER_STOPPING: Unavailable,
     Reason.INTERNAL: InternalError,
+    Reason.CONCURRENT_CHANGE: Aborted,
+    Reason.DATABASE_BUSY: Unavailable,
 }
 """The one status table: which class, and so which gRPC status, an error of each reason is."""
 

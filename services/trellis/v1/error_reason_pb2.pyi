@@ -98,6 +98,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The server is stopping; call another one. UNAVAILABLE, with RetryInfo."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 32
     """A fault of the server itself. INTERNAL. Metadata: `request_id`, to find it in the logs."""
+    ERROR_REASON_CONCURRENT_CHANGE: _ErrorReason.ValueType  # 33
+    """Somebody else changed the same things at the same moment; nothing was done. ABORTED, with RetryInfo. Try again."""
+    ERROR_REASON_DATABASE_BUSY: _ErrorReason.ValueType  # 34
+    """The database is busy or can't be reached. UNAVAILABLE, with RetryInfo. Try again, with the same request_id."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason that an error of this API can have: the `reason` of the google.rpc.ErrorInfo in a status's
@@ -180,4 +184,8 @@ ERROR_REASON_SERVER_STOPPING: ErrorReason.ValueType  # 31
 """The server is stopping; call another one. UNAVAILABLE, with RetryInfo."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 32
 """A fault of the server itself. INTERNAL. Metadata: `request_id`, to find it in the logs."""
+ERROR_REASON_CONCURRENT_CHANGE: ErrorReason.ValueType  # 33
+"""Somebody else changed the same things at the same moment; nothing was done. ABORTED, with RetryInfo. Try again."""
+ERROR_REASON_DATABASE_BUSY: ErrorReason.ValueType  # 34
+"""The database is busy or can't be reached. UNAVAILABLE, with RetryInfo. Try again, with the same request_id."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

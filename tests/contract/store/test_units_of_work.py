@@ -2,10 +2,11 @@
 
 import asyncio
 import math
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.contract.store import samples
 
@@ -130,6 +131,13 @@ async def test_what_belongs_to_nothing_is_aborted(units: UnitOfWorkFactory) -> N
     with pytest.raises(Aborted) as caught:
         await add()
     assert caught.value.retry_after is not None
+
+
+async def test_a_missing_value_is_a_bug(units: UnitOfWorkFactory) -> None:
+    async with units() as unit:
+        with pytest.raises(IntegrityError) as caught:
+            await unit.tenants.add(replace(samples.tenant(), display_name=None))  # type: ignore[arg-type]
+    assert not is_transient(caught.value)
 
 
 async def test_a_locked_sqlite_is_unavailable(engine: AsyncEngine, units: UnitOfWorkFactory, database: str) -> None:

@@ -2,14 +2,17 @@
 
 import sqlite3
 
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from trellis.errors import Aborted, AlreadyExists, NotFound, Reason, TrellisError, Unavailable
 
-DATABASE_BUSY = "DATABASE_BUSY"
-"""The reason of transient errors."""
-_LOST_RACE = {"40001", "40P01"}  # serialization_failure, deadlock_detected
+_LOST_RACE = {"40001", "40P01", "23503", "23505"}  # serialization, deadlock, foreign key, unique
+_LOST_RACE_SQLITE = {
+    sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY,
+    sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
+    sqlite3.SQLITE_CONSTRAINT_UNIQUE,
+}
 _UNREACHABLE = {"55P03", "53300", "57P01", "57P02", "57P03"}  # lock timeout, too many connections, shutting down
 _CONNECTION_CLASS = "08"
 
@@ -25,9 +28,9 @@ def translated(error: BaseException | None) -> TrellisError | None:
         return busy()
     if not isinstance(error, DBAPIError):
         return None
-    if isinstance(error, IntegrityError) or _sqlstate(error) in _LOST_RACE:
+    if _sqlstate(error) in _LOST_RACE or _sqlite_code(error) in _LOST_RACE_SQLITE:
         message = "Somebody else changed the same things meanwhile. Try again."
-        return Aborted(DATABASE_BUSY, message, retry_after=0.1)
+        return Aborted(Reason.CONCURRENT_CHANGE, message, retry_after=0.1)
     return busy() if _is_unreachable(error) else None
 
 
@@ -44,12 +47,13 @@ def expect_one(changed: int, name: str) -> None:
 
 def busy() -> Unavailable:
     """The database has no time for us at present."""
-    return Unavailable(DATABASE_BUSY, "The database is busy or can't be reached. Try again.", retry_after=1.0)
+    message = "The database is busy or can't be reached. Try again."
+    return Unavailable(Reason.DATABASE_BUSY, message, retry_after=1.0)
 
 
 def _is_unreachable(error: DBAPIError) -> bool:
     if isinstance(error.orig, sqlite3.Error):
-        return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+        return _sqlite_code(error) & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
     state = _sqlstate(error)
     if error.connection_invalidated or state in _UNREACHABLE or state.startswith(_CONNECTION_CLASS):
         return True
@@ -59,3 +63,7 @@ def _is_unreachable(error: DBAPIError) -> bool:
 
 def _sqlstate(error: DBAPIError) -> str:
     return getattr(error.orig, "sqlstate", None) or ""
+
+
+def _sqlite_code(error: DBAPIError) -> int:
+    return getattr(error.orig, "sqlite_errorcode", 0)
