@@ -1,0 +1,88 @@
+"""The transport of `AsyncClient`, over grpc.aio."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+
+from trellis.client._method import Method, Req, Res
+from trellis.client._status import error_of_call
+from trellis.client._transport import OPTIONS, Target
+from trellis.errors import Cancelled
+
+T = TypeVar("T")
+
+
+class AsyncTransport:
+    """Carries calls over one channel, which is opened by the first call and belongs to its event loop."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._channel: Any = None
+        self._closed = False
+
+    def _open(self) -> Any:
+        if self._closed:
+            raise Cancelled("CANCELLED", "The client is closed.")
+        if self._channel is None:
+            address, credentials = self._target.address, self._target.credentials
+            self._channel = (
+                grpc.aio.secure_channel(address, credentials, options=OPTIONS)
+                if credentials
+                else grpc.aio.insecure_channel(address, options=OPTIONS)
+            )
+        return self._channel
+
+    async def unary(self, method: Method[Req, Res], request: Req, timeout: float | None) -> Res:
+        """See Transport."""
+        call = self._open().unary_unary(method.path, method.request.SerializeToString, method.response.FromString)
+        try:
+            answer: Res = await call(request, timeout=timeout, metadata=self._target.metadata)
+        except grpc.RpcError as error:
+            raise error_of_call(error, self._target.endpoint) from None
+        return answer
+
+    async def stream(self, method: Method[Req, Res], request: Req, timeout: float | None) -> AsyncGenerator[Res, None]:
+        """See Transport."""
+        start = self._open().unary_stream(method.path, method.request.SerializeToString, method.response.FromString)
+        call = start(request, timeout=timeout, metadata=self._target.metadata)
+        try:
+            async for answer in call:
+                yield answer
+        except grpc.RpcError as error:
+            raise error_of_call(error, self._target.endpoint) from None
+        finally:
+            call.cancel()
+
+    async def upload(self, method: Method[Req, Res], requests: Iterator[Req], timeout: float | None) -> Res:
+        """See Transport."""
+        start = self._open().stream_unary(method.path, method.request.SerializeToString, method.response.FromString)
+        call = start(_in_threads(requests), timeout=timeout, metadata=self._target.metadata)
+        try:
+            answer: Res = await call
+        except grpc.RpcError as error:
+            raise error_of_call(error, self._target.endpoint) from None
+        return answer
+
+    async def sleep(self, seconds: float) -> None:
+        """See Transport."""
+        await asyncio.sleep(seconds)
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """See Transport."""
+        return await asyncio.to_thread(work)
+
+    async def close(self) -> None:
+        """See Transport."""
+        self._closed = True
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
+
+
+async def _in_threads(requests: Iterator[Req]) -> AsyncIterator[Req]:
+    """The same requests; each is made in a thread, for it may read a file."""
+    while (request := await asyncio.to_thread(next, requests, None)) is not None:
+        yield request

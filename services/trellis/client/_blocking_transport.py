@@ -1,0 +1,83 @@
+"""The transport of `Client`: every method blocks, so its coroutines never suspend."""
+
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Any, TypeVar
+
+import grpc
+
+from trellis.client._method import Method, Req, Res
+from trellis.client._status import error_of_call
+from trellis.client._transport import OPTIONS, Target
+from trellis.errors import Cancelled
+
+T = TypeVar("T")
+
+
+class BlockingTransport:
+    """Carries calls over one blocking channel, which several threads may share."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._lock = threading.Lock()
+        self._channel: Any = None
+        self._closed = threading.Event()
+
+    def _open(self) -> Any:
+        with self._lock:
+            if self._closed.is_set():
+                raise Cancelled("CANCELLED", "The client is closed.")
+            if self._channel is None:
+                address, credentials = self._target.address, self._target.credentials
+                self._channel = (
+                    grpc.secure_channel(address, credentials, options=OPTIONS)
+                    if credentials
+                    else grpc.insecure_channel(address, options=OPTIONS)
+                )
+            return self._channel
+
+    async def unary(self, method: Method[Req, Res], request: Req, timeout: float | None) -> Res:
+        """See Transport."""
+        call = self._open().unary_unary(method.path, method.request.SerializeToString, method.response.FromString)
+        try:
+            answer: Res = call(request, timeout=timeout, metadata=self._target.metadata)
+        except grpc.RpcError as error:
+            raise error_of_call(error, self._target.endpoint) from None
+        return answer
+
+    async def stream(self, method: Method[Req, Res], request: Req, timeout: float | None) -> AsyncGenerator[Res, None]:
+        """See Transport."""
+        start = self._open().unary_stream(method.path, method.request.SerializeToString, method.response.FromString)
+        call = start(request, timeout=timeout, metadata=self._target.metadata)
+        try:
+            for answer in call:
+                yield answer
+        except grpc.RpcError as error:
+            raise error_of_call(error, self._target.endpoint) from None
+        finally:
+            call.cancel()
+
+    async def upload(self, method: Method[Req, Res], requests: Iterator[Req], timeout: float | None) -> Res:
+        """See Transport."""
+        call = self._open().stream_unary(method.path, method.request.SerializeToString, method.response.FromString)
+        try:
+            answer: Res = call(requests, timeout=timeout, metadata=self._target.metadata)
+        except grpc.RpcError as error:
+            raise error_of_call(error, self._target.endpoint) from None
+        return answer
+
+    async def sleep(self, seconds: float) -> None:
+        """See Transport; closing the client ends it."""
+        self._closed.wait(seconds)
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """See Transport; here, in this very thread."""
+        return work()
+
+    async def close(self) -> None:
+        """See Transport."""
+        self._closed.set()
+        with self._lock:
+            channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()

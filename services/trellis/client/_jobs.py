@@ -1,0 +1,164 @@
+"""Tuning jobs."""
+
+from collections.abc import AsyncGenerator, Collection
+from contextlib import aclosing
+
+from google.protobuf.empty_pb2 import Empty
+
+from trellis.client import _watch
+from trellis.client._blocking import Blocking, blocking, iterating
+from trellis.client._caller import Caller
+from trellis.client._convert import enum_number, fill, from_proto
+from trellis.client._job_failed import outcome
+from trellis.client._method import Method
+from trellis.client._names import Names, base_model_name
+from trellis.client.types import (
+    Checkpoint,
+    JobEvent,
+    JobState,
+    LogChunk,
+    MetricPoint,
+    SupervisedSpec,
+    TuningJob,
+)
+from trellis.v1 import tuning_job_pb2 as pb
+
+_CREATE = Method("TuningJobService/CreateTuningJob", pb.CreateTuningJobRequest, pb.TuningJob)
+_LIST = Method("TuningJobService/ListTuningJobs", pb.ListTuningJobsRequest, pb.ListTuningJobsResponse)
+_CANCEL = Method("TuningJobService/CancelTuningJob", pb.CancelTuningJobRequest, pb.TuningJob)
+_DELETE = Method("TuningJobService/DeleteTuningJob", pb.DeleteTuningJobRequest, Empty)
+_METRICS = Method(
+    "TuningJobService/ListTuningJobMetrics", pb.ListTuningJobMetricsRequest, pb.ListTuningJobMetricsResponse
+)
+_CHECKPOINTS = Method("TuningJobService/ListCheckpoints", pb.ListCheckpointsRequest, pb.ListCheckpointsResponse)
+
+
+class AsyncJobs:
+    """Jobs that each train one adapter."""
+
+    def __init__(self, caller: Caller, names: Names) -> None:
+        self._caller = caller
+        self._names = names
+
+    async def create(
+        self,
+        training_dataset: str,
+        *,
+        base_model: str = "",
+        validation_dataset: str = "",
+        supervised: SupervisedSpec | None = None,
+        alias: str = "",
+        deploy: bool = False,
+        display_name: str = "",
+        job_id: str = "",
+        tenant: str | None = None,
+        request_id: str = "",
+    ) -> TuningJob:
+        """Submit a job on a dataset's newest version, or on the version named.
+
+        Without a base model the platform's default is tuned. When the job succeeds, `alias` is pointed at its adapter,
+        and `deploy` makes it callable. The answer shows every setting used. Raises NotFound, InvalidArgument with every
+        wrong field, FailedPrecondition for data or a base that can't be trained on.
+        """
+        names = Names(self._names.parent(tenant).removeprefix("tenants/"))
+        job = pb.TuningJob(
+            display_name=display_name,
+            base_model=base_model_name(base_model),
+            training_dataset=names.dataset_or_version(training_dataset),
+            validation_dataset=names.dataset_or_version(validation_dataset),
+            supervised=fill(pb.SupervisedSpec(), supervised or SupervisedSpec()),
+            alias=names.optional("aliases", alias),
+            deploy=deploy,
+        )
+        request = pb.CreateTuningJobRequest(
+            parent=names.parent(None),
+            tuning_job_id=job_id,
+            tuning_job=job,
+            request_id=request_id or self._caller.new_request_id(),
+        )
+        return from_proto(TuningJob, await self._caller.unary(_CREATE, request))
+
+    async def get(self, name: str) -> TuningJob:
+        """Read a job. Raises NotFound."""
+        request = pb.GetTuningJobRequest(name=self._whole(name))
+        return from_proto(TuningJob, await self._caller.unary(_watch.GET, request))
+
+    async def list(
+        self, *, tenant: str | None = None, states: Collection[JobState] = (), page_size: int = 0
+    ) -> AsyncGenerator[TuningJob, None]:
+        """A tenant's jobs, newest first, of all states or of these; an admin's tenant `-` is every tenant."""
+        descriptor = pb.TuningJob.State.DESCRIPTOR
+        request = pb.ListTuningJobsRequest(
+            parent=self._names.parent(tenant),
+            page_size=page_size,
+            states=[pb.TuningJob.State.ValueType(enum_number(state, descriptor)) for state in states],
+        )
+        async for page in self._caller.pages(_LIST, request):
+            for item in page.tuning_jobs:
+                yield from_proto(TuningJob, item)
+
+    async def cancel(self, name: str) -> TuningJob:
+        """Ask a job to stop; one that has ended stays as it is. Raises NotFound."""
+        request = pb.CancelTuningJobRequest(name=self._whole(name))
+        return from_proto(TuningJob, await self._caller.unary(_CANCEL, request))
+
+    async def delete(self, name: str, *, etag: str = "") -> None:
+        """Delete a job that has ended; its adapter stays. Raises NotFound, FailedPrecondition, Aborted."""
+        await self._caller.delete(_DELETE, pb.DeleteTuningJobRequest(name=self._whole(name), etag=etag))
+
+    async def watch(
+        self, name: str, *, after_sequence: int = 0, timeout: float | None = None
+    ) -> AsyncGenerator[JobEvent, None]:
+        """A job's events, old ones first, until it has ended, over lost connections and restarts of the server.
+
+        Each comes once, in order and without a gap; to go on later, give the last `sequence` seen. Raises NotFound,
+        Unavailable when the server stays away, DeadlineExceeded after `timeout` seconds.
+        """
+        async with aclosing(_watch.watch(self._caller, self._whole(name), after_sequence, timeout)) as events:
+            async for event in events:
+                yield event
+
+    async def wait(self, name: str, *, timeout: float | None = None) -> TuningJob:
+        """Wait until a job has succeeded. Raises JobFailed, JobCancelled, DeadlineExceeded after `timeout` seconds."""
+        async with aclosing(_watch.watch(self._caller, self._whole(name), 0, timeout)) as events:
+            async for _ in events:
+                pass
+        return outcome(await self.get(name))
+
+    async def logs(self, name: str, *, offset: int = 0, follow: bool = False) -> AsyncGenerator[LogChunk, None]:
+        """What a job's processes printed; with `follow` until the job has ended. Raises NotFound."""
+        async with aclosing(_watch.logs(self._caller, self._whole(name), offset, follow=follow)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def metrics(self, name: str, *, page_size: int = 0) -> AsyncGenerator[MetricPoint, None]:
+        """A job's measurements, by step. Raises NotFound."""
+        request = pb.ListTuningJobMetricsRequest(parent=self._whole(name), page_size=page_size)
+        async for page in self._caller.pages(_METRICS, request):
+            for item in page.metrics:
+                yield from_proto(MetricPoint, item)
+
+    async def checkpoints(self, name: str, *, page_size: int = 0) -> AsyncGenerator[Checkpoint, None]:
+        """A job's committed checkpoints, by step. Raises NotFound."""
+        request = pb.ListCheckpointsRequest(parent=self._whole(name), page_size=page_size)
+        async for page in self._caller.pages(_CHECKPOINTS, request):
+            for item in page.checkpoints:
+                yield from_proto(Checkpoint, item)
+
+    def _whole(self, name: str) -> str:
+        return self._names.of("tuningJobs", name)
+
+
+class Jobs(Blocking[AsyncJobs]):
+    """Jobs that each train one adapter."""
+
+    create = blocking(AsyncJobs.create)
+    get = blocking(AsyncJobs.get)
+    list = iterating(AsyncJobs.list)
+    cancel = blocking(AsyncJobs.cancel)
+    delete = blocking(AsyncJobs.delete)
+    watch = iterating(AsyncJobs.watch)
+    wait = blocking(AsyncJobs.wait)
+    logs = iterating(AsyncJobs.logs)
+    metrics = iterating(AsyncJobs.metrics)
+    checkpoints = iterating(AsyncJobs.checkpoints)

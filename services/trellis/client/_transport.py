@@ -1,0 +1,67 @@
+"""What carries calls. Two implementations: one blocks, one is asyncio's; all that is above them is written once."""
+
+from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import grpc
+
+from trellis.client._method import Method, Req, Res
+from trellis.client.settings import Settings
+
+T = TypeVar("T")
+
+OPTIONS: tuple[tuple[str, Any], ...] = (
+    ("grpc.max_receive_message_length", 64 << 20),  # a report holds up to 10,000 errors
+    ("grpc.max_send_message_length", 8 << 20),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 2000),  # a restarted server is found again soon
+    ("grpc.primary_user_agent", "trellis-python"),
+    # A quiet stream over a dead network is noticed; not more often than any server allows by default.
+    ("grpc.keepalive_time_ms", 300_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+)
+
+
+class Transport(Protocol):
+    """Carries calls and passes time; failed calls raise TrellisError, with no retries."""
+
+    async def unary(self, method: Method[Req, Res], request: Req, timeout: float | None) -> Res:
+        """One request, one answer."""
+
+    def stream(self, method: Method[Req, Res], request: Req, timeout: float | None) -> AsyncGenerator[Res, None]:
+        """One request, many answers; closing it cancels the call."""
+
+    async def upload(self, method: Method[Req, Res], requests: Iterator[Req], timeout: float | None) -> Res:
+        """Many requests, one answer. The iterator may be run in another thread."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Do work that blocks."""
+
+    async def close(self) -> None:
+        """End all calls and let the connection go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where calls go to, and with what."""
+
+    address: str
+    endpoint: str
+    credentials: grpc.ChannelCredentials | None
+    metadata: tuple[tuple[str, str], ...] = field(repr=False)
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Target":
+        """What the settings say; reads the CA's file. Raises OSError where it can't be read."""
+        key = settings.api_key
+        metadata = (("authorization", f"Bearer {key}"),) if key else ()
+        if not settings.tls:
+            return cls(settings.address, settings.endpoint, None, metadata)
+        roots = Path(settings.ca_file).read_bytes() if settings.ca_file else None
+        return cls(settings.address, settings.endpoint, grpc.ssl_channel_credentials(roots), metadata)

@@ -1,0 +1,103 @@
+"""Where a client calls and as whom: from arguments, the environment, a profile, or what is usual, in this order."""
+
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from trellis.client.profiles import Profile, Profiles, config_path, load_profiles
+from trellis.errors import InvalidArgument
+
+DEFAULT_ENDPOINT = "localhost:50051"
+_SCHEMES = {"http": False, "grpc": False, "https": True, "grpcs": True}
+_KEY = re.compile(r"[\x21-\x7e]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What was decided; the key is never shown."""
+
+    endpoint: str
+    api_key: str = field(repr=False)
+    tenant: str
+    address: str
+    """The endpoint as gRPC takes it: `host:port`, or `unix:…`."""
+    tls: bool
+    ca_file: str
+    """A file of certificates to trust; the system's when empty."""
+
+
+def resolve(
+    endpoint: str | None = None,
+    api_key: str | None = None,
+    *,
+    profile: str | None = None,
+    tenant: str | None = None,
+    tls: bool | str | os.PathLike[str] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Decide each setting on its own; `tls` as for Client.
+
+    The key of a profile that nobody named is not sent to an endpoint that is not that profile's. Raises InvalidArgument
+    and ProfileError.
+    """
+    env = os.environ if environ is None else environ
+    chosen, named = _choose(profile or env.get("TRELLIS_PROFILE", ""), env)
+    asked = endpoint or env.get("TRELLIS_ENDPOINT", "")
+    final = asked or chosen.endpoint or DEFAULT_ENDPOINT
+    key = api_key or env.get("TRELLIS_API_KEY", "")
+    if not key and (named or not asked or asked == chosen.endpoint):
+        key = chosen.key()
+    if key and not _KEY.fullmatch(key):
+        raise InvalidArgument.for_field("api_key", "The API key has characters that no key has, such as spaces.")
+    ca_file = os.fspath(tls) if tls and not isinstance(tls, bool) else chosen.ca_file if tls is not False else ""
+    address, secure = _address(final)
+    return Settings(
+        endpoint=final,
+        api_key=key,
+        tenant=(tenant or env.get("TRELLIS_TENANT") or chosen.tenant).removeprefix("tenants/"),
+        address=address,
+        tls=(bool(ca_file) or secure) if tls is None else bool(tls),
+        ca_file=ca_file,
+    )
+
+
+def _choose(name: str, env: Mapping[str, str]) -> tuple[Profile, bool]:
+    profiles: Profiles = load_profiles(config_path(env))
+    if name:
+        return profiles.named(name), True
+    return (profiles.named(profiles.current) if profiles.current else Profile()), False
+
+
+def _address(endpoint: str) -> tuple[str, bool]:
+    """gRPC's address, and whether it is spoken to with TLS unless told otherwise: not where the scheme or loopback says."""
+    if endpoint.startswith("unix:"):
+        return endpoint, False
+    scheme, separator, rest = endpoint.rpartition("://")
+    if separator and scheme not in _SCHEMES:
+        raise _wrong(endpoint, f"its scheme must be one of {', '.join(_SCHEMES)}")
+    host, port = _split(endpoint, rest.rstrip("/"))
+    secure = _SCHEMES[scheme] if separator else not _is_loopback(host)
+    shown = f"[{host}]" if ":" in host else host
+    return f"{shown}:{port or ('443' if secure else '50051')}", secure
+
+
+def _split(endpoint: str, rest: str) -> tuple[str, str]:
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?", rest)
+    if match is None:
+        raise _wrong(endpoint, "it must be `host:port`, such as localhost:50051 or https://trellis.example.com")
+    return match[1] or match[2], match[3] or ""
+
+
+def _wrong(endpoint: str, why: str) -> InvalidArgument:
+    return InvalidArgument.for_field("endpoint", f"{endpoint!r} can't be an endpoint: {why}.")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,161 @@
+"""Tuning jobs, their events and what they measured."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from trellis.client.types.tuning_spec import SupervisedSpec
+from trellis.errors import FieldViolation
+
+
+class JobState(StrEnum):
+    """Where a job is in its life."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    QUEUED = "QUEUED"
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    CANCELLING = "CANCELLING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def ended(self) -> bool:
+        """Whether a job in this state will not change any more."""
+        return self in {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
+
+
+class QueueReasonCode(StrEnum):
+    """Why a job waits."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    NOT_CONSIDERED = "NOT_CONSIDERED"
+    DATASET_VALIDATING = "DATASET_VALIDATING"
+    TENANT_LIMIT = "TENANT_LIMIT"
+    CAPACITY = "CAPACITY"
+    RETRY_BACKOFF = "RETRY_BACKOFF"
+
+
+class EventLevel(StrEnum):
+    """How important an event is."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueReason:
+    """Why a job waits, as a code and a sentence, and how many jobs stand before it."""
+
+    code: QueueReasonCode
+    message: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job has come, in optimizer steps; `eta` by the pace so far."""
+
+    step: int
+    total_steps: int
+    phase: str
+    loss: float | None
+    eta: timedelta | None
+    trained_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What held-out data says of a model; loss in nats a trainable token."""
+
+    loss: float
+    token_accuracy: float
+    exact_match: float
+    line_count: int
+    answered_line_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    """What went wrong with a job, as the fields of a TrellisError; `status` is a gRPC status."""
+
+    status: str
+    reason: str
+    message: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    violations: tuple[FieldViolation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TuningJob:
+    """A job that trains an adapter."""
+
+    name: str
+    display_name: str
+    base_model: str
+    training_dataset: str
+    validation_dataset: str
+    supervised: SupervisedSpec | None
+    alias: str
+    deploy: bool
+    state: JobState
+    queue_reason: QueueReason | None
+    progress: Progress | None
+    error: JobError | None
+    adapter: str
+    base_evaluation: Evaluation | None
+    tuned_evaluation: Evaluation | None
+    attempt_count: int
+    create_time: datetime | None
+    start_time: datetime | None
+    end_time: datetime | None
+    update_time: datetime | None
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A committed checkpoint of a job."""
+
+    name: str
+    step: int
+    attempt: int
+    size_bytes: int
+    create_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class MetricPoint:
+    """The measurements of one step, by name, such as `train_loss` or `tokens_per_second`."""
+
+    step: int
+    values: Mapping[str, float]
+    time: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """Something that happened to a job; `sequence` counts from one, without gaps. At most one detail is set."""
+
+    tuning_job: str
+    sequence: int
+    time: datetime | None
+    level: EventLevel
+    message: str
+    state: JobState | None
+    progress: Progress | None
+    metrics: MetricPoint | None
+    checkpoint: Checkpoint | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogChunk:
+    """A piece of a job's log, in whole lines; `next_offset` resumes after it."""
+
+    text: str
+    attempt: int
+    next_offset: int
