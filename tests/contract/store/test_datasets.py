@@ -7,7 +7,7 @@ import pytest
 from tests.contract.store import samples
 
 from trellis.errors import AlreadyExists, NotFound
-from trellis.server.app.ports import UnitOfWorkFactory
+from trellis.server.app.ports import UnitOfWork, UnitOfWorkFactory
 from trellis.server.domain.dataset import Report, ReportState, Upload, UploadPart, VersionState
 from trellis.server.domain.tuning_job import JobState
 
@@ -158,7 +158,7 @@ async def test_deleting_a_dataset_takes_what_is_its_own(units: UnitOfWorkFactory
         assert await unit.jobs.get("acme", "job-1") is not None
 
 
-async def _report(unit) -> Report | None:
+async def _report(unit: UnitOfWork) -> Report | None:
     return await unit.datasets.get_report("acme", "faq", samples.SHA, "baseModels/tiny")
 
 

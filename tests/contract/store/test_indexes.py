@@ -88,7 +88,7 @@ async def test_queries_go_through_indexes(ask: Any, engine: AsyncEngine, units: 
     async with engine.connect() as connection:
         for statement, parameters in asked.items():
             rows = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
-            steps = [row[3] for row in rows]
+            steps = [row.detail for row in rows]
             wasteful += [f"{statement}\n  {step}" for step in steps if _walks(step, statement)]
     assert not wasteful, "\n".join(wasteful)
 
@@ -105,4 +105,4 @@ async def test_totals_come_from_the_index_alone(engine: AsyncEngine, database: s
     async with engine.connect() as connection:
         query = "EXPLAIN QUERY PLAN SELECT kind, sum(quantity) FROM usage_records WHERE tenant = 'a' GROUP BY kind"
         [row] = (await connection.execute(text(query))).all()
-    assert "COVERING INDEX" in row[3]
+    assert "COVERING INDEX" in row.detail

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.contract.store import samples
 
 from trellis.errors import AlreadyExists, NotFound, Reason
-from trellis.server.app.ports import RememberedRequest, UnitOfWorkFactory, UsageRecord
+from trellis.server.app.ports import RememberedRequest, UnitOfWork, UnitOfWorkFactory, UsageRecord
 from trellis.server.domain.adapter import Alias
 from trellis.server.domain.dataset import Upload, UploadPart
 from trellis.server.domain.tenant import Tenant
@@ -89,7 +89,7 @@ async def test_deleting_a_tenant_leaves_nothing_of_it(units: UnitOfWorkFactory, 
     }
 
 
-async def _fill(unit) -> None:
+async def _fill(unit: UnitOfWork) -> None:
     """A row of acme's in every table."""
     await unit.api_keys.add(samples.key())
     await unit.datasets.start_upload(Upload("acme", "faq", samples.SHA, 10, samples.NOW))
@@ -97,6 +97,7 @@ async def _fill(unit) -> None:
     assert await unit.datasets.add_part(upload, UploadPart(0, 5, "p"), samples.NOW)
     await unit.datasets.add_report(samples.report())
     found = await unit.jobs.get("acme", "job-1", for_update=True)
+    assert found is not None
     await unit.jobs.save(found, [JobEvent(samples.NOW, EventLevel.INFO, "hello")])
     await unit.jobs.add_attempt(samples.attempt())
     await unit.jobs.add_metrics("uid-acme-1", [MetricPoint(1, {"loss": 1.0}, samples.NOW)])

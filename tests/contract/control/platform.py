@@ -1,0 +1,215 @@
+"""A platform whose servers may die between any two steps: all that lasts is the database, the cluster and the objects."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from tests.contract.store import samples
+from tests.engine_host_fake import FakeEngineHost
+from tests.job_cluster_fake import FakeJobCluster
+
+from trellis.objects import ObjectStore
+from trellis.server.app.attempts import COMPLETED, Process, current_attempt, fail_attempt, start_attempt
+from trellis.server.app.context import Context
+from trellis.server.app.ports import UnitOfWork, UnitOfWorkFactory
+from trellis.server.app.progress import AttemptReport, report_attempt
+from trellis.server.app.tuning_jobs import cancel_tuning_job
+from trellis.server.control.admit import AdmitJobs
+from trellis.server.control.cancel import CancelJobs
+from trellis.server.control.context import ControlContext, ControlSettings
+from trellis.server.control.launch import LaunchJobs
+from trellis.server.control.loop import Step
+from trellis.server.control.reap import ReapOrphans, ReapRuns
+from trellis.server.control.watch import WatchAttempts
+from trellis.server.domain.caller import AttemptRef, Caller, Role
+from trellis.server.domain.dataset import ReportState
+from trellis.server.domain.tuning_job import Attempt, EventLevel, JobError, JobEvent, JobState, TuningJob
+from trellis.server.world import ThreadedObjects
+
+SETTINGS = ControlSettings(
+    worker_endpoint="127.0.0.1:1",
+    server_secret=b"s" * 32,
+    installation="here",
+    python="python",
+    capacity_cpus=2.0,
+    capacity_gpus=0.0,
+    job_cpus=1.0,
+    job_gpus=0.0,
+    tenant_running_limit=2,
+)
+LEASE = SETTINGS.lease.total_seconds()
+UID = "uid-acme-1"
+
+
+class FakeClock:
+    """Stands still until it is moved."""
+
+    def __init__(self, now: datetime = samples.NOW) -> None:
+        self._now = now
+
+    def now(self) -> datetime:
+        return self._now
+
+    def pass_seconds(self, seconds: float) -> None:
+        self._now += timedelta(seconds=seconds)
+
+
+class FakeIds:
+    """Counts."""
+
+    def __init__(self, server: str = "") -> None:
+        self._server = server
+        self._count = 0
+
+    def new_id(self, prefix: str) -> str:
+        self._count += 1
+        return f"{prefix}-{self._server}{self._count}"
+
+    def new_secret(self, prefix: str) -> str:
+        return self.new_id(prefix)
+
+
+class Server:
+    """One server's loops. It keeps nothing that another one would need."""
+
+    def __init__(self, context: ControlContext) -> None:
+        self.context = context
+        self.admit, self.launch, self.cancel = AdmitJobs(context), LaunchJobs(context), CancelJobs(context)
+        self.watch, self.reap, self.orphans = WatchAttempts(context), ReapRuns(context), ReapOrphans(context)
+
+    @property
+    def steps(self) -> Sequence[Step]:
+        return (self.admit, self.launch, self.cancel, self.watch, self.reap, self.orphans)
+
+    async def round(self) -> None:
+        """Every loop once."""
+        for step in self.steps:
+            await step.once()
+
+
+class Platform:
+    """What outlives servers, and the clock."""
+
+    def __init__(self, units: UnitOfWorkFactory, folder: Path, **settings: Any) -> None:
+        self.units = units
+        self.clock = FakeClock()
+        self.cluster = FakeJobCluster()
+        self.engines = FakeEngineHost()
+        self.store = ObjectStore.open(str(folder))
+        self.settings = replace(SETTINGS, **settings)
+        self.app = Context(units, self.clock, FakeIds("app"), self.store, self.engines, _no_wait)
+        self._servers = 0
+
+    async def prepare(self) -> None:
+        await samples.seed(self.units)
+        async with self.units() as unit:
+            await unit.datasets.add_report(replace(samples.report(), state=ReportState.DONE, valid=True))
+            await unit.commit()
+
+    def control(self, units: UnitOfWorkFactory | None = None) -> ControlContext:
+        self._servers += 1
+        ids = FakeIds(f"server{self._servers}-")
+        objects = ThreadedObjects(self.store)
+        return ControlContext(
+            units or self.units, self.clock, ids, self.cluster, self.engines, objects, self.settings
+        )  # fmt: skip
+
+    def server(self, units: UnitOfWorkFactory | None = None) -> Server:
+        """A server that has just started."""
+        return Server(self.control(units))
+
+    async def add_jobs(self, *jobs: TuningJob) -> None:
+        async with self.units() as unit:
+            for job in jobs:
+                await unit.jobs.add(job)
+            await unit.commit()
+
+    async def job(self, uid: str = UID) -> TuningJob:
+        async with self.units(write=False) as unit:
+            found = await unit.jobs.get_by_uid(uid)
+        assert found is not None
+        return found
+
+    async def attempts(self, uid: str = UID) -> list[Attempt]:
+        async with self.units(write=False) as unit:
+            return await _attempts(unit, uid)
+
+    async def events(self, uid: str = UID) -> Sequence[JobEvent]:
+        async with self.units(write=False) as unit:
+            return await unit.jobs.events(uid, 0, 1000)
+
+    async def log(self, uid: str = UID) -> str:
+        async with self.units(write=False) as unit:
+            return "".join(text for _, _, text in await unit.jobs.read_log(uid, 0, 1000))
+
+    async def cancel(self, number: int = 1) -> None:
+        """Its user asks the job to stop."""
+        await cancel_tuning_job(self.app, f"tenants/acme/tuningJobs/job-{number}")
+
+    async def caller(self, run: str) -> Caller:
+        """Who the run's process is, by the token that it was given."""
+        token = self.cluster.runs[run].request.environment["TRELLIS_ATTEMPT_TOKEN"]
+        async with self.units(write=False) as unit:
+            attempt = await unit.jobs.find_attempt(hashlib.sha256(token.encode()).hexdigest())
+        assert attempt is not None
+        ref = AttemptRef(attempt.tenant, attempt.job_uid, attempt.number)
+        return Caller(Role.ATTEMPT, attempt.tenant, "", ref)
+
+    async def begin(self, run: str) -> None:
+        """The run's process makes its first call."""
+        await start_attempt(self.app, await self.caller(run), Process("1", "host", 1))
+
+    async def report(self, run: str, number: int = 1) -> bool:
+        """The run's process reports; whether it is told to stop."""
+        return await report_attempt(self.app, await self.caller(run), AttemptReport(number))
+
+    async def fail(self, run: str, *, retryable: bool = True, cancelled: bool = False) -> None:
+        """The run's process says that it failed."""
+        error = JobError("TRAINING_FAILED", "Out of memory.")
+        await fail_attempt(self.app, await self.caller(run), error, retryable=retryable, cancelled=cancelled)
+
+    async def complete(self, run: str) -> None:
+        """The run's process says that it is done; the adapter is left out."""
+        caller = await self.caller(run)
+        now = self.clock.now()
+        async with self.units() as unit:
+            job, attempt = await current_attempt(unit, caller)
+            await unit.jobs.save_attempt(replace(attempt, end_time=now, outcome=COMPLETED))
+            event = JobEvent(now, EventLevel.INFO, "Done.", state=JobState.SUCCEEDED)
+            await unit.jobs.save(job.moved(JobState.SUCCEEDED, now), [event])
+            await unit.commit()
+
+
+async def check_invariants(platform: Platform, uids: Iterable[str]) -> None:
+    """What must be true at every moment, whatever has died."""
+    assert len(platform.cluster.started) == len(set(platform.cluster.started)), "a run was begun twice"
+    active = 0
+    async with platform.units(write=False) as unit:
+        for uid in uids:
+            job = await unit.jobs.get_by_uid(uid)
+            assert job is not None
+            events = await unit.jobs.events(uid, 0, 10_000)
+            assert [event.sequence for event in events] == list(range(1, job.event_count + 1)), "a gap in the events"
+            stated = [event.state for event in events if event.state]
+            assert not stated or stated[-1] == job.state, "the last event says another state"
+            attempts = await _attempts(unit, uid)
+            assert len(attempts) == job.attempt_count
+            still_open = [attempt.number for attempt in attempts if not attempt.ended]
+            is_active = job.state in {JobState.STARTING, JobState.RUNNING, JobState.CANCELLING}
+            assert still_open == ([job.attempt_count] if is_active else []), f"{job.state} with attempts {still_open}"
+            active += is_active
+    assert active * platform.settings.job_cpus <= platform.settings.capacity_cpus, "more than there is"
+
+
+async def _attempts(unit: UnitOfWork, uid: str) -> list[Attempt]:
+    found: list[Attempt] = []
+    while (attempt := await unit.jobs.get_attempt(uid, len(found) + 1)) is not None:
+        found.append(attempt)
+    return found
+
+
+async def _no_wait() -> None:
+    raise AssertionError("no loop waits for the database")
