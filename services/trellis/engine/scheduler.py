@@ -30,7 +30,7 @@ class Scheduler:
 
     def is_full(self) -> bool:
         """Whether no further request may wait."""
-        return len(self._waiting) >= self.max_waiting and len(self._running) >= self.max_running
+        return self.running + self.waiting >= self.max_running + self.max_waiting
 
     def add(self, sequence: Sequence) -> None:
         """Let a request wait for its turn."""

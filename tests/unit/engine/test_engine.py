@@ -204,6 +204,9 @@ def test_a_full_queue_is_busy_for_a_while(workshop: Workshop) -> None:
     assert caught.value.retry_after
     assert set(drain(engine)) == {"a", "b"}
     engine.submit(request(workshop, "c"))
+    engine.submit(request(workshop, "d"))
+    with pytest.raises(ResourceExhausted):
+        engine.submit(request(workshop, "e"))
 
 
 def test_cancelling_leaves_nothing_behind(workshop: Workshop) -> None:

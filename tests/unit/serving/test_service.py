@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import pytest
+import pytest_asyncio
+from tests.workshop import Workshop, make_workshop
+
+from trellis.engine import AdapterCache, Engine, LoadedAdapter, Output
+from trellis.engine_wire import MESSAGE, STATUS, FrameReader, read_error
+from trellis.errors import InternalError, InvalidArgument, NotFound, ResourceExhausted
+from trellis.serving.leases import AdapterLeases
+from trellis.serving.loop import EngineLoop
+from trellis.serving.service import EngineService
+from trellis.v1.engine_pb2 import StreamTokensRequest, StreamTokensResponse
+from trellis.v1.inference_pb2 import ChatInput, ChatMessage, GenerateRequest, SamplingParams
+
+
+class Seen:
+    def __init__(self) -> None:
+        self.outcomes: list[str] = []
+
+    def see(self, output: Output) -> None:
+        pass
+
+    def end(self, outcome: str) -> None:
+        self.outcomes.append(str(outcome))
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return make_workshop(tmp_path_factory.mktemp("service"))
+
+
+class Bench:
+    def __init__(self, workshop: Workshop, engine: Engine) -> None:
+        self.engine = engine
+        self.cache = AdapterCache(2, workshop.loader.load)
+        self.loop = EngineLoop(engine)
+        self.service = EngineService(self.loop, workshop.tokenizer, AdapterLeases(self.cache))
+        self.seen = Seen()
+
+    async def call(self, request: StreamTokensRequest) -> list[tuple[int, bytes]]:
+        reader = FrameReader()
+        frames = self.service.frames(request.SerializeToString(), self.seen)
+        return [found async for data in frames for found in reader.push(data)]
+
+    async def idle(self) -> None:
+        async with asyncio.timeout(20):
+            while self.engine.has_work or self.cache.pinned():  # noqa: ASYNC110  another thread's doing
+                await asyncio.sleep(0.01)
+
+
+@pytest_asyncio.fixture
+async def bench(workshop: Workshop) -> AsyncIterator[Bench]:
+    bench = Bench(workshop, workshop.engine(max_running=2, max_waiting=1))
+    bench.loop.start()
+    yield bench
+    bench.loop.stop()
+    assert not bench.loop.is_alive
+
+
+def call(digest: str = "", max_tokens: int = 5) -> StreamTokensRequest:
+    generate = GenerateRequest(prompt="hello", sampling=SamplingParams(temperature=0), max_tokens=max_tokens)
+    return StreamTokensRequest(adapter_digest=digest, adapter_key=f"adapters/{digest}", generate=generate)
+
+
+def error_of(frames: list[tuple[int, bytes]]) -> Exception:
+    assert frames[-1][0] == STATUS
+    return read_error(frames[-1][1])
+
+
+async def test_an_answer_in_frames(bench: Bench, workshop: Workshop) -> None:
+    digest = workshop.store_adapter(1)
+    frames = await bench.call(call(digest))
+    pieces = [StreamTokensResponse.FromString(data).generate for kind, data in frames if kind == MESSAGE]
+    assert pieces[0].adapter_digest == digest
+    assert pieces[-1].usage.prompt_tokens == 5
+    assert len(bench.seen.outcomes) == 1
+    await bench.idle()
+
+
+async def test_closing_cancels_and_lets_go_of_the_adapter(bench: Bench, workshop: Workshop) -> None:
+    digest = workshop.store_adapter(1)
+    frames = bench.service.frames(call(digest, 100).SerializeToString(), bench.seen)
+    async with aclosing(frames):
+        await anext(frames)
+        assert bench.cache.pinned() == 1
+    await bench.idle()
+    assert bench.seen.outcomes == ["CANCELLED"]
+
+
+async def test_a_full_engine_says_so(bench: Bench) -> None:
+    answers = await asyncio.gather(*(bench.call(call(max_tokens=60)) for _ in range(6)))
+    errors = [error_of(frames) for frames in answers if frames[-1][0] == STATUS]
+    assert errors
+    assert all(isinstance(error, ResourceExhausted) and error.retry_after for error in errors)
+    assert len(errors) < 6
+
+
+async def test_errors_come_as_a_status(bench: Bench) -> None:
+    assert isinstance(error_of(await bench.call(call("0" * 64))), NotFound)
+    too_long = error_of(await bench.call(call(max_tokens=1000)))
+    assert isinstance(too_long, InvalidArgument)
+    assert too_long.metadata["context_length"] == "128"
+    assert isinstance(error_of(await bench.call(StreamTokensRequest())), InvalidArgument)
+    assert bench.seen.outcomes == ["RESOURCE_NOT_FOUND", "CONTEXT_EXCEEDED", "INVALID_FIELD"]
+    frames = [found async for data in bench.service.frames(b"\xff", bench.seen) for found in FrameReader().push(data)]
+    assert isinstance(error_of(frames), InvalidArgument)
+
+
+async def test_wrong_turns_are_all_named(bench: Bench) -> None:
+    chat = ChatInput(messages=[ChatMessage(role="wizard", content="x"), ChatMessage(role="tool", content="y")])
+    error = error_of(await bench.call(StreamTokensRequest(generate=GenerateRequest(chat=chat))))
+    assert isinstance(error, InvalidArgument)
+    assert [v.field for v in error.violations] == ["chat.messages[0].role", "chat.messages[1]"]
+
+
+async def test_a_broken_step_fails_what_is_in_flight_and_nothing_else(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode() -> list[Output]:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "step", lambda _: explode())
+        assert isinstance(error_of(await bench.call(call())), InternalError)
+    assert (await bench.call(call()))[-1][0] == MESSAGE
+
+
+async def test_who_leaves_while_the_adapter_loads_lets_go_of_it() -> None:
+    started, go = threading.Event(), threading.Event()
+
+    def load(digest: str, _key: str) -> LoadedAdapter:
+        started.set()
+        assert go.wait(10)
+        return LoadedAdapter(digest, {})
+
+    cache = AdapterCache(1, load)
+    leases = AdapterLeases(cache)
+
+    async def use() -> None:
+        async with leases.using("a", "key"):
+            pytest.fail("it was cancelled")
+
+    task = asyncio.create_task(use())
+    await asyncio.to_thread(started.wait, 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    go.set()
+    async with asyncio.timeout(10):
+        while cache.pinned():  # noqa: ASYNC110  another thread's doing
+            await asyncio.sleep(0.01)
+    assert cache.loaded() == ["a"]
