@@ -1,0 +1,51 @@
+"""The call that is being answered: who makes it, and under which id."""
+
+import re
+import secrets
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import grpc
+
+from trellis.server.domain.caller import Caller
+
+REQUEST_ID = "x-request-id"
+_SOUND = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(slots=True)
+class Call:
+    """One call; the caller is known once it was authenticated."""
+
+    method: str
+    request_id: str
+    caller: Caller | None = None
+
+
+_current: ContextVar[Call] = ContextVar("trellis_call")
+
+
+def begin(method: str, metadata: dict[str, str]) -> Call:
+    """The call that this task answers from now on; its id is the caller's own, if it is a sound one."""
+    sent = metadata.get(REQUEST_ID, "")
+    call = Call(method, sent if _SOUND.fullmatch(sent) else secrets.token_hex(8))
+    _current.set(call)
+    return call
+
+
+def current() -> Call:
+    """The call that is being answered."""
+    return _current.get()
+
+
+def current_caller() -> Caller:
+    """Who makes it."""
+    caller = current().caller
+    assert caller is not None, "the interceptor lets nobody in whom it does not know"
+    return caller
+
+
+def metadata_of(context: grpc.aio.ServicerContext) -> dict[str, str]:  # type: ignore[type-arg]
+    """The call's metadata that is text."""
+    pairs = context.invocation_metadata() or ()
+    return {str(key): value for key, value in pairs if isinstance(value, str)}

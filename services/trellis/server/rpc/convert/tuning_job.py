@@ -1,0 +1,151 @@
+"""Tuning jobs, their events, metrics and checkpoints."""
+
+from typing import Any
+
+from trellis.names import AdapterName, AliasName, CheckpointName
+from trellis.server.app.etags import etag_of
+from trellis.server.app.submission import NewTuningJob
+from trellis.server.domain.tuning_job import (
+    Checkpoint,
+    Evaluation,
+    JobError,
+    JobEvent,
+    JobState,
+    MetricPoint,
+    Progress,
+    QueueReason,
+    TuningJob,
+)
+from trellis.server.rpc.convert.enums import from_wire, to_wire
+from trellis.server.rpc.convert.supervised import chosen_lora, chosen_settings, supervised
+from trellis.server.rpc.convert.times import duration, timestamp
+from trellis.server.rpc.statuses import job_status
+from trellis.v1 import tuning_job_pb2 as pb
+
+
+def tuning_job(value: TuningJob) -> pb.TuningJob:
+    """The job on the wire."""
+    alias = str(AliasName(value.tenant, value.alias_id)) if value.alias_id else ""
+    return pb.TuningJob(
+        name=value.name,
+        display_name=value.display_name,
+        base_model=value.spec.base_model,
+        training_dataset=value.spec.training_dataset,
+        validation_dataset=value.spec.validation_dataset,
+        supervised=supervised(value.spec),
+        alias=alias,
+        deploy=value.deploy,
+        state=state(value.state),
+        queue_reason=_queue_reason(value.queue_reason),
+        progress=progress(value.progress),
+        error=_error(value.error),
+        adapter=str(AdapterName.for_digest(value.tenant, value.adapter_digest)) if value.adapter_digest else "",
+        base_evaluation=_evaluation(value.base_evaluation),
+        tuned_evaluation=_evaluation(value.tuned_evaluation),
+        attempt_count=value.attempt_count,
+        create_time=timestamp(value.create_time),
+        start_time=timestamp(value.start_time),
+        end_time=timestamp(value.end_time),
+        update_time=timestamp(value.update_time),
+        etag=etag_of(value.name, value.create_time, value.revision),
+    )
+
+
+def state(value: JobState | None) -> Any:
+    """The state on the wire."""
+    return to_wire(pb.TuningJob.State, "STATE_", value)
+
+
+def states(request: pb.ListTuningJobsRequest) -> tuple[JobState, ...]:
+    """The states that are asked for."""
+    found = (from_wire(pb.TuningJob.State, "STATE_", JobState, number, "states") for number in request.states)
+    return tuple(one for one in found if one is not None)
+
+
+def progress(value: Progress) -> pb.TuningJob.Progress:
+    """How far a job has come, on the wire."""
+    return pb.TuningJob.Progress(
+        step=value.step,
+        total_steps=value.total_steps,
+        phase=value.phase,
+        loss=value.loss,
+        eta=duration(value.eta_seconds),
+        trained_tokens=value.trained_tokens,
+    )
+
+
+def metric_point(value: MetricPoint) -> pb.MetricPoint:
+    """The measurements of a step, on the wire."""
+    return pb.MetricPoint(step=value.step, values=dict(value.values), time=timestamp(value.time))
+
+
+def checkpoint(job_name: str, value: Checkpoint) -> pb.Checkpoint:
+    """A checkpoint of the job, on the wire."""
+    _, tenant, _, job_id = job_name.split("/")
+    return pb.Checkpoint(
+        name=str(CheckpointName(tenant, job_id, str(value.step))),
+        step=value.step,
+        attempt=value.attempt,
+        size_bytes=value.size_bytes,
+        create_time=timestamp(value.create_time),
+    )
+
+
+def event(job: TuningJob, value: JobEvent) -> pb.TuningJobEvent:
+    """Something that happened to the job, on the wire."""
+    message = pb.TuningJobEvent(
+        tuning_job=job.name,
+        sequence=value.sequence,
+        time=timestamp(value.time),
+        level=to_wire(pb.TuningJobEvent.Level, "LEVEL_", value.level),
+        message=value.message,
+    )
+    if value.state is not None:
+        message.state = state(value.state)
+    elif value.progress is not None:
+        message.progress.CopyFrom(progress(value.progress))
+    elif value.metrics is not None:
+        message.metrics.CopyFrom(metric_point(value.metrics))
+    elif value.checkpoint is not None:
+        message.checkpoint.CopyFrom(checkpoint(job.name, value.checkpoint))
+    return message
+
+
+def new_tuning_job(request: pb.CreateTuningJobRequest) -> NewTuningJob:
+    """The job to submit."""
+    job = request.tuning_job
+    return NewTuningJob(
+        parent=request.parent,
+        training_dataset=job.training_dataset,
+        job_id=request.tuning_job_id,
+        display_name=job.display_name,
+        base_model=job.base_model,
+        validation_dataset=job.validation_dataset,
+        alias=job.alias,
+        deploy=job.deploy,
+        settings=chosen_settings(job.supervised),
+        lora=chosen_lora(job.supervised.lora),
+    )
+
+
+def _queue_reason(value: QueueReason | None) -> pb.TuningJob.QueueReason | None:
+    if value is None:
+        return None
+    code = to_wire(pb.TuningJob.QueueReason.Code, "CODE_", value.code)
+    return pb.TuningJob.QueueReason(code=code, message=value.message, position=value.position)
+
+
+def _evaluation(value: Evaluation | None) -> pb.TuningJob.Evaluation | None:
+    if value is None:
+        return None
+    return pb.TuningJob.Evaluation(
+        loss=value.loss,
+        token_accuracy=value.token_accuracy,
+        exact_match=value.exact_match,
+        line_count=value.line_count,
+        answered_line_count=value.answered_line_count,
+    )
+
+
+def _error(value: JobError | None) -> Any:
+    return None if value is None else job_status(value.reason, value.message, value.metadata)

@@ -1,0 +1,103 @@
+"""What attempts and the server say to each other."""
+
+from datetime import datetime
+
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+
+from trellis.errors import DOMAIN, Reason
+from trellis.server.app.attempts import Assignment, Process
+from trellis.server.app.completion import Completion
+from trellis.server.app.progress import AttemptReport, CommittedCheckpoint, WorkerEvent
+from trellis.server.domain.tuning_job import Evaluation, EventLevel, JobError, MetricPoint, Progress
+from trellis.server.rpc.convert.enums import from_wire
+from trellis.server.rpc.convert.times import moment
+from trellis.v1 import tuning_job_pb2
+from trellis.v1 import worker_pb2 as pb
+
+
+def process(request: pb.StartAttemptRequest) -> Process:
+    """What the process says of itself."""
+    return Process(request.code_version, request.hostname, request.pid)
+
+
+def assignment(value: Assignment) -> pb.StartAttemptResponse:
+    """The attempt's work, on the wire."""
+    return pb.StartAttemptResponse(
+        tuning_job=value.tuning_job,
+        attempt=value.attempt,
+        train_spec_json=value.train_spec_json,
+        store_url=value.store_url,
+        training_key=value.training_key,
+        validation_key=value.validation_key,
+        checkpoint_prefix=value.checkpoint_prefix,
+        adapter_prefix=value.adapter_prefix,
+        resume_key=value.resume_key,
+        resume_step=value.resume_step,
+        heartbeat_seconds=value.heartbeat_seconds,
+        next_report=value.next_report,
+    )
+
+
+def attempt_report(request: pb.ReportAttemptRequest, now: datetime) -> AttemptReport:
+    """The report; what has no time is of `now`."""
+    return AttemptReport(
+        number=request.report,
+        progress=_progress(request.progress) if request.HasField("progress") else None,
+        metrics=[MetricPoint(p.step, dict(p.values), _time(p, "metrics.time", now)) for p in request.metrics],
+        events=[WorkerEvent(_level(e), e.message, _time(e, "events.time", now)) for e in request.events],
+        checkpoints=[CommittedCheckpoint(c.step, c.key, c.size_bytes) for c in request.checkpoints],
+        log_text=request.log_text,
+    )
+
+
+def completion(request: pb.CompleteAttemptRequest) -> Completion:
+    """What the attempt says at its good end."""
+    return Completion(
+        adapter_digest=request.adapter_digest,
+        base_evaluation=_evaluation(request.base_evaluation) if request.HasField("base_evaluation") else None,
+        tuned_evaluation=_evaluation(request.tuned_evaluation) if request.HasField("tuned_evaluation") else None,
+        trained_tokens=request.trained_tokens,
+        training_seconds=request.training_seconds,
+    )
+
+
+def job_error(status: Status) -> JobError:
+    """Why the attempt failed, in the words of the API where it knows them."""
+    for detail in status.details:
+        info = ErrorInfo()
+        if detail.Unpack(info) and info.domain == DOMAIN and info.reason in Reason.__members__:
+            return JobError(info.reason, status.message, dict(info.metadata))
+    return JobError(Reason.TRAINING_FAILED, status.message or "The training process failed without saying why.")
+
+
+def _progress(message: tuning_job_pb2.TuningJob.Progress) -> Progress:
+    eta = message.eta
+    return Progress(
+        step=message.step,
+        total_steps=message.total_steps,
+        phase=message.phase,
+        loss=message.loss if message.HasField("loss") else None,
+        eta_seconds=eta.seconds + eta.nanos / 1e9 if message.HasField("eta") else None,
+        trained_tokens=message.trained_tokens,
+    )
+
+
+def _evaluation(message: tuning_job_pb2.TuningJob.Evaluation) -> Evaluation:
+    return Evaluation(
+        loss=message.loss,
+        token_accuracy=message.token_accuracy,
+        exact_match=message.exact_match,
+        line_count=message.line_count,
+        answered_line_count=message.answered_line_count,
+    )
+
+
+def _level(event: pb.WorkerEvent) -> EventLevel:
+    levels = tuning_job_pb2.TuningJobEvent.Level
+    return from_wire(levels, "LEVEL_", EventLevel, event.level, "events.level") or EventLevel.INFO
+
+
+def _time(message: Message, path: str, now: datetime) -> datetime:
+    return moment(message, "time", path) or now

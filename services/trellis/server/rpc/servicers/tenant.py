@@ -1,0 +1,33 @@
+"""TenantService."""
+
+from google.protobuf.empty_pb2 import Empty
+
+from trellis.server.app import tenants
+from trellis.server.app.context import Context
+from trellis.server.rpc.convert.tenant import tenant
+from trellis.server.rpc.servicers.requests import ServicerContext, page_query, request_key
+from trellis.v1 import tenant_pb2 as pb
+from trellis.v1.tenant_pb2_grpc import TenantServiceServicer
+
+
+class TenantServicer(TenantServiceServicer):
+    """See proto/trellis/v1/tenant.proto."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def CreateTenant(self, request: pb.CreateTenantRequest, _: ServicerContext) -> pb.Tenant:
+        key = request_key(request, request.request_id)
+        made = await tenants.create_tenant(self._context, request.tenant_id, request.tenant.display_name, key)
+        return tenant(made)
+
+    async def GetTenant(self, request: pb.GetTenantRequest, _: ServicerContext) -> pb.Tenant:
+        return tenant(await tenants.get_tenant(self._context, request.name))
+
+    async def ListTenants(self, request: pb.ListTenantsRequest, _: ServicerContext) -> pb.ListTenantsResponse:
+        page = await tenants.list_tenants(self._context, page_query(request))
+        return pb.ListTenantsResponse(tenants=map(tenant, page.items), next_page_token=page.next_page_token)
+
+    async def DeleteTenant(self, request: pb.DeleteTenantRequest, _: ServicerContext) -> Empty:
+        await tenants.delete_tenant(self._context, request.name, request.etag, force=request.force)
+        return Empty()
