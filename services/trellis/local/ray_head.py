@@ -29,12 +29,11 @@ class RayPorts:
     metrics: int
     client: int
     serve_http: int
-    serve_grpc: int
 
     @classmethod
     def choose(cls) -> "RayPorts":
         """Free ones."""
-        return cls(*free_ports(9))
+        return cls(*free_ports(8))
 
     @property
     def dashboard_url(self) -> str:

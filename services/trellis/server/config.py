@@ -49,12 +49,10 @@ class ServerConfig:
     """`host:port` at which jobs reach this server; grpc_address when empty."""
     ray_token_file: Path | None = None
     """Holds the token that Ray asks for, if it does."""
-    serve_grpc_port: int = 9000
-    """The port of Ray Serve's gRPC proxy."""
-    serve_http_port: int = 8001
-    """The port of Ray Serve's HTTP proxy, which is not used but can't be without a port."""
     serve_host: str = "127.0.0.1"
-    """The host of Ray Serve's proxies."""
+    """Where Ray Serve's HTTP proxy is reached, through which engines are called."""
+    serve_port: int = 8001
+    """Its port."""
     admin_key_file: Path | None = None
     """Where the first admin's key is written if there is no admin's key yet."""
     base_models: tuple[tuple[str, str], ...] = ()
@@ -176,9 +174,8 @@ _READERS = {
     "http_address": Address.parse,
     "worker_endpoint": _text,
     "ray_token_file": _path,
-    "serve_grpc_port": _count,
-    "serve_http_port": _count,
     "serve_host": _text,
+    "serve_port": _count,
     "admin_key_file": _path,
     "base_models": _pairs,
     "always_on": _names,

@@ -39,7 +39,7 @@ def test_settings_come_from_the_environment() -> None:
         ("TRELLIS_GRPC_ADDRESS", "host:99999"),
         ("TRELLIS_JOB_CPUS", "many"),
         ("TRELLIS_JOB_CPUS", "nan"),
-        ("TRELLIS_SERVE_GRPC_PORT", "-1"),
+        ("TRELLIS_SERVE_PORT", "-1"),
         ("TRELLIS_BASE_MODELS", "tiny"),
         ("TRELLIS_LOG_FORMAT", "xml"),
         ("TRELLIS_DATABASE_URL", " "),

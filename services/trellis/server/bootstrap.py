@@ -1,0 +1,127 @@
+"""Builds everything: the only place that knows what is behind each port."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import grpc
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from trellis.objects import ObjectStore
+from trellis.server.app.context import AppSettings, Context
+from trellis.server.app.waiting import Pause
+from trellis.server.clusters.ray import RayJobCluster
+from trellis.server.clusters.serve import EngineSettings, ServeCluster
+from trellis.server.config import ServerConfig
+from trellis.server.control.admit import AdmitJobs
+from trellis.server.control.cancel import CancelJobs
+from trellis.server.control.context import ControlContext, ControlSettings
+from trellis.server.control.deploy import DeployAdapters
+from trellis.server.control.launch import LaunchJobs
+from trellis.server.control.loop import ControlLoop
+from trellis.server.control.metrics import MeasureJobs
+from trellis.server.control.reap import ReapOrphans, ReapRuns
+from trellis.server.control.validate import ValidateDatasets
+from trellis.server.control.watch import WatchAttempts
+from trellis.server.rpc.health import ServerHealth
+from trellis.server.rpc.server import build_grpc_server, make_health
+from trellis.server.secret import derived, read_or_make_secret
+from trellis.server.store.engine import create_engine_for
+from trellis.server.store.unit_of_work import SqlUnitOfWorkFactory
+from trellis.server.world import RandomIds, SystemClock, ThreadedObjects
+
+_WATCH_SECONDS = 0.25
+"""How often a stream of events looks for new ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """A built server that does not run yet."""
+
+    config: ServerConfig
+    database: AsyncEngine
+    context: Context
+    pause: Pause
+    health: ServerHealth
+    server: grpc.aio.Server
+    loops: tuple[ControlLoop, ...]
+    cluster: RayJobCluster
+    engines: ServeCluster
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self.engines.close()
+        await self.cluster.close()
+        await self.database.dispose()
+
+
+def build(config: ServerConfig) -> Platform:
+    """Everything, over the settings; the database must have been migrated."""
+    secret = read_or_make_secret(config.secret_file)
+    ray_token = config.ray_token_file.read_text().strip() if config.ray_token_file else ""
+    database = create_engine_for(config.database_url)
+    store = ObjectStore.open(config.store_url)
+    engines = ServeCluster(config.ray_dashboard_url, _engine_settings(config, secret), ray_token)
+    cluster = RayJobCluster(config.ray_dashboard_url, ray_token)
+    units, clock, ids = SqlUnitOfWorkFactory(database), SystemClock(), RandomIds()
+    pause = Pause(_WATCH_SECONDS)
+    lease = timedelta(seconds=config.lease_seconds)
+    settings = AppSettings(max_upload_bytes=config.max_upload_bytes, lease=lease)
+    context = Context(units, clock, ids, store, engines, pause, settings)
+    control = ControlContext(
+        units, clock, ids, cluster, engines, ThreadedObjects(store), _control_settings(config, secret, lease)
+    )
+    servicer = make_health()
+    return Platform(
+        config=config,
+        database=database,
+        context=context,
+        pause=pause,
+        health=servicer,
+        server=build_grpc_server(context, servicer),
+        loops=_loops(control, store),
+        cluster=cluster,
+        engines=engines,
+    )
+
+
+def _loops(control: ControlContext, store: ObjectStore) -> tuple[ControlLoop, ...]:
+    """The loops, each with the seconds between two rounds."""
+    return (
+        ControlLoop(ValidateDatasets(control, store), 0.3),
+        ControlLoop(AdmitJobs(control), 0.5),
+        ControlLoop(LaunchJobs(control), 0.5),
+        ControlLoop(WatchAttempts(control), 2.0),
+        ControlLoop(CancelJobs(control), 1.0),
+        ControlLoop(ReapRuns(control), 2.0),
+        ControlLoop(ReapOrphans(control), 30.0),
+        ControlLoop(DeployAdapters(control), 1.0),
+        ControlLoop(MeasureJobs(control), 5.0),
+    )
+
+
+def _engine_settings(config: ServerConfig, secret: bytes) -> EngineSettings:
+    return EngineSettings(
+        store_url=config.store_url,
+        secret=derived(secret, "engines"),
+        http_host=config.serve_host,
+        http_port=config.serve_port,
+        cpus=config.engine_cpus,
+        gpus=config.engine_gpus,
+        threads=config.engine_threads,
+    )
+
+
+def _control_settings(config: ServerConfig, secret: bytes, lease: timedelta) -> ControlSettings:
+    return ControlSettings(
+        worker_endpoint=config.advertised_endpoint,
+        server_secret=derived(secret, "attempts").encode(),
+        installation=derived(secret, "installation")[:8],
+        python=config.job_python,
+        capacity_cpus=config.capacity_cpus,
+        capacity_gpus=config.capacity_gpus,
+        job_cpus=config.job_cpus,
+        job_gpus=config.job_gpus,
+        tenant_running_limit=config.tenant_running_limit,
+        lease=lease,
+        always_on=config.always_on,
+    )

@@ -1,0 +1,61 @@
+"""What a server makes sure of before it serves: an admin who can come in, and the base models it was told of."""
+
+import os
+from pathlib import Path
+
+import structlog
+
+from trellis.errors import AlreadyExists, Unauthenticated
+from trellis.server.app.authentication import authenticate, create_first_admin_key
+from trellis.server.app.base_models import NewBaseModel, create_base_model
+from trellis.server.app.context import Context
+from trellis.server.app.idempotency import RequestKey
+
+_log = structlog.get_logger(__name__)
+
+
+async def ensure_admin_key(context: Context, path: Path) -> None:
+    """Write the first admin's key to the file, for its owner alone, if the platform has no admin yet.
+
+    The secret is on disk before it is in the database, under another name: whenever the server dies in between, the
+    next start finds a key that opens something, or makes a new one.
+    """
+    draft = path.with_name(path.name + ".new")
+    if draft.exists():
+        if await _opens(context, draft.read_text().strip()):
+            draft.replace(path)
+            return
+        draft.unlink()
+    secret = context.ids.new_secret("trk")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(secret + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    if await create_first_admin_key(context, secret) is None:
+        draft.unlink()
+        return
+    draft.replace(path)
+    _log.info("admin_key_written", path=str(path))
+
+
+async def ensure_base_models(context: Context, models: tuple[tuple[str, str], ...]) -> None:
+    """Register the `(id, source)` pairs that are not registered yet."""
+    for base_model_id, source in models:
+        async with context.units(write=False) as unit:
+            present = await unit.base_models.get(base_model_id)
+        if present is not None:
+            continue
+        try:
+            await create_base_model(context, NewBaseModel(base_model_id, base_model_id, source), RequestKey())
+        except AlreadyExists:
+            continue  # another server was faster
+        _log.info("base_model_registered", base_model=base_model_id, source=source)
+
+
+async def _opens(context: Context, secret: str) -> bool:
+    try:
+        await authenticate(context, f"Bearer {secret}")
+    except Unauthenticated:
+        return False
+    return True

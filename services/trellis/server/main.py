@@ -1,0 +1,82 @@
+"""Runs the server: `python -m trellis.server`, with the settings of config.py from the environment."""
+
+import asyncio
+import os
+import signal
+import sys
+
+import structlog
+
+from trellis.bases import BaseModelError
+from trellis.errors import TrellisError
+from trellis.server.bootstrap import Platform, build
+from trellis.server.config import ConfigError, ServerConfig
+from trellis.server.first_start import ensure_admin_key, ensure_base_models
+from trellis.server.http import HealthServer
+from trellis.server.logging import configure_logging
+from trellis.server.store.migrations import migrate
+
+_log = structlog.get_logger(__name__)
+
+
+def main() -> int:
+    """Serve until SIGTERM or SIGINT; the process's exit status."""
+    try:
+        config = ServerConfig.from_environment(os.environ)
+        configure_logging(config.log_format, config.log_level)
+        asyncio.run(serve(config))
+    except (ConfigError, BaseModelError, TrellisError, OSError) as error:
+        print(f"trellis server: {error}", file=sys.stderr)  # noqa: T201  there may be no log yet
+        return 1
+    return 0
+
+
+async def serve(config: ServerConfig) -> None:
+    """Start, serve until told to stop, and end without losing a call that can still be answered."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await migrate(config.database_url)
+    platform = build(config)
+    health = HealthServer(lambda: _missing(platform, stop))
+    try:
+        if config.admin_key_file is not None:
+            await ensure_admin_key(platform.context, config.admin_key_file)
+        await ensure_base_models(platform.context, config.base_models)
+        await _run(platform, health, stop)
+    finally:
+        await health.stop()
+        await platform.close()
+
+
+async def _run(platform: Platform, health: HealthServer, stop: asyncio.Event) -> None:
+    config = platform.config
+    platform.server.add_insecure_port(str(config.grpc_address))
+    await platform.server.start()
+    loops = [asyncio.create_task(loop.run(), name=loop.name) for loop in platform.loops]
+    await health.start(config.http_address.host, config.http_address.port)
+    _log.info("serving", grpc=str(config.grpc_address), http=str(config.http_address))
+    await stop.wait()
+    _log.info("stopping")
+    await platform.health.enter_graceful_shutdown()
+    platform.pause.stop()
+    for loop in platform.loops:
+        loop.stop()
+    await platform.server.stop(config.shutdown_seconds)
+    _, late = await asyncio.wait(loops, timeout=config.shutdown_seconds)
+    for task in late:
+        task.cancel()
+    await asyncio.gather(*loops, return_exceptions=True)
+    _log.info("stopped")
+
+
+async def _missing(platform: Platform, stop: asyncio.Event) -> str | None:
+    """A sentence on why no call should come here; None if any may."""
+    if stop.is_set():
+        return "The server is stopping."
+    try:
+        async with platform.context.units(write=False) as unit:
+            await unit.base_models.default()
+    except TrellisError as error:
+        return f"The database does not answer: {error}"
+    return None
