@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 N = TypeVar("N")
+N_co = TypeVar("N_co", covariant=True)
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -60,10 +61,10 @@ async def _close(items: AsyncGenerator[T, None]) -> None:
     await items.aclose()
 
 
-class Blocking(Generic[N]):
+class Blocking(Generic[N_co]):
     """The blocking face of a noun of the async client."""
 
-    def __init__(self, inner: N) -> None:
+    def __init__(self, inner: N_co) -> None:
         self._inner = inner
 
 

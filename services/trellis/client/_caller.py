@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 from trellis.client._method import Method, Req, Res
 from trellis.client._retry import Retry
+from trellis.client._status import passing
 from trellis.client._transport import Transport
-from trellis.errors import DeadlineExceeded, NotFound, TrellisError, Unavailable
+from trellis.errors import DeadlineExceeded, NotFound, TrellisError
 
 T = TypeVar("T")
 
@@ -38,8 +39,8 @@ class Caller:
         while True:
             try:
                 return await self.transport.unary(method, request, max(0.001, deadline - self.clock()))
-            except Unavailable as error:
-                if not method.repeatable:
+            except TrellisError as error:
+                if not (method.repeatable and passing(error)):
                     raise
                 await self.pause(attempt, error, deadline)
             attempt += 1
@@ -52,12 +53,14 @@ class Caller:
             try:
                 await self.transport.unary(method, request, max(0.001, deadline - self.clock()))
                 return
-            except Unavailable as error:
-                await self.pause(attempt, error, deadline)
             except NotFound:
                 if attempt == 1:
                     raise
                 return
+            except TrellisError as error:
+                if not passing(error):
+                    raise
+                await self.pause(attempt, error, deadline)
             attempt += 1
 
     async def pages(self, method: Method[Req, Res], request: Req) -> AsyncGenerator[Res, None]:

@@ -1,7 +1,7 @@
 """How long a call that can be resumed goes on without getting anywhere."""
 
 from trellis.client._caller import Caller
-from trellis.client._status import lost_connection
+from trellis.client._status import lost_connection, passing
 from trellis.errors import DeadlineExceeded, TrellisError
 
 
@@ -18,10 +18,10 @@ class Patience:
         """Something came."""
         self._failures = 0
 
-    async def after(self, error: TrellisError, *, resumable: bool | None = None) -> None:
+    async def after(self, error: TrellisError, *, resumable: bool = False) -> None:
         """Wait before the call is taken up again; raise `error` when that can't help or has been tried for too long."""
         caller, now = self._caller, self._caller.clock()
-        if not (lost_connection(error) if resumable is None else resumable):
+        if not (resumable or lost_connection(error) or passing(error)):
             raise error
         if self._failures == 0:
             self._since = now

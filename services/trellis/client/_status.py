@@ -97,11 +97,15 @@ def _plain_message(code: grpc.StatusCode, message: str, endpoint: str) -> str:
 
 
 def lost_connection(error: TrellisError) -> bool:
-    """Whether the call failed on its way or because the server was going, so that it may be taken up again."""
+    """Whether the call failed on its way, or because the server was going, so that it may be taken up again."""
     if error.STATUS == "UNAVAILABLE":
         return True
-    return (
-        error.STATUS in {"CANCELLED", "INTERNAL", "UNKNOWN"}
-        and error.reason == error.STATUS
-        and ("RST_STREAM" in error.message or error.STATUS == "CANCELLED" or "reset" in error.message.lower())
-    )
+    if error.reason != error.STATUS:
+        return False  # the server's own word
+    reset = "RST_STREAM" in error.message or "reset" in error.message.lower()
+    return error.STATUS == "CANCELLED" or (error.STATUS in {"INTERNAL", "UNKNOWN"} and reset)
+
+
+def passing(error: TrellisError) -> bool:
+    """Whether the same call may do better in a moment: nobody answered, or the server says that trying again helps."""
+    return error.STATUS == "UNAVAILABLE" or (error.STATUS == "ABORTED" and error.retry_after is not None)

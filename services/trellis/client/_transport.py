@@ -19,9 +19,9 @@ OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 2000),  # a restarted server is found again soon
     ("grpc.primary_user_agent", "trellis-python"),
-    # A quiet stream over a dead network is noticed; not more often than any server allows by default.
-    ("grpc.keepalive_time_ms", 300_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
+    # A quiet stream over a dead network is noticed; Trellis' server allows pings every five seconds.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
 )
 
 

@@ -7,7 +7,6 @@ from trellis.client._caller import Caller
 from trellis.client._files import Source
 from trellis.client._method import Method
 from trellis.client._patience import Patience
-from trellis.client._status import lost_connection
 from trellis.errors import NotFound, Reason, TrellisError
 from trellis.v1 import dataset_pb2 as pb
 
@@ -39,7 +38,7 @@ class FileUpload:
                     patience.renew()
                 return await self.caller.transport.upload(_UPLOAD, self._messages(offset), None)
             except TrellisError as error:
-                await patience.after(error, resumable=lost_connection(error) or error.reason in _RESUMABLE)
+                await patience.after(error, resumable=error.reason in _RESUMABLE)
 
     async def _committed(self) -> int:
         request = pb.GetUploadRequest(parent=self.header.parent, sha256=self.header.sha256)

@@ -1,0 +1,1 @@
+"""`trellis …`: one module a noun, each loaded when its command is called."""

@@ -1,0 +1,185 @@
+"""`trellis jobs …`."""
+
+from typing import Any
+
+import click
+
+from trellis.cli.commands import group
+from trellis.cli.job_options import supervised_options, supervised_spec
+from trellis.cli.job_view import progress_text, show_outcome, view_of
+from trellis.cli.output import cell, deleted, print_json, print_line, print_many, print_one, print_table, said
+from trellis.cli.plot import plot
+from trellis.cli.state import State
+from trellis.client.types import JobState, MetricPoint, TuningJob
+
+_STATES = [state.value.lower() for state in JobState if state is not JobState.UNSPECIFIED]
+
+
+@group("jobs")
+def jobs() -> None:
+    """Tune, watch, and see what was measured."""
+
+
+@jobs.command("create")
+@click.option("--dataset", required=True, help="A dataset (its newest version), or DATASET@SHA256.")
+@click.option("--validation-dataset", default="", help="Evaluate on it instead of on held-out lines.")
+@click.option("--base-model", default="", help="[default: the platform's]")
+@click.option("--alias", default="", help="Point this alias at the adapter in the end.")
+@click.option("--deploy", is_flag=True, help="Deploy the adapter in the end.")
+@click.option("--display-name", default="", help="What people call it.")
+@click.option("--job-id", default="", help="The last part of its name.  [default: made by the server]")
+@click.option("--watch", "watch_it", is_flag=True, help="Watch it until it has ended.")
+@supervised_options
+@click.pass_obj
+def create(
+    state: State,
+    /,
+    dataset: str,
+    validation_dataset: str,
+    base_model: str,
+    alias: str,
+    deploy: bool,
+    display_name: str,
+    job_id: str,
+    watch_it: bool,
+    **settings: Any,
+) -> None:
+    """Submit a job."""
+    job = state.client.jobs.create(
+        dataset,
+        base_model=base_model,
+        validation_dataset=validation_dataset,
+        supervised=supervised_spec(settings),
+        alias=alias,
+        deploy=deploy,
+        display_name=display_name,
+        job_id=job_id,
+    )
+    if watch_it:
+        said(f"Submitted {job.name}.", as_json=state.json)
+        _watch(state, job.name, 0)
+    else:
+        print_one(job, as_json=state.json)
+
+
+@jobs.command("list")
+@click.option("--state", "states", multiple=True, type=click.Choice(_STATES), help="Only such jobs.")
+@click.option("--all-tenants", is_flag=True, help="Every tenant's; for admins.")
+@click.pass_obj
+def list_(state: State, states: tuple[str, ...], all_tenants: bool) -> None:
+    """List jobs, newest first."""
+    wanted = [JobState(one.upper()) for one in states]
+    found = state.client.jobs.list(tenant="-" if all_tenants else None, states=wanted)
+    if state.json:
+        print_json(list(found))
+        return
+    rows = [
+        [job.name, job.state.value, _going(job), cell(job.training_dataset), cell(job.create_time)] for job in found
+    ]
+    print_table(["NAME", "STATE", "PROGRESS", "TRAINING DATASET", "CREATE TIME"], rows)
+
+
+def _going(job: TuningJob) -> str:
+    if job.state is JobState.QUEUED and job.queue_reason:
+        return cell(job.queue_reason.message)
+    if job.error:
+        return cell(job.error.reason or job.error.status)
+    return progress_text(job.progress) if job.progress and not job.state.ended else "-"
+
+
+@jobs.command("get")
+@click.argument("name")
+@click.pass_obj
+def get(state: State, name: str) -> None:
+    """Show a job with every setting used."""
+    print_one(state.client.jobs.get(name), as_json=state.json)
+
+
+@jobs.command("watch")
+@click.argument("name")
+@click.option("--after-sequence", default=0, help="Only events after this one.")
+@click.pass_obj
+def watch(state: State, name: str, after_sequence: int) -> None:
+    """Watch a job until it has ended, over restarts of the server; ends with code 1 unless it succeeded."""
+    _watch(state, name, after_sequence)
+
+
+def _watch(state: State, name: str, after_sequence: int) -> None:
+    try:
+        with view_of(as_json=state.json) as view:
+            for event in state.client.jobs.watch(name, after_sequence=after_sequence):
+                view.show(event)
+    except KeyboardInterrupt:
+        said(f"The job goes on. `trellis jobs watch {name}` looks again, `trellis jobs cancel {name}` stops it.",
+             as_json=state.json)  # fmt: skip
+        raise
+    job = state.client.jobs.get(name)
+    if not state.json:
+        show_outcome(job)
+    if job.state is not JobState.SUCCEEDED:
+        raise click.exceptions.Exit(1)
+
+
+@jobs.command("cancel")
+@click.argument("name")
+@click.pass_obj
+def cancel(state: State, name: str) -> None:
+    """Ask a job to stop."""
+    print_one(state.client.jobs.cancel(name), as_json=state.json)
+
+
+@jobs.command("logs")
+@click.argument("name")
+@click.option("--follow", "-f", is_flag=True, help="Go on until the job has ended.")
+@click.pass_obj
+def logs(state: State, name: str, follow: bool) -> None:
+    """Show what a job's processes printed."""
+    for chunk in state.client.jobs.logs(name, follow=follow):
+        if state.json:
+            print_line(chunk)
+        else:
+            click.echo(chunk.text, nl=not chunk.text.endswith("\n"))
+
+
+@jobs.command("metrics")
+@click.argument("name")
+@click.option("--plot", "draw", is_flag=True, help="Draw curves.")
+@click.option("--metric", "chosen", multiple=True, help="Only this one; may be given again.")
+@click.pass_obj
+def metrics(state: State, name: str, draw: bool, chosen: tuple[str, ...]) -> None:
+    """Show what was measured, by step."""
+    points = list(state.client.jobs.metrics(name))
+    if state.json:
+        print_json(points)
+    elif draw:
+        click.echo(plot({name: _curve(points, name) for name in chosen or _losses(points)}))
+    else:
+        names = chosen or tuple(dict.fromkeys(key for point in points for key in point.values))
+        rows = [[str(point.step), *(cell(point.values.get(key)) for key in names)] for point in points]
+        print_table(["STEP", *(key.replace("_", " ").upper() for key in names)], rows)
+
+
+def _losses(points: list[MetricPoint]) -> tuple[str, ...]:
+    return tuple(name for name in ("train_loss", "valid_loss") if any(name in point.values for point in points))
+
+
+def _curve(points: list[MetricPoint], name: str) -> list[tuple[float, float]]:
+    return [(float(point.step), point.values[name]) for point in points if name in point.values]
+
+
+@jobs.command("checkpoints")
+@click.argument("name")
+@click.pass_obj
+def checkpoints(state: State, name: str) -> None:
+    """List a job's committed checkpoints."""
+    columns = ("step", "attempt", "size_bytes", "create_time", "name")
+    print_many(state.client.jobs.checkpoints(name), columns, as_json=state.json)
+
+
+@jobs.command("delete")
+@click.argument("name")
+@click.pass_obj
+def delete(state: State, name: str) -> None:
+    """Delete a job that has ended; its adapter stays."""
+    state.client.jobs.delete(name)
+    deleted(name, as_json=state.json)

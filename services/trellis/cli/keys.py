@@ -1,0 +1,104 @@
+"""`trellis keys …`."""
+
+import os
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import click
+
+from trellis.cli.commands import group
+from trellis.cli.output import print_json, print_many, print_one, said
+from trellis.cli.state import State
+from trellis.client.types import Role
+
+_UNITS = {"m": 60, "h": 3600, "d": 86400}
+
+
+class Span(click.ParamType[timedelta]):
+    """A span of time such as `90m`, `12h` or `30d`."""
+
+    name = "SPAN"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """Read it."""
+        match = re.fullmatch(r"([1-9][0-9]{0,5})([mhd])", str(value))
+        if match is None:
+            self.fail(f"{value!r} is not a span such as 90m, 12h or 30d.", param, ctx)
+        return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
+
+
+@group("keys")
+def keys() -> None:
+    """API keys."""
+
+
+platform_option = click.option("--platform", is_flag=True, help="The platform's own keys, not a tenant's.")
+
+
+@keys.command("create")
+@click.option("--role", type=click.Choice(["member", "tenant-admin", "admin"]), help="[default: member]")
+@click.option("--display-name", default="", help="What it is for.")
+@click.option("--expires-in", type=Span(), help="Such as 90m, 12h or 30d.  [default: never]")
+@click.option("--secret-file", type=click.Path(dir_okay=False, path_type=Path), help="Write the secret to a new file.")
+@platform_option
+@click.pass_obj
+def create(
+    state: State,
+    role: str | None,
+    display_name: str,
+    expires_in: timedelta | None,
+    secret_file: Path | None,
+    platform: bool,
+) -> None:
+    """Create a key and show its secret, this once."""
+    if secret_file and secret_file.exists():
+        raise click.UsageError(f"{secret_file} exists already.")
+    chosen = role or ("admin" if platform else "member")
+    made = state.client.api_keys.create(
+        "platform" if platform else None,
+        role=Role(chosen.upper().replace("-", "_")),
+        display_name=display_name,
+        expire_time=datetime.now(UTC) + expires_in if expires_in else None,
+    )
+    if secret_file:
+        _write(secret_file, made.secret)
+    if state.json:
+        print_json({"api_key": made.api_key, "secret": None if secret_file else made.secret})
+        return
+    print_one(made.api_key, as_json=False)
+    if secret_file:
+        said(f"The secret is in {secret_file}.", as_json=False)
+    else:
+        click.echo(f"secret        {made.secret}")
+        said("Keep the secret now: it is not shown again.", as_json=False)
+
+
+def _write(path: Path, secret: str) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        stream.write(secret + "\n")
+
+
+@keys.command("get")
+@click.argument("name")
+@click.pass_obj
+def get(state: State, name: str) -> None:
+    """Show a key, without its secret."""
+    print_one(state.client.api_keys.get(name), as_json=state.json)
+
+
+@keys.command("list")
+@platform_option
+@click.pass_obj
+def list_(state: State, platform: bool) -> None:
+    """List keys, revoked ones too."""
+    columns = ("name", "role", "prefix", "display_name", "create_time", "expire_time", "revoke_time")
+    print_many(state.client.api_keys.list("platform" if platform else None), columns, as_json=state.json)
+
+
+@keys.command("revoke")
+@click.argument("name")
+@click.pass_obj
+def revoke(state: State, name: str) -> None:
+    """Revoke a key, at once and for good."""
+    print_one(state.client.api_keys.revoke(name), as_json=state.json)
