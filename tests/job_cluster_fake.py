@@ -96,6 +96,7 @@ class FakeJobCluster:
     def restart(self) -> None:
         """The cluster dies with all its processes, and comes back knowing nothing."""
         self.runs.clear()
+        self.started.clear()
 
     def alive(self) -> Sequence[str]:
         """The runs whose processes live."""

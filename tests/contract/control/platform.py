@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from tests.contract.control.mortal import Fuse, MortalCluster, MortalUnits
 from tests.contract.store import samples
 from tests.engine_host_fake import FakeEngineHost
 from tests.job_cluster_fake import FakeJobCluster
@@ -109,17 +110,18 @@ class Platform:
             await unit.datasets.add_report(replace(samples.report(), state=ReportState.DONE, valid=True))
             await unit.commit()
 
-    def control(self, units: UnitOfWorkFactory | None = None) -> ControlContext:
+    def control(self, units: UnitOfWorkFactory | None = None, fuse: Fuse | None = None) -> ControlContext:
         self._servers += 1
         ids = FakeIds(f"server{self._servers}-")
+        units, cluster = units or self.units, self.cluster
         objects = ThreadedObjects(self.store)
-        return ControlContext(
-            units or self.units, self.clock, ids, self.cluster, self.engines, objects, self.settings
-        )  # fmt: skip
+        if fuse is not None:
+            units, cluster = MortalUnits(units, fuse), MortalCluster(cluster, fuse)
+        return ControlContext(units, self.clock, ids, cluster, self.engines, objects, self.settings)
 
-    def server(self, units: UnitOfWorkFactory | None = None) -> Server:
-        """A server that has just started."""
-        return Server(self.control(units))
+    def server(self, units: UnitOfWorkFactory | None = None, fuse: Fuse | None = None) -> Server:
+        """A server that has just started, and dies when the fuse has burnt."""
+        return Server(self.control(units, fuse))
 
     async def add_jobs(self, *jobs: TuningJob) -> None:
         async with self.units() as unit:

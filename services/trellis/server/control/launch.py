@@ -27,6 +27,9 @@ class LaunchJobs:
     async def once(self) -> bool:
         """One look at all jobs that are starting."""
         context = self._context
+        async with context.units(write=False) as unit:
+            if not await unit.jobs.in_states([JobState.STARTING], 1):
+                return False
         claim = context.claim(_CLAIM)
         async with context.units() as unit:
             jobs = await unit.jobs.claim([JobState.STARTING], claim, context.now(), _BATCH)
