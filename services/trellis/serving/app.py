@@ -135,5 +135,6 @@ def build(args: dict[str, Any]) -> Application:
         graceful_shutdown_timeout_s=20.0,
         health_check_period_s=5.0,
         health_check_timeout_s=60.0,
+        max_constructor_retry_count=3,
     )
     return deployed(EngineReplica).bind(config)

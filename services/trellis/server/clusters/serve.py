@@ -195,9 +195,9 @@ def _same(mine: Mapping[str, Mapping[str, Any]], wanted: Sequence[Mapping[str, A
 
 
 def _message(application: Mapping[str, Any]) -> str:
-    """Serve's word on the application, else on a deployment of it; of a traceback the last line."""
+    """Serve's word on a deployment that has trouble, else on the application; of a traceback the last line."""
     deployments = (application.get("deployments") or {}).values()
-    texts = [application.get("message"), *(deployment.get("message") for deployment in deployments)]
+    texts = [*(deployment.get("message") for deployment in deployments), application.get("message")]
     return next((_last_line(text) for text in texts if text), "")
 
 
