@@ -39,6 +39,15 @@ class NewVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class _Begun:
+    upload: Upload
+    base_model: str
+    """The name of the one to count for."""
+    made_dataset: bool
+    """Whether there was no such dataset before this upload."""
+
+
+@dataclass(frozen=True, slots=True)
 class FoundUpload:
     """What is held of a file: an upload on its way, or the version that it became."""
 
@@ -69,18 +78,18 @@ async def get_upload(context: Context, parent: str, sha256: str) -> FoundUpload:
 async def upload_dataset_version(context: Context, new: NewVersion, chunks: AsyncIterator[bytes]) -> DatasetVersion:
     """Store the file and, when every byte is there and its sha256 is right, make it a version."""
     name = _checked(context, new)
-    version, base_model, upload = await _begin(context, new, name)
-    if version is not None:
-        return version
-    assert upload is not None
+    begun = await _begin(context, new, name)
+    if isinstance(begun, DatasetVersion):
+        return begun
+    upload = begun.upload
     if upload.committed_bytes != new.offset:
         raise offset_mismatch(upload)
     try:
         upload = await PartWriter(context, upload).write_all(chunks)
-        return await _finish(context, new, upload, base_model)
+        return await _finish(context, new, upload, begun.base_model)
     except (InvalidArgument, ChecksumError) as error:
         # What came can't become the file that was announced.
-        await _drop(context, upload)
+        await _drop(context, upload, with_dataset=begun.made_dataset)
         if isinstance(error, ChecksumError):
             raise _wrong_checksum(new, error.received) from None
         raise
@@ -106,19 +115,17 @@ def _checked(context: Context, new: NewVersion) -> DatasetName:
     return name
 
 
-async def _begin(
-    context: Context, new: NewVersion, name: DatasetName
-) -> tuple[DatasetVersion | None, str, Upload | None]:
-    """The version if the file is there already; else the base model to count for, and the upload so far."""
+async def _begin(context: Context, new: NewVersion, name: DatasetName) -> DatasetVersion | _Begun:
+    """The version if the file is there already; else the upload so far."""
     fresh = Upload(name.tenant, name.dataset, new.sha256, new.size_bytes, context.now())
     async with context.units() as unit:
-        await _ensure_dataset(context, unit, new, name)
+        made_dataset = await _ensure_dataset(context, unit, new, name)
         base = await chosen_base_model(unit, new.base_model, "header.base_model")
         version = await unit.datasets.get_version(name.tenant, name.dataset, new.sha256)
         if version is not None:
             await ensure_report(context, unit, version, base.name if new.base_model else version.base_model)
             await unit.commit()
-            return version, base.name, None
+            return version
         upload = await unit.datasets.get_upload(name.tenant, name.dataset, new.sha256)
         if upload is None or upload.size_bytes != new.size_bytes:
             # The same sha256 with another size: one of the two was wrong, and the newer word counts.
@@ -126,15 +133,17 @@ async def _begin(
             await unit.datasets.start_upload(fresh)
             upload = fresh
         await unit.commit()
-    return None, base.name, upload
+    return _Begun(upload, base.name, made_dataset)
 
 
-async def _ensure_dataset(context: Context, unit: UnitOfWork, new: NewVersion, name: DatasetName) -> None:
+async def _ensure_dataset(context: Context, unit: UnitOfWork, new: NewVersion, name: DatasetName) -> bool:
+    """Whether the dataset had to be made."""
     await present_tenant(unit, name.tenant)
     if new.allow_missing and await unit.datasets.get(name.tenant, name.dataset) is None:
         await unit.datasets.add(new_dataset(context, name))
-    else:
-        await present_dataset(unit, name)
+        return True
+    await present_dataset(unit, name)
+    return False
 
 
 async def _finish(context: Context, new: NewVersion, upload: Upload, base_model: str) -> DatasetVersion:
@@ -188,9 +197,12 @@ async def _record(context: Context, version: DatasetVersion) -> DatasetVersion:
     return version
 
 
-async def _drop(context: Context, upload: Upload) -> None:
+async def _drop(context: Context, upload: Upload, *, with_dataset: bool) -> None:
     async with context.units() as unit:
         await unit.datasets.delete_upload(upload.tenant, upload.dataset_id, upload.sha256)
+        dataset = await unit.datasets.get(upload.tenant, upload.dataset_id, for_update=True)
+        if with_dataset and dataset is not None and dataset.latest_sha256 is None:
+            await unit.datasets.delete(upload.tenant, upload.dataset_id)
         await unit.commit()
     await _delete_parts(context, upload)
 
