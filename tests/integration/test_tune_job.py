@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
-
 from tests.recording_worker import TOKEN, RecordingWorker
 from tests.tiny_llama import chat_line, write_tiny_llama
+
 from trellis.artifacts import Manifest, check_adapter_folder
 from trellis.bases import read_base
 from trellis.objects import ObjectStore
