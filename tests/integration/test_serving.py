@@ -311,9 +311,9 @@ async def test_a_base_that_is_not_wanted_is_removed_and_a_broken_one_says_why(
     broken = replace(base, base_model_id="broken", source="/no/such/folder")
     await cluster.ensure([broken])
     async with asyncio.timeout(_READY_SECONDS):
-        while (await cluster.states()).get("broken", (HostState.ABSENT,))[0] is not HostState.FAILED:  # noqa: ASYNC110
+        while (await cluster.states()).get("broken", (HostState.ABSENT,))[0] is not HostState.FAILED:
             await asyncio.sleep(0.5)
-        while "tiny.v1" in (states := await cluster.states()):  # noqa: ASYNC110  it drains first
+        while "tiny.v1" in (states := await cluster.states()):
             await asyncio.sleep(0.5)
     assert "/no/such/folder" in states["broken"][1]
     with pytest.raises(Unavailable):

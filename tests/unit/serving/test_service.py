@@ -50,7 +50,7 @@ class Bench:
 
     async def idle(self) -> None:
         async with asyncio.timeout(20):
-            while self.engine.has_work or self.cache.pinned():  # noqa: ASYNC110  another thread's doing
+            while self.engine.has_work or self.cache.pinned():
                 await asyncio.sleep(0.01)
 
 
@@ -153,6 +153,6 @@ async def test_who_leaves_while_the_adapter_loads_lets_go_of_it() -> None:
         await task
     go.set()
     async with asyncio.timeout(10):
-        while cache.pinned():  # noqa: ASYNC110  another thread's doing
+        while cache.pinned():
             await asyncio.sleep(0.01)
     assert cache.loaded() == ["a"]
