@@ -181,6 +181,7 @@ class Stack:
             "TRELLIS_SECRET_FILE": str(data.server_secret),
             "TRELLIS_ADMIN_KEY_FILE": str(data.admin_key),
             "TRELLIS_BASE_MODELS": f"{DEFAULT_BASE}={base}",
+            "TRELLIS_ALWAYS_ON": DEFAULT_BASE,
             "TRELLIS_CAPACITY_CPUS": str(settings.cpus),
             "TRELLIS_JOB_CPUS": "1",
         }
