@@ -25,6 +25,7 @@ from trellis.local.ray_head import RayPorts, ray_command, ray_environment
 _POLL_SECONDS = 0.2
 _READY_SECONDS = 180.0
 _STOP_SECONDS = 20.0
+_RAY_STOP_SECONDS = 2.0  # with Serve up it drains for long; nothing in it is worth waiting for
 _LOCK_SECONDS = 1.0
 """So long a look at the lock, by `trellis status`, may keep it."""
 _LOCK_POLL_SECONDS = 0.05
@@ -161,7 +162,7 @@ class Stack:
         data = self._settings.data
         self._say("Stopping …")
         self._server.stop(_STOP_SECONDS)
-        self._ray.stop(_STOP_SECONDS)
+        self._ray.stop(_RAY_STOP_SECONDS)
         sweep(data.marker)
         shutil.rmtree(data.ray_dir, ignore_errors=True)
         data.state.unlink(missing_ok=True)
