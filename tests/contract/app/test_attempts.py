@@ -161,8 +161,8 @@ async def test_a_running_job_hears_that_it_is_cancelled(world: World, base: Base
 async def test_a_checkpoint_lies_where_it_was_told_to(world: World, base: BaseModel) -> None:
     _, caller, work = await running(world, base)
     for key in ("tenants/globex/jobs/x", f"{work.checkpoint_prefix}/../../x", work.checkpoint_prefix):
+        report = AttemptReport(1, checkpoints=[CommittedCheckpoint(1, key, 1)])
         with pytest.raises(InvalidArgument):
-            report = AttemptReport(1, checkpoints=[CommittedCheckpoint(1, key, 1)])
             await progress.report_attempt(world.context, caller, report)
 
 

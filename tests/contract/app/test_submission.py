@@ -93,8 +93,8 @@ async def test_lists_are_of_a_tenant_or_of_all(world: World, base: BaseModel) ->
     for parent, count in (("tenants/acme", 1), ("tenants/-", 2)):
         assert len((await tuning_jobs.list_tuning_jobs(world.context, parent, (), PageQuery())).items) == count
     page = await tuning_jobs.list_tuning_jobs(world.context, "tenants/-", (), PageQuery(1))
+    query = PageQuery(1, page.next_page_token)
     with pytest.raises(InvalidArgument):
-        query = PageQuery(1, page.next_page_token)
         await tuning_jobs.list_tuning_jobs(world.context, "tenants/-", (JobState.QUEUED,), query)
 
 

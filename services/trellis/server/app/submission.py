@@ -20,7 +20,7 @@ from trellis.server.domain.base_model import BaseModel
 from trellis.server.domain.caller import Caller
 from trellis.server.domain.dataset import DatasetVersion, ReportState
 from trellis.server.domain.tuning_job import EventLevel, JobEvent, JobState, QueueCode, QueueReason, TuningJob
-from trellis.spec import Lora, TrainSpec
+from trellis.spec import MAX_RANK, Lora, TrainSpec
 
 _NO_LIMIT = 2**31 - 1
 
@@ -125,7 +125,8 @@ def _dataset(name: str, field: str, violations: Violations) -> DatasetVersionNam
 def _spec(new: NewTuningJob, base: BaseModel | None) -> TrainSpec:
     """The spec with all defaults resolved, but for the datasets."""
     shape = dict(new.lora or {})
-    shape.setdefault("alpha", 2.0 * shape.get("rank", Lora().rank))
+    # Of a rank that is wrong, the rank alone is complained about.
+    shape.setdefault("alpha", 2.0 * min(max(shape.get("rank", Lora().rank), 1), MAX_RANK))
     settings = {"context_length": base.context_length if base else _NO_LIMIT, **(new.settings or {})}
     return TrainSpec(
         base_model=base.name if base else "",

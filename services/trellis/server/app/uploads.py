@@ -1,10 +1,11 @@
 """Uploads: a stream of bytes becomes a dataset version, whole and with the announced sha256, or nothing."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
-from trellis.errors import InvalidArgument, NotFound, Reason, error_for
+from trellis.errors import AlreadyExists, InvalidArgument, NotFound, Reason, error_for
 from trellis.formats import HEAD_BYTES, FileFormat, FormatError, detect_format
 from trellis.names import DatasetName
 from trellis.server.app import keys
@@ -140,8 +141,9 @@ async def _ensure_dataset(context: Context, unit: UnitOfWork, new: NewVersion, n
     """Whether the dataset had to be made."""
     await present_tenant(unit, name.tenant)
     if new.allow_missing and await unit.datasets.get(name.tenant, name.dataset) is None:
-        await unit.datasets.add(new_dataset(context, name))
-        return True
+        with contextlib.suppress(AlreadyExists):  # another stream was faster
+            await unit.datasets.add(new_dataset(context, name))
+            return True
     await present_dataset(unit, name)
     return False
 

@@ -1,0 +1,139 @@
+"""Calls of models: resolved, refused, metered."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.contract.app.test_adapters import ALIAS, folder, imported
+from tests.server_fakes import ADMIN, World, collected
+
+from trellis.errors import NotFound, Reason, TrellisError
+from trellis.server.app import adapters, inference
+from trellis.server.app.context import Context
+from trellis.server.domain.adapter import Adapter, Deployment
+from trellis.server.domain.base_model import BaseModel
+from trellis.v1.engine_pb2 import StreamTokensRequest, StreamTokensResponse
+from trellis.v1.inference_pb2 import ChatInput, ChatMessage, GenerateRequest, GenerateResponse, SamplingParams, Usage
+
+__all__ = ["folder"]
+ANSWER = (
+    GenerateResponse(text="He", token_ids=[1, 2]),
+    GenerateResponse(text="y", token_ids=[3], finish_reason=1, usage=Usage(prompt_tokens=7, completion_tokens=3)),
+)
+
+
+class TalkingEngine:
+    """Always says the same, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, StreamTokensRequest]] = []
+        self.closed = 0
+
+    async def stream_tokens(
+        self, base_model_id: str, request: StreamTokensRequest
+    ) -> AsyncIterator[StreamTokensResponse]:
+        self.asked.append((base_model_id, request))
+        try:
+            for piece in ANSWER:
+                yield StreamTokensResponse(generate=piece)
+        finally:
+            self.closed += 1
+
+
+@pytest.fixture
+def engine_host() -> TalkingEngine:
+    return TalkingEngine()
+
+
+@pytest.fixture
+def context(world: World, engine_host: TalkingEngine) -> Context:
+    return replace(world.context, engines=engine_host)  # type: ignore[arg-type]
+
+
+def asking(model: str) -> GenerateRequest:
+    return GenerateRequest(model=model, prompt="Hi")
+
+
+async def deployed(world: World, folder: Path) -> Adapter:
+    adapter = await imported(world, folder)
+    async with world.context.units() as unit:
+        await unit.adapters.save(replace(adapter, deployment=Deployment.DEPLOYED))
+        await unit.commit()
+    await adapters.set_alias(world.context, ADMIN, ALIAS, adapter.name, "")
+    return adapter
+
+
+async def totals(world: World) -> dict[str, float]:
+    async with world.context.units(write=False) as unit:
+        return await unit.usage.totals("acme")
+
+
+async def test_names_become_digests_and_what_it_took_is_recorded(
+    world: World, base: BaseModel, folder: Path, context: Context, engine_host: TalkingEngine
+) -> None:
+    adapter = await deployed(world, folder)
+    caller = world.member("acme")
+    for model in (adapter.name, ALIAS, base.name):
+        pieces = await collected(inference.generate(context, caller, asking(model), "r1"))
+        assert "".join(piece.text for piece in pieces) == "Hey"  # type: ignore[attr-defined]
+    sent = [request for _, request in engine_host.asked]
+    assert [request.adapter_digest for request in sent] == [adapter.digest, adapter.digest, ""]
+    assert [request.adapter_key for request in sent] == [adapter.key, adapter.key, ""]
+    assert {(request.tenant_id, request.request_id) for request in sent} == {("acme", "r1")}
+    assert await totals(world) == {"inference_prompt_tokens": 21.0, "inference_completion_tokens": 9.0}
+    await collected(inference.generate(context, ADMIN, asking(base.name), "r2"))
+    assert (await totals(world))["inference_prompt_tokens"] == 21.0
+
+
+async def test_an_answer_that_nobody_hears_to_its_end_is_metered_too(
+    world: World, base: BaseModel, context: Context, engine_host: TalkingEngine
+) -> None:
+    async with aclosing(inference.generate(context, world.member("acme"), asking(base.name), "r")) as answer:  # type: ignore[type-var]
+        await anext(answer)
+    assert engine_host.closed == 1
+    assert await totals(world) == {"inference_completion_tokens": 2.0}
+
+
+async def test_only_deployed_adapters_can_be_called(
+    world: World, base: BaseModel, folder: Path, context: Context
+) -> None:
+    adapter = await imported(world, folder)
+
+    async def reason() -> str:
+        with pytest.raises(TrellisError) as caught:
+            await collected(inference.generate(context, world.member("acme"), asking(adapter.name), "r"))
+        return caught.value.reason
+
+    assert await reason() == Reason.ADAPTER_NOT_DEPLOYED
+    await adapters.deploy_adapter(world.context, adapter.name)
+    assert await reason() == Reason.ENGINE_UNAVAILABLE
+    for model in ("tenants/acme/aliases/none", "baseModels/none", "tenants/acme/adapters/" + "0" * 24):
+        with pytest.raises(NotFound):
+            await collected(inference.generate(context, world.member("acme"), asking(model), "r"))
+
+
+@pytest.mark.parametrize(
+    ("field", "request_"),
+    [
+        ("chat", GenerateRequest()),
+        ("prompt", GenerateRequest(prompt="")),
+        ("chat.messages", GenerateRequest(chat=ChatInput())),
+        ("chat.messages[0].role", GenerateRequest(chat=ChatInput(messages=[ChatMessage(role="king")]))),
+        ("sampling.temperature", GenerateRequest(prompt="a", sampling=SamplingParams(temperature=2.1))),
+        ("sampling.temperature", GenerateRequest(prompt="a", sampling=SamplingParams(temperature=float("nan")))),
+        ("sampling.top_p", GenerateRequest(prompt="a", sampling=SamplingParams(top_p=0))),
+        ("sampling.top_k", GenerateRequest(prompt="a", sampling=SamplingParams(top_k=-1))),
+        ("max_tokens", GenerateRequest(prompt="a", max_tokens=-1)),
+        ("stop", GenerateRequest(prompt="a", stop=["x"] * 9)),
+        ("stop", GenerateRequest(prompt="a", stop=[""])),
+        ("logprobs", GenerateRequest(prompt="a", logprobs=21)),
+    ],
+    ids=map(str, range(12)),
+)
+async def test_wrong_parameters_are_named(world: World, field: str, request_: GenerateRequest) -> None:
+    request_.model = "baseModels/tiny"
+    with pytest.raises(TrellisError) as caught:
+        await collected(inference.generate(world.context, ADMIN, request_, "r"))
+    assert [violation.field for violation in caught.value.violations] == [field]
