@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 MARKER = "TRELLIS_STACK"
@@ -68,13 +68,18 @@ class Child:
 
 def marked_pids(marker: str, part: str | None = None) -> list[int]:
     """All processes, but this one, that carry the marker in their environment; only those of one child if it is named."""
-    needles = {f"{MARKER}={marker}".encode(), *([f"{PART}={part}".encode()] if part else [])}
+    return marked_by({f"{MARKER}={marker}", *([f"{PART}={part}"] if part else [])})
+
+
+def marked_by(variables: Collection[str]) -> list[int]:
+    """All processes, but this one, whose environment began with all of these `NAME=value`."""
+    wanted = {variable.encode() for variable in variables}
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with contextlib.suppress(OSError):
-            if needles.issubset((entry / "environ").read_bytes().split(b"\0")):
+            if wanted.issubset((entry / "environ").read_bytes().split(b"\0")):
                 found.append(int(entry.name))
     return found
 
