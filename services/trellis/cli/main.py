@@ -48,6 +48,7 @@ def trellis() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line and exit."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own words on lost connections; we say ours
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 

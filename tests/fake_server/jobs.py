@@ -1,0 +1,135 @@
+"""Jobs in memory; their events are scripted."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from google.protobuf.empty_pb2 import Empty
+from google.rpc.code_pb2 import ABORTED
+
+from tests.fake_server.accounts import found
+from tests.fake_server.faults import abort
+from tests.fake_server.pages import page_of
+from trellis.errors import Aborted, Unavailable
+from trellis.server.rpc.statuses import status_of
+from trellis.v1 import tuning_job_pb2 as pb
+from trellis.v1.tuning_job_pb2_grpc import TuningJobServiceServicer
+
+S = pb.TuningJob
+FINAL = {S.STATE_SUCCEEDED, S.STATE_FAILED, S.STATE_CANCELLED}
+
+
+def script(final: "pb.TuningJob.State.ValueType" = S.STATE_SUCCEEDED, steps: int = 4) -> list[pb.TuningJobEvent]:
+    """The events of a job that trains for so many steps."""
+    events = [pb.TuningJobEvent(message="The job waits.", state=S.STATE_QUEUED)]
+    events.append(pb.TuningJobEvent(message="It runs.", state=S.STATE_RUNNING))
+    for step in range(1, steps + 1):
+        progress = S.Progress(step=step, total_steps=steps, phase="training", loss=1 / step)
+        progress.eta.FromSeconds(10 * (steps - step))
+        events.append(pb.TuningJobEvent(message="", progress=progress))
+        events.append(pb.TuningJobEvent(metrics=pb.MetricPoint(step=step, values={"train_loss": 1 / step})))
+    events.append(pb.TuningJobEvent(message="It has ended.", state=final, level=pb.TuningJobEvent.LEVEL_INFO))
+    for number, event in enumerate(events, 1):
+        event.sequence = number
+        event.time.FromSeconds(1_700_000_000 + number)
+    return events
+
+
+class Jobs(TuningJobServiceServicer):
+    def __init__(self) -> None:
+        self.jobs: dict[str, pb.TuningJob] = {}
+        self.created: dict[str, str] = {}
+        self.events: dict[str, list[pb.TuningJobEvent]] = {}
+        self.cut_watches: list[int] = []
+        """Each watch is cut after so many events; then whole ones."""
+        self.ended_early: list[int] = []
+        """As `cut_watches`, but the stream ends as if nothing were wrong."""
+        self.skip: list[int] = []
+        """Sequences that the next watch leaves out."""
+        self.after: list[int] = []
+        self.silent = False
+        """Whether watches bring nothing and do not end."""
+        self.log = ["line 1\n", "line 2\n", "line 3\n"]
+        self.cut_logs: list[int] = []
+
+    def finish(self, name: str, final: "pb.TuningJob.State.ValueType" = S.STATE_SUCCEEDED, steps: int = 4) -> None:
+        """Let a job have ended so."""
+        job = self.jobs[name]
+        job.state = final
+        self.events[name] = script(final, steps)
+        if final == S.STATE_FAILED:
+            error = Aborted("ATTEMPTS_EXHAUSTED", "It failed three times.", metadata={"attempts": "3"})
+            job.error.CopyFrom(status_of(error, ""))
+            assert job.error.code == ABORTED
+        if final == S.STATE_SUCCEEDED:
+            job.adapter = f"{name.partition('/tuningJobs/')[0]}/adapters/{'a' * 24}"
+            job.base_evaluation.CopyFrom(S.Evaluation(loss=2.0, token_accuracy=0.5, exact_match=0.1, line_count=9))
+            job.tuned_evaluation.CopyFrom(S.Evaluation(loss=1.0, token_accuracy=0.9, exact_match=0.8, line_count=9))
+
+    def CreateTuningJob(self, request: Any, context: Any) -> Any:
+        if request.request_id in self.created:
+            return self.jobs[self.created[request.request_id]]
+        job = pb.TuningJob()
+        job.CopyFrom(request.tuning_job)
+        job.name = f"{request.parent}/tuningJobs/{request.tuning_job_id or f'j{len(self.jobs)}'}"
+        job.state = S.STATE_QUEUED
+        job.queue_reason.CopyFrom(S.QueueReason(code=S.QueueReason.CODE_CAPACITY, message="No room.", position=2))
+        self.jobs[job.name], self.created[request.request_id] = job, job.name
+        return job
+
+    def GetTuningJob(self, request: Any, context: Any) -> Any:
+        return found(self.jobs, request.name, context)
+
+    def ListTuningJobs(self, request: Any, context: Any) -> Any:
+        everyone = request.parent == "tenants/-"
+        mine = [job for job in self.jobs.values() if everyone or job.name.startswith(request.parent + "/")]
+        jobs, token = page_of([job for job in mine if not request.states or job.state in request.states], request)
+        return pb.ListTuningJobsResponse(tuning_jobs=jobs, next_page_token=token)
+
+    def CancelTuningJob(self, request: Any, context: Any) -> Any:
+        job = found(self.jobs, request.name, context)
+        job.state = S.STATE_CANCELLING
+        return job
+
+    def DeleteTuningJob(self, request: Any, context: Any) -> Any:
+        del self.jobs[found(self.jobs, request.name, context).name]
+        return Empty()
+
+    def WatchTuningJob(self, request: Any, context: Any) -> Iterator[Any]:
+        found(self.jobs, request.name, context)
+        self.after.append(request.after_sequence)
+        if self.silent:
+            _until_gone(context)
+        cut = self.cut_watches.pop(0) if self.cut_watches else None
+        early = self.ended_early.pop(0) if self.ended_early else None
+        skipped, self.skip = self.skip, []
+        rest = [e for e in self.events[request.name] if e.sequence > request.after_sequence]
+        for number, event in enumerate(rest):
+            if number == cut:
+                abort(context, Unavailable("SERVER_STOPPING", "The server is stopping."))
+            if number == early:
+                return
+            if event.sequence not in skipped:
+                yield event
+
+    def ReadTuningJobLogs(self, request: Any, context: Any) -> Iterator[Any]:
+        cut = self.cut_logs.pop(0) if self.cut_logs else None
+        for number, text in enumerate(self.log[request.offset :]):
+            if number == cut:
+                abort(context, Unavailable("SERVER_STOPPING", "The server is stopping."))
+            yield pb.ReadTuningJobLogsResponse(text=text, attempt=1, next_offset=request.offset + number + 1)
+
+    def ListTuningJobMetrics(self, request: Any, context: Any) -> Any:
+        points = [e.metrics for e in self.events.get(request.parent, []) if e.HasField("metrics")]
+        metrics, token = page_of(points, request)
+        return pb.ListTuningJobMetricsResponse(metrics=metrics, next_page_token=token)
+
+    def ListCheckpoints(self, request: Any, context: Any) -> Any:
+        one = pb.Checkpoint(name=f"{request.parent}/checkpoints/50", step=50, attempt=1, size_bytes=1000)
+        return pb.ListCheckpointsResponse(checkpoints=[one])
+
+
+def _until_gone(context: Any) -> None:
+    gone = threading.Event()
+    if context.add_callback(gone.set):
+        gone.wait(30)

@@ -1,0 +1,70 @@
+"""The whole fake, on a real socket."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Self
+
+import grpc
+
+from tests.fake_server.accounts import ApiKeys, BaseModels, Tenants
+from tests.fake_server.adapters import Adapters, Inference
+from tests.fake_server.datasets import Datasets
+from tests.fake_server.faults import Faults
+from tests.fake_server.jobs import Jobs
+from trellis.v1.adapter_pb2_grpc import add_AdapterServiceServicer_to_server
+from trellis.v1.api_key_pb2_grpc import add_ApiKeyServiceServicer_to_server
+from trellis.v1.base_model_pb2_grpc import add_BaseModelServiceServicer_to_server
+from trellis.v1.dataset_pb2_grpc import add_DatasetServiceServicer_to_server
+from trellis.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
+from trellis.v1.tenant_pb2_grpc import add_TenantServiceServicer_to_server
+from trellis.v1.tuning_job_pb2_grpc import add_TuningJobServiceServicer_to_server
+
+KEY = "tr_test_key"
+
+
+class FakeServer:
+    """All services in memory; what it holds outlives a restart, as a database would."""
+
+    def __init__(self) -> None:
+        self.faults = Faults(KEY)
+        self.tenants, self.api_keys, self.base_models = Tenants(), ApiKeys(), BaseModels()
+        self.datasets, self.jobs = Datasets(), Jobs()
+        self.adapters, self.inference = Adapters(), Inference()
+        self.port = 0
+        self._server: grpc.Server | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """Where it listens."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def running(self) -> bool:
+        """Whether it serves."""
+        return self._server is not None
+
+    def start(self) -> None:
+        """Serve, on the same port as before."""
+        server = grpc.server(ThreadPoolExecutor(8), interceptors=[self.faults], options=(("grpc.so_reuseport", 0),))
+        add_TenantServiceServicer_to_server(self.tenants, server)
+        add_ApiKeyServiceServicer_to_server(self.api_keys, server)
+        add_BaseModelServiceServicer_to_server(self.base_models, server)
+        add_DatasetServiceServicer_to_server(self.datasets, server)
+        add_TuningJobServiceServicer_to_server(self.jobs, server)
+        add_AdapterServiceServicer_to_server(self.adapters, server)
+        add_InferenceServiceServicer_to_server(self.inference, server)
+        self.port = server.add_insecure_port(f"127.0.0.1:{self.port}")
+        server.start()
+        self._server = server
+
+    def stop(self) -> None:
+        """Cut all connections."""
+        if self._server is not None:
+            self._server.stop(grace=None).wait()
+            self._server = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()

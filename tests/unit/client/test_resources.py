@@ -1,0 +1,184 @@
+"""Each noun's methods, through both clients, over a real socket."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from tests.client_rig import Rig, all_of, got
+
+import trellis
+
+
+async def test_tenants(rig: Rig) -> None:
+    tenants = rig.client.tenants
+    made = await got(tenants.create("acme", display_name="Acme"))
+    moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert made == trellis.Tenant("tenants/acme", "Acme", moment, "1")
+    assert await got(tenants.get("acme")) == made == await got(tenants.get("tenants/acme"))
+    await got(tenants.delete("acme"))
+    with pytest.raises(trellis.NotFound, match="does not exist"):
+        await got(tenants.get("acme"))
+
+
+async def test_lists_fetch_their_pages_as_they_are_needed(rig: Rig) -> None:
+    for name in "abcde":
+        await got(rig.client.tenants.create(name))
+    listed = rig.client.tenants.list()
+    assert rig.server.faults.count("ListTenants") == 0
+    assert [t.name for t in await all_of(listed)] == [f"tenants/{name}" for name in "abcde"]
+    assert rig.server.faults.count("ListTenants") == 3
+
+
+async def test_api_keys(rig: Rig) -> None:
+    keys = rig.client.api_keys
+    expiry = datetime(2030, 1, 1, tzinfo=UTC)
+    made = await got(keys.create(role=trellis.Role.TENANT_ADMIN, display_name="ci", expire_time=expiry))
+    assert made.secret == "tr_abcdef"
+    assert made.secret not in repr(made)
+    assert (made.api_key.name, made.api_key.role) == ("tenants/acme/apiKeys/k0", trellis.Role.TENANT_ADMIN)
+    assert made.api_key.expire_time == expiry
+    assert (await got(keys.create("platform", role=trellis.Role.ADMIN))).api_key.name == "platform/apiKeys/k1"
+    assert [key.name for key in await all_of(keys.list())] == ["tenants/acme/apiKeys/k0"]
+    assert (await got(keys.get("k0"))).revoke_time is None
+    assert (await got(keys.revoke("k0"))).revoke_time is not None
+    with pytest.raises(ValueError, match="time zone"):
+        await got(keys.create(expire_time=datetime(2030, 1, 1)))  # noqa: DTZ001 - what is refused
+
+
+async def test_base_models(rig: Rig) -> None:
+    models = rig.client.base_models
+    made = await got(models.create("tiny-1.0", source="/models/tiny", default=True))
+    assert (made.name, made.source, made.is_default) == ("baseModels/tiny-1.0", "/models/tiny", True)
+    assert await got(models.get("tiny-1.0")) == made
+    assert await all_of(models.list()) == [made]
+    await got(models.delete("tiny-1.0"))
+    assert await all_of(models.list()) == []
+
+
+async def test_datasets(rig: Rig) -> None:
+    datasets = rig.client.datasets
+    made = await got(datasets.create("support"))
+    assert made.name == "tenants/acme/datasets/support"
+    assert await got(datasets.get("support")) == made
+    assert (await got(datasets.create("other", tenant="globex"))).name == "tenants/globex/datasets/other"
+    assert [d.name for d in await all_of(datasets.list())] == ["tenants/acme/datasets/support"]
+    await got(datasets.delete("support"))
+    with pytest.raises(trellis.NotFound):
+        await got(datasets.get("support"))
+
+
+async def test_a_job_is_created_with_what_was_said_and_nothing_else(rig: Rig) -> None:
+    spec = trellis.SupervisedSpec(
+        lora=trellis.LoraSpec(rank=8, target_modules=("q_proj",)),
+        epochs=0,
+        schedule=trellis.LearningRateSchedule.LINEAR,
+    )
+    job = await got(
+        rig.client.jobs.create("support@" + "0" * 64, base_model="tiny", supervised=spec, alias="support", deploy=True)
+    )
+    assert job.supervised == spec
+    assert job.training_dataset == "tenants/acme/datasets/support/versions/" + "0" * 64
+    assert (job.base_model, job.alias, job.deploy) == ("baseModels/tiny", "tenants/acme/aliases/support", True)
+    assert job.state is trellis.JobState.QUEUED
+    assert job.queue_reason == trellis.QueueReason(trellis.QueueReasonCode.CAPACITY, "No room.", 2)
+    assert (job.progress, job.error, job.tuned_evaluation, job.validation_dataset) == (None, None, None, "")
+
+
+async def test_a_job_of_another_tenant_uses_that_tenants_names(rig: Rig) -> None:
+    job = await got(rig.client.jobs.create("support", tenant="globex", alias="support"))
+    assert job.name == "tenants/globex/tuningJobs/j0"
+    assert job.training_dataset == "tenants/globex/datasets/support"
+    assert job.alias == "tenants/globex/aliases/support"
+
+
+async def test_jobs(rig: Rig) -> None:
+    jobs = rig.client.jobs
+    for number in range(3):
+        await got(jobs.create("support", job_id=f"job-{number}"))
+    assert [job.name[-5:] for job in await all_of(jobs.list())] == ["job-0", "job-1", "job-2"]
+    assert (await got(jobs.cancel("job-1"))).state is trellis.JobState.CANCELLING
+    cancelling = await all_of(jobs.list(tenant="-", states=[trellis.JobState.CANCELLING]))
+    assert [job.name for job in cancelling] == ["tenants/acme/tuningJobs/job-1"]
+    rig.server.jobs.finish("tenants/acme/tuningJobs/job-2")
+    metrics = await all_of(jobs.metrics("job-2"))
+    assert [(point.step, point.values) for point in metrics[:2]] == [(1, {"train_loss": 1.0}), (2, {"train_loss": 0.5})]
+    assert [one.step for one in await all_of(jobs.checkpoints("job-2"))] == [50]
+    done = await got(jobs.get("job-2"))
+    assert (done.tuned_evaluation.exact_match, done.adapter) == (0.8, f"tenants/acme/adapters/{'a' * 24}")
+    await got(jobs.delete("job-0"))
+    with pytest.raises(trellis.NotFound):
+        await got(jobs.get("job-0"))
+
+
+def peft_folder(path: Path) -> Path:
+    path.mkdir()
+    (path / "adapter_config.json").write_text("{}")
+    (path / "adapter_model.safetensors").write_bytes(b"x" * 1_500_000)
+    return path
+
+
+async def test_adapters_and_aliases(rig: Rig, tmp_path: Path) -> None:
+    adapters, aliases = rig.client.adapters, rig.client.aliases
+    folder = peft_folder(tmp_path / "in")
+    made = await got(adapters.import_(folder, base_model="tiny", display_name="mine"))
+    assert (made.base_model, made.display_name, made.target_modules) == ("baseModels/tiny", "mine", ("q_proj",))
+    assert made.manifest == {"rank": 4, "files": ["a"]}
+    assert await got(adapters.get(made.digest[:24])) == made
+    assert await all_of(adapters.list()) == [made]
+    assert (await got(adapters.deploy(made.name))).deployment is trellis.Deployment.DEPLOYED
+    assert (await got(adapters.undeploy(made.name))).deployment is trellis.Deployment.UNDEPLOYED
+    assert (await got(adapters.deploy(made.name, wait=False))).deployment is trellis.Deployment.DEPLOYING
+    files = await got(adapters.download(made.name, tmp_path / "out" / "deep"))
+    assert [file.name for file in files] == ["adapter_config.json", "adapter_model.safetensors"]
+    assert files[1].read_bytes() == (folder / "adapter_model.safetensors").read_bytes()
+
+    alias = await got(aliases.set("support", made.digest[:24]))
+    assert (alias.name, alias.adapter) == ("tenants/acme/aliases/support", made.name)
+    assert await got(aliases.get("support")) == alias
+    assert await all_of(aliases.list()) == [alias]
+    await got(aliases.delete("support"))
+    await got(adapters.delete(made.name))
+    assert await all_of(adapters.list()) == []
+
+
+async def test_a_folder_that_is_no_adapter_is_refused_before_anything_is_sent(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.bin").write_bytes(b"pickle")
+    with pytest.raises(trellis.InvalidArgument, match="Pickle is not taken") as caught:
+        await got(rig.client.adapters.import_(tmp_path, base_model="tiny"))
+    assert caught.value.reason == "ADAPTER_INVALID"
+    assert rig.server.faults.calls == []
+
+
+@pytest.mark.parametrize("fault", ["spoiled", "extra_file"])
+async def test_a_spoiled_download_of_an_adapter_leaves_nothing(rig: Rig, tmp_path: Path, fault: str) -> None:
+    made = await got(rig.client.adapters.import_(peft_folder(tmp_path / "in"), base_model="tiny"))
+    setattr(rig.server.adapters, fault, {"spoiled": True, "extra_file": "../evil"}[fault])
+    with pytest.raises(trellis.DataLoss):
+        await got(rig.client.adapters.download(made.name, tmp_path / "out"))
+    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "evil").exists()
+
+
+async def test_a_cut_download_of_an_adapter_begins_anew(rig: Rig, tmp_path: Path) -> None:
+    made = await got(rig.client.adapters.import_(peft_folder(tmp_path / "in"), base_model="tiny"))
+    rig.server.adapters.cut_downloads = 2
+    assert len(await got(rig.client.adapters.download(made.name, tmp_path / "out"))) == 2
+    assert len(rig.time.slept) == 2
+
+
+async def test_waiting_for_a_deployment_ends_in_time(rig: Rig, tmp_path: Path) -> None:
+    made = await got(rig.client.adapters.import_(peft_folder(tmp_path / "in"), base_model="tiny"))
+    rig.server.adapters.polls_until_deployed = 10_000
+    with pytest.raises(trellis.DeadlineExceeded, match="not deployed in time"):
+        await got(rig.client.adapters.deploy(made.name, timeout=20))
+    assert 19 < sum(rig.time.slept) < 22
+
+
+async def test_times_and_spans_are_pythons(rig: Rig) -> None:
+    await got(rig.client.jobs.create("support", job_id="a"))
+    rig.server.jobs.finish("tenants/acme/tuningJobs/a")
+    events = await all_of(rig.client.jobs.watch("a"))
+    progress = [event.progress for event in events if event.progress]
+    assert progress[0] == trellis.Progress(1, 4, "training", 1.0, timedelta(seconds=30), 0)
+    assert events[0].time == datetime.fromtimestamp(1_700_000_001, UTC)
