@@ -72,7 +72,7 @@ def _wants_json(arguments: Sequence[str]) -> bool:
     found = False
     for index, argument in enumerate(arguments):
         if argument == "--format":
-            found = arguments[index + 1 : index + 2] == ["json"]
+            found = list(arguments[index + 1 : index + 2]) == ["json"]
         elif argument.startswith("--format="):
             found = argument == "--format=json"
     return found
