@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import BatchEncoding, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -31,6 +32,14 @@ class HeldOut:
     perplexity: float
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Perplexity by position, in rows of packed held-out dialogues as long as the model reads."""
+
+    first_quarter: float
+    last_quarter: float
+
+
 @torch.inference_mode()
 def held_out(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, dialogues: Sequence[Dialogue]) -> HeldOut:
     """Return the perplexity per token over all tokens that have one before them, at most the model's length each."""
@@ -42,6 +51,20 @@ def held_out(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, dialog
         nats += cross_entropy(logits_1LV[0, :-1], ids_1L[0, 1:], reduction="sum").item()
         count += ids_1L.shape[1] - 1
     return HeldOut(len(dialogues), count, math.exp(nats / count))
+
+
+@torch.inference_mode()
+def reach(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, dialogues: Sequence[Dialogue]) -> Reach:
+    """Return how well the far end of full rows is read beside their beginning."""
+    length = model.config.max_position_embeddings
+    texts = [render(tokenizer, dialogue) for dialogue in dialogues]
+    tokens = np.concatenate(encode(tokenizer, texts)).astype(np.int64)
+    rows_RL = torch.from_numpy(tokens[: len(tokens) // length * length]).view(-1, length).to(model.device)
+    nats_L = torch.zeros(length - 1, device=model.device)
+    for ids_L in rows_RL:
+        nats_L += cross_entropy(model(ids_L[None]).logits[0, :-1].float(), ids_L[1:], reduction="none")
+    quarters = (nats_L / len(rows_RL)).tensor_split(4)
+    return Reach(quarters[0].mean().exp().item(), quarters[3].mean().exp().item())
 
 
 @torch.inference_mode()

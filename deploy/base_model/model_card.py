@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
-from evaluation import HeldOut
+from evaluation import HeldOut, Reach
 from recipe import Recipe
 
 _TEXT = Path(__file__).with_name("model_card.md")
@@ -21,6 +21,7 @@ class Facts:
     tokens: int
     seconds: float
     held_out: HeldOut
+    reach: Reach
     samples: dict[str, str]
 
 
@@ -52,6 +53,8 @@ def _values(facts: Facts) -> dict[str, str]:
         "held_out_dialogues": f"{facts.held_out.dialogues:,}",
         "held_out_tokens": f"{facts.held_out.tokens:,}",
         "perplexity": f"{facts.held_out.perplexity:.2f}",
+        "first_quarter": f"{facts.reach.first_quarter:.2f}",
+        "last_quarter": f"{facts.reach.last_quarter:.2f}",
         "samples": "\n".join(_sample_row(prompt, said) for prompt, said in facts.samples.items()),
     }
 

@@ -20,9 +20,9 @@ _PIECES = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\
 
 def load_or_train(folder: Path, texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
     """Return the tokenizer saved in `folder`, or train one and save it there, so that a resumed run has the same."""
-    if (folder / "tokenizer.json").exists():
-        saved: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
-        return saved
+    file = folder / "tokenizer.json"
+    if file.exists():
+        return _with_chat(Tokenizer.from_file(str(file)), max_length)
     trained = train_tokenizer(texts, vocab_size, max_length)
     trained.save_pretrained(folder)
     return trained

@@ -14,7 +14,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from corpus import Dialogue, read_folder, split
-from evaluation import SAMPLE_PROMPTS, held_out, reply
+from evaluation import SAMPLE_PROMPTS, held_out, reach, reply
 from model import export, new_model, parameter_count
 from model_card import Facts, write_card
 from recipe import Recipe
@@ -118,7 +118,8 @@ def _finish(
     torch.nn.Module.to(exported, model.device)
     score = held_out(exported, tokenizer, kept_back)
     samples = {prompt: reply(exported, tokenizer, prompt) for prompt in SAMPLE_PROMPTS}
-    write_card(out, Facts(recipe, parameter_count(model), progress.tokens, progress.seconds, score, samples))
+    far = reach(exported, tokenizer, kept_back)
+    write_card(out, Facts(recipe, parameter_count(model), progress.tokens, progress.seconds, score, far, samples))
     print(f"held-out perplexity {score.perplexity:.2f} over {score.tokens:,} tokens; written to {out}", flush=True)
 
 

@@ -164,7 +164,9 @@ def test_the_exported_folder_and_its_card_are_complete(base: SimpleNamespace, tm
     trainer, tokenizer = new_trainer(base), new_tokenizer(base)
     base.model.export(trainer.model, tokenizer, tmp_path / "out")
     score = base.evaluation.held_out(trainer.model.eval(), tokenizer, DIALOGUES[:3])
-    facts = base.model_card.Facts(base.recipe.Recipe(), 7_000_000, 1_000_000, 60.0, score, {"Hi | ho": "Hello."})
+    reach = base.evaluation.reach(trainer.model, tokenizer, DIALOGUES[:3])
+    recipe = base.recipe.Recipe()
+    facts = base.model_card.Facts(recipe, 7_000_000, 1_000_000, 60.0, score, reach, {"Hi | ho": "Hello."})
     base.model_card.write_card(tmp_path / "out", facts)
     names = {file.name for file in (tmp_path / "out").iterdir()}
     assert names >= {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "README.md"}
