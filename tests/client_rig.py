@@ -47,7 +47,7 @@ class QuickBlocking(BlockingTransport):
         self._time.pass_(seconds)
         if self._server.running:
             with contextlib.suppress(grpc.RpcError):  # no such method: whoever says so is there
-                self._open().unary_unary("/there")(b"", wait_for_ready=True, timeout=20)
+                self.open().unary_unary("/there")(b"", wait_for_ready=True, timeout=20)
 
 
 class QuickAsync(AsyncTransport):
@@ -62,6 +62,8 @@ class QuickAsync(AsyncTransport):
         if self._server.running:
             with contextlib.suppress(grpc.RpcError):
                 await self._open().unary_unary("/there")(b"", wait_for_ready=True, timeout=20)
+            with contextlib.suppress(grpc.RpcError):
+                self._uploads.open().unary_unary("/there")(b"", wait_for_ready=True, timeout=20)
 
 
 @dataclass

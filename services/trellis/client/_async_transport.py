@@ -1,12 +1,14 @@
 """The transport of `AsyncClient`, over grpc.aio."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
 
+from trellis.client._blocking_transport import BlockingTransport
 from trellis.client._method import Method, Req, Res
 from trellis.client._status import error_of_call
 from trellis.client._transport import OPTIONS, Target
@@ -16,11 +18,16 @@ T = TypeVar("T")
 
 
 class AsyncTransport:
-    """Carries calls over one channel, which is opened by the first call and belongs to its event loop."""
+    """Carries calls over one channel, which is opened by the first call and belongs to its event loop.
+
+    Uploads go over a blocking channel, in gRPC's threads: their files are read there, and grpc.aio loses the server's
+    answer when the server refuses a stream that is still being sent.
+    """
 
     def __init__(self, target: Target) -> None:
         self._target = target
         self._channel: Any = None
+        self._uploads = BlockingTransport(target)
         self._closed = False
 
     def _open(self) -> Any:
@@ -58,10 +65,13 @@ class AsyncTransport:
 
     async def upload(self, method: Method[Req, Res], requests: Iterator[Req], timeout: float | None) -> Res:
         """See Transport."""
-        start = self._open().stream_unary(method.path, method.request.SerializeToString, method.response.FromString)
-        call = start(_in_threads(requests), timeout=timeout, metadata=self._target.metadata)
+        start = self._uploads.open().stream_unary(
+            method.path, method.request.SerializeToString, method.response.FromString
+        )
+        call = start.future(requests, timeout=timeout, metadata=self._target.metadata)
+        await _ended(call)
         try:
-            answer: Res = await call
+            answer: Res = call.result()
         except grpc.RpcError as error:
             raise error_of_call(error, self._target.endpoint) from None
         return answer
@@ -80,9 +90,20 @@ class AsyncTransport:
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.close()
+        await self._uploads.close()
 
 
-async def _in_threads(requests: Iterator[Req]) -> AsyncIterator[Req]:
-    """The same requests; each is made in a thread, for it may read a file."""
-    while (request := await asyncio.to_thread(next, requests, None)) is not None:
-        yield request
+async def _ended(call: Any) -> None:
+    """Wait for a call of the blocking channel; cancelling the wait cancels the call."""
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+    def tell(_call: object) -> None:
+        with contextlib.suppress(RuntimeError):  # nobody waits any more, and the loop is closed
+            loop.call_soon_threadsafe(ended.set)
+
+    call.add_done_callback(tell)
+    try:
+        await ended.wait()
+    except asyncio.CancelledError:
+        call.cancel()
+        raise

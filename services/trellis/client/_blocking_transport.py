@@ -23,7 +23,8 @@ class BlockingTransport:
         self._channel: Any = None
         self._closed = threading.Event()
 
-    def _open(self) -> Any:
+    def open(self) -> Any:
+        """The channel; opened by the first call. Raises Cancelled once the client is closed."""
         with self._lock:
             if self._closed.is_set():
                 raise Cancelled("CANCELLED", "The client is closed.")
@@ -38,7 +39,7 @@ class BlockingTransport:
 
     async def unary(self, method: Method[Req, Res], request: Req, timeout: float | None) -> Res:
         """See Transport."""
-        call = self._open().unary_unary(method.path, method.request.SerializeToString, method.response.FromString)
+        call = self.open().unary_unary(method.path, method.request.SerializeToString, method.response.FromString)
         try:
             answer: Res = call(request, timeout=timeout, metadata=self._target.metadata)
         except grpc.RpcError as error:
@@ -47,7 +48,7 @@ class BlockingTransport:
 
     async def stream(self, method: Method[Req, Res], request: Req, timeout: float | None) -> AsyncGenerator[Res, None]:
         """See Transport."""
-        start = self._open().unary_stream(method.path, method.request.SerializeToString, method.response.FromString)
+        start = self.open().unary_stream(method.path, method.request.SerializeToString, method.response.FromString)
         call = start(request, timeout=timeout, metadata=self._target.metadata)
         try:
             for answer in call:
@@ -59,7 +60,7 @@ class BlockingTransport:
 
     async def upload(self, method: Method[Req, Res], requests: Iterator[Req], timeout: float | None) -> Res:
         """See Transport."""
-        call = self._open().stream_unary(method.path, method.request.SerializeToString, method.response.FromString)
+        call = self.open().stream_unary(method.path, method.request.SerializeToString, method.response.FromString)
         try:
             answer: Res = call(requests, timeout=timeout, metadata=self._target.metadata)
         except grpc.RpcError as error:

@@ -1,5 +1,6 @@
 """Uploads and downloads of datasets, and what cuts them."""
 
+import asyncio
 import hashlib
 import io
 from pathlib import Path
@@ -125,3 +126,26 @@ async def test_a_spoiled_download_leaves_nothing(rig: Rig, file: Path, tmp_path:
     with pytest.raises(trellis.DataLoss):
         await got(rig.client.datasets.download("support", tmp_path / "folder"))
     assert list((tmp_path / "folder").iterdir()) == []
+
+
+async def test_a_refused_upload_says_why_while_it_is_being_sent(rig: Rig, file: Path) -> None:
+    refused = trellis.InvalidArgument("FILE_TOO_LARGE", "The file is too large.")
+    rig.server.faults.plan("UploadDatasetVersion", *[refused] * 20)
+    for _ in range(20):
+        with pytest.raises(trellis.InvalidArgument, match="too large"):
+            await got(rig.client.datasets.upload(file, dataset="support"))
+    assert rig.time.slept == []
+
+
+async def test_cancelling_the_task_ends_the_upload(rig: Rig, file: Path) -> None:
+    if isinstance(rig.client, trellis.Client):
+        return
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    task = asyncio.create_task(
+        rig.client.datasets.upload(file, dataset="d", progress=lambda *_: loop.call_soon_threadsafe(begun.set))
+    )
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
