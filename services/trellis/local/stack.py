@@ -26,6 +26,8 @@ _POLL_SECONDS = 0.2
 _READY_SECONDS = 180.0
 _STOP_SECONDS = 20.0
 _RAY_STOP_SECONDS = 2.0  # with Serve up it drains for long; nothing in it is worth waiting for
+_ENGINE_CPUS = 1
+"""What Ray may give to engines, beside the jobs' CPUs: taken from those, the last job would wait for ever."""
 _LOCK_SECONDS = 1.0
 """So long a look at the lock, by `trellis status`, may keep it."""
 _LOCK_POLL_SECONDS = 0.05
@@ -61,7 +63,7 @@ class Stack:
         environment = {**os.environ, MARKER: data.marker}
         self._ray = Child(
             "ray",
-            ray_command(self._ports, data.ray_dir, settings.cpus),
+            ray_command(self._ports, data.ray_dir, settings.cpus + _ENGINE_CPUS),
             ray_environment(environment, self._ray_token),
             data.logs / "ray.log",
         )
@@ -155,6 +157,7 @@ class Stack:
                     return
                 sweep(self._settings.data.marker, part=child.name)  # what it started holds its ports
                 child.start()
+                self._write_state()  # whose process ids are others now
                 started[child.name] = time.monotonic()
                 pauses[child.name] = min(_LONGEST_PAUSE, 2 * pause)
 
