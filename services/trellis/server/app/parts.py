@@ -26,13 +26,13 @@ class PartWriter:
             async for chunk in chunks:
                 self._take(chunk)
                 if len(self._buffer) >= self._context.settings.upload_part_bytes:
-                    await self._store()
+                    await asyncio.shield(self._store())
         except TrellisError:
+            self._buffer.clear()
             raise
-        except (asyncio.CancelledError, Exception):
+        finally:
+            # Shielded: a call that is cancelled shows as the end of its stream first, and as a cancellation here.
             await asyncio.shield(self._store())
-            raise
-        await self._store()
         return self._upload
 
     def _take(self, chunk: bytes) -> None:

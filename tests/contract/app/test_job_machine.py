@@ -1,0 +1,219 @@
+"""The job's state machine, driven through the use cases by whatever order of events hypothesis thinks of."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Coroutine
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tests.server_fakes import World, admit, lay_adapter, make_world, prepare, submit, upload, validate
+
+from trellis.errors import FailedPrecondition, Reason, TrellisError
+from trellis.server.app import attempts, completion, progress, tuning_jobs
+from trellis.server.app.attempts import Assignment, Process
+from trellis.server.app.completion import Completion
+from trellis.server.app.progress import AttemptReport
+from trellis.server.domain.caller import Caller
+from trellis.server.domain.retry import after_bad_end
+from trellis.server.domain.tuning_job import ENDED, JobError, JobState, MetricPoint, Progress, TuningJob
+from trellis.server.store.engine import create_engine_for
+from trellis.server.store.migrations import migrate
+from trellis.server.store.unit_of_work import SqlUnitOfWorkFactory
+
+T = TypeVar("T")
+ERROR = JobError(Reason.TRAINING_FAILED, "It broke.")
+
+
+class JobMachine(RuleBasedStateMachine):
+    """One job; every attempt that ever was may speak at any time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.folder = Path(tempfile.mkdtemp(prefix="trellis-machine-"))
+        self.callers: list[Caller] = []
+        self.works: dict[int, Assignment] = {}
+        self.next_report: dict[int, int] = {}
+        self.acknowledged: set[tuple[int, str]] = set()
+        self.ended_as: TuningJob | None = None
+        self.step = 0
+        self.do(self._set_up())
+
+    async def _set_up(self) -> None:
+        url = f"sqlite+aiosqlite:///{self.folder / 'm.db'}"
+        await migrate(url)
+        self.engine = create_engine_for(url)
+        self.world: World = make_world(SqlUnitOfWorkFactory(self.engine), self.folder)
+        base = await prepare(self.world.context, "acme")
+        await validate(self.world.context, await upload(self.world.context, "acme"), base)
+        self.job = await submit(self.world.context, "acme", deploy=True, alias="tenants/acme/aliases/a")
+
+    def do(self, deed: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(deed)
+
+    def teardown(self) -> None:
+        self.do(self.engine.dispose())
+        self.loop.close()
+        shutil.rmtree(self.folder)
+
+    def present(self) -> TuningJob:
+        return self.do(tuning_jobs.get_tuning_job(self.world.context, self.job.name))
+
+    def is_current(self, number: int) -> bool:
+        job = self.present()
+        return number == job.attempt_count and not job.ended and job.state is not JobState.QUEUED
+
+    def speak(self, number: int, deed: Coroutine[Any, Any, T]) -> T | None:
+        """What the attempt is answered; None if it was fenced, which it must be exactly when it does not count."""
+        current = self.is_current(number)
+        try:
+            answer = self.do(deed)
+        except TrellisError as error:
+            if error.reason != Reason.ATTEMPT_FENCED:
+                raise
+            starting = self.present().state in {JobState.CANCELLING, JobState.STARTING}
+            assert not current or (starting and number not in self.works)
+            return None
+        assert current
+        return answer
+
+    @precondition(lambda self: self.present().state is JobState.QUEUED)
+    @rule()
+    def is_admitted(self) -> None:
+        _, caller = self.do(admit(self.world.context, self.job))
+        self.callers.append(caller)
+
+    @precondition(lambda self: self.callers)
+    @rule(data=st.data())
+    def starts(self, data: st.DataObject) -> None:
+        number = data.draw(st.integers(1, len(self.callers)))
+        work = self.speak(number, attempts.start_attempt(self.world.context, self.callers[number - 1], Process()))
+        if work is not None:
+            assert work.next_report == self.next_report.setdefault(number, 1)
+            self.works[number] = work
+
+    @precondition(lambda self: self.works)
+    @rule(data=st.data(), again=st.booleans())
+    def reports(self, data: st.DataObject, again: bool) -> None:
+        number = data.draw(st.sampled_from(sorted(self.works)))
+        due = self.next_report[number]
+        again = again and due > 1
+        step = self.step + data.draw(st.integers(-2, 1))
+        point = MetricPoint(max(step, 0), {"train_loss": 1.0}, self.world.clock.now())
+        report = AttemptReport(due - again, Progress(max(step, 0), 9, "training"), [point])
+        asked = self.speak(number, progress.report_attempt(self.world.context, self.callers[number - 1], report))
+        if asked is None:
+            return
+        assert asked == (self.present().state is JobState.CANCELLING)
+        if not again:
+            self.next_report[number] += 1
+            self.acknowledged.add((max(step, 0), "train_loss"))
+            self.step = max(self.step, step)
+
+    @precondition(lambda self: self.works)
+    @rule(data=st.data(), retryable=st.booleans(), cancelled=st.booleans())
+    def fails(self, data: st.DataObject, retryable: bool, cancelled: bool) -> None:
+        number = data.draw(st.sampled_from(sorted(self.works)))
+        caller = self.callers[number - 1]
+        self.speak(
+            number,
+            attempts.fail_attempt(self.world.context, caller, ERROR, retryable=retryable, cancelled=cancelled),
+        )
+
+    @precondition(lambda self: self.works)
+    @rule(data=st.data(), good=st.booleans())
+    def completes(self, data: st.DataObject, good: bool) -> None:
+        number = data.draw(st.sampled_from(sorted(self.works)))
+        digest = lay_adapter(self.world.context, self.works[number], self.folder / f"adapter-{number}")
+        done = Completion(digest if good else "0" * 64, trained_tokens=5)
+        before = self.present()
+        try:
+            deed = completion.complete_attempt(self.world.context, self.callers[number - 1], done)
+            if before.state is JobState.SUCCEEDED and before.attempt_count == number and good:
+                assert self.do(deed).endswith(before.adapter_digest[:24])  # said again
+            else:
+                self.speak(number, deed)
+        except FailedPrecondition:
+            assert not good
+            assert self.present().state is before.state
+
+    @precondition(lambda self: self.callers)
+    @rule()
+    def is_lost(self) -> None:
+        """What the watch does when a lease ends."""
+
+        async def lose() -> None:
+            async with self.world.context.units() as unit:
+                job = await unit.jobs.get_by_uid(self.job.uid, for_update=True)
+                attempt = await unit.jobs.get_attempt(self.job.uid, len(self.callers))
+                assert job is not None
+                assert attempt is not None
+                if attempt.ended or job.ended:
+                    return
+                now = self.world.context.now()
+                policy = self.world.context.settings.retry
+                moved, event = after_bad_end(job, ERROR, retryable=True, now=now, policy=policy)
+                await unit.jobs.save_attempt(replace(attempt, end_time=now, outcome="lost"))
+                await unit.jobs.save(moved, [event])
+                await unit.commit()
+
+        self.do(lose())
+
+    @rule()
+    def is_cancelled(self) -> None:
+        before = self.present()
+        after = self.do(tuning_jobs.cancel_tuning_job(self.world.context, self.job.name))
+        if before.ended:
+            assert after == before
+        else:
+            assert after.state in {JobState.CANCELLED, JobState.CANCELLING}
+
+    @rule(seconds=st.integers(0, 60))
+    def time_passes(self, seconds: int) -> None:
+        self.world.clock.time += timedelta(seconds=seconds)
+
+    @invariant()
+    def holds(self) -> None:
+        self.do(self._check())
+
+    async def _check(self) -> None:
+        async with self.world.context.units(write=False) as unit:
+            job = await unit.jobs.get_by_uid(self.job.uid)
+            assert job is not None
+            events = await unit.jobs.events(job.uid, 0, 10_000)
+            open_attempts = await unit.jobs.open_attempts(100)
+            points = (await unit.jobs.metrics(job.uid, 10_000, None)).items
+            totals = await unit.usage.totals("acme")
+            alias = await unit.adapters.get_alias("acme", "a")
+        assert [event.sequence for event in events] == list(range(1, job.event_count + 1))
+        states = [event.state for event in events if event.state]
+        assert states[-1] is job.state
+        assert sum(state in ENDED for state in states) == (1 if job.ended else 0)
+        assert len(open_attempts) == (0 if job.ended or job.state is JobState.QUEUED else 1)
+        recorded = [(point.step, name) for point in points for name in point.values]
+        told = [(e.metrics.step, name) for e in events if e.metrics for name in e.metrics.values]
+        assert sorted(told) == sorted(recorded)
+        assert len(set(told)) == len(told)
+        assert self.acknowledged <= set(recorded)
+        succeeded = job.state is JobState.SUCCEEDED
+        assert totals.get("training_tokens", 0) == (5 if succeeded else 0)
+        assert (alias is not None) == succeeded
+        if self.ended_as is not None:
+            assert job == self.ended_as
+        self.ended_as = job if job.ended else None
+
+
+TestJobMachine = JobMachine.TestCase
+TestJobMachine.settings = settings(
+    max_examples=10,
+    stateful_step_count=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
