@@ -1,0 +1,88 @@
+"""Schedules, the order of lines, and how a batch is split."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trellis.spec import TrainSpec
+from trellis.tokens import EncodedExample
+from trellis_jobs.batches import Plan, collate, split
+from trellis_jobs.examples import Examples
+from trellis_jobs.schedule import learning_rate
+
+MakeSpec = Callable[..., TrainSpec]
+
+
+def examples(lengths: list[int]) -> Examples:
+    found = Examples()
+    for line, length in enumerate(lengths):
+        ids = list(range(1, length + 1))
+        found.add(line, EncodedExample(ids, [0.0] + [1.0] * (length - 1), False, length))
+    return found
+
+
+def test_the_learning_rate_rises_and_falls(make_spec: MakeSpec) -> None:
+    def rates(schedule: str) -> list[float]:
+        spec = make_spec(schedule=schedule, warmup_ratio=0.25, learning_rate=1.0)
+        return [learning_rate(spec, step, 8) for step in range(8)]
+
+    assert rates("constant") == [0.5, 1, 1, 1, 1, 1, 1, 1]
+    assert rates("linear") == pytest.approx([0.5, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
+    assert rates("cosine")[5] == pytest.approx(0.5)
+    assert 0 < rates("cosine")[-1] < 0.1
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_the_bounds_of_warm_up(make_spec: MakeSpec, ratio: float) -> None:
+    spec = make_spec(warmup_ratio=ratio, learning_rate=1.0)
+    rates = [learning_rate(spec, step, 4) for step in range(4)]
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0]) if ratio else rates[0] == 1.0
+
+
+def test_each_epoch_sees_every_line_once_in_an_order_of_its_own(make_spec: MakeSpec) -> None:
+    plan = Plan.of(make_spec(epochs=3, batch_size=4), 10)
+    assert (plan.epoch_steps, plan.total_steps) == (3, 9)
+    orders = [plan.epoch_lines(epoch) for epoch in range(3)]
+    assert all(sorted(order) == list(range(10)) for order in orders)
+    assert orders[0] != orders[1]
+    assert orders == [Plan.of(make_spec(epochs=3, batch_size=4), 10).epoch_lines(epoch) for epoch in range(3)]
+    assert [*plan.step_lines(orders[1], 3), *plan.step_lines(orders[1], 4), *plan.step_lines(orders[1], 5)] == orders[1]
+    assert Plan.of(make_spec(epochs=3, batch_size=4, seed=1), 10).epoch_lines(0) != orders[0]
+
+
+def test_max_steps_stops_early_only(make_spec: MakeSpec) -> None:
+    assert Plan.of(make_spec(epochs=3, batch_size=4, max_steps=2), 10).total_steps == 2
+    assert Plan.of(make_spec(epochs=3, batch_size=4, max_steps=99), 10).total_steps == 9
+
+
+@given(
+    lengths=st.lists(st.integers(2, 40), min_size=1, max_size=24),
+    parts=st.integers(1, 6),
+    call_tokens=st.sampled_from([0, 16, 48, 10_000]),
+)
+def test_a_split_keeps_every_line_and_costs_no_more_than_none(lengths: list[int], parts: int, call_tokens: int) -> None:
+    held = examples(lengths)
+    groups = split(range(len(lengths)), held, parts, call_tokens)
+    assert sorted(line for group in groups for line in group) == list(range(len(lengths)))
+    cost = sum(call_tokens + len(group) * max(lengths[line] for line in group) for group in groups)
+    assert parts > 1 or cost <= call_tokens + len(lengths) * max(lengths)
+    largest = -(-len(lengths) // parts)
+    assert all(len(group) <= largest for group in groups)
+
+
+def test_a_batch_is_padded_on_the_right_and_shifted() -> None:
+    batch = collate([0, 1], examples([4, 2]), 9)
+    assert batch.inputs_BT.tolist() == [[1, 2, 3], [1, 2, 9]]
+    assert batch.targets_BT.tolist() == [[2, 3, 4], [2, 9, 9]]
+    assert batch.weights_BT.tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_examples_end_with_their_last_trained_token() -> None:
+    held = Examples()
+    held.add(7, EncodedExample([5, 6, 7, 8, 9, 10], [0, 1, 0, 0.5, 0.5, 0], True, 99))
+    assert held.ids(0) == [5, 6, 7, 8, 9]
+    assert held.answer_start(0) == 3
+    assert held.row(0).weights_T.tolist() == [0, 1, 0, 0.5, 0.5]
+    assert (list(held.lines), held.whole) == ([7], [False])

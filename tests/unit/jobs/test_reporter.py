@@ -1,0 +1,142 @@
+"""Reports: numbered, in order, none lost."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from trellis.v1.tuning_job_pb2 import TuningJob
+from trellis.v1.worker_pb2 import ReportAttemptRequest, ReportAttemptResponse
+from trellis_jobs.capture import Tee
+from trellis_jobs.checkpoint import Committed
+from trellis_jobs.failure import JobCancelledError
+from trellis_jobs.reporter import Reporter
+from trellis_jobs.server import RefusedError
+
+
+class Inbox:
+    """A server that takes reports when it is open."""
+
+    def __init__(self) -> None:
+        self.reports: list[ReportAttemptRequest] = []
+        self.open = threading.Event()
+        self.open.set()
+        self.answer: Callable[[], ReportAttemptResponse] = ReportAttemptResponse
+
+    def __call__(self, request: ReportAttemptRequest) -> ReportAttemptResponse:
+        assert self.open.wait(10)
+        response = self.answer()
+        self.reports.append(request)
+        return response
+
+
+def reporter_to(inbox: Inbox, *, next_report: int = 1, heartbeat: float = 60.0) -> Reporter:
+    return Reporter(inbox, next_report, heartbeat, pause=0.001)
+
+
+def test_everything_arrives_in_numbered_reports() -> None:
+    inbox = Inbox()
+    reporter = reporter_to(inbox, next_report=7)
+    for step in range(1, 2501):
+        reporter.metrics(step, {"train_loss": float(step)})
+    reporter.event("Something.")
+    reporter.checkpoint(Committed(2500, "job/step-00002500-attempt-1", 10))
+    reporter.progress(TuningJob.Progress(step=2500))
+    reporter.log("a line\n")
+    reporter.close()
+    assert [found.report for found in inbox.reports] == list(range(7, 7 + len(inbox.reports)))
+    assert [point.step for found in inbox.reports for point in found.metrics] == list(range(1, 2501))
+    assert all(found.ByteSize() < 1 << 20 for found in inbox.reports)
+    assert "".join(found.log_text for found in inbox.reports) == "a line\n"
+    assert reporter.acknowledged_step == 2500
+
+
+def test_a_checkpoint_never_comes_before_its_metrics() -> None:
+    inbox = Inbox()
+    inbox.open.clear()
+    reporter = reporter_to(inbox)
+    for step in range(1, 3001):
+        reporter.metrics(step, {"train_loss": 0.0})
+    reporter.checkpoint(Committed(3000, "job/c", 1))
+    inbox.open.set()
+    reporter.close()
+    seen = [point.step for found in inbox.reports for point in found.metrics]
+    holder = next(number for number, found in enumerate(inbox.reports) if found.checkpoints)
+    assert seen[-1] == 3000
+    assert not any(found.metrics for found in inbox.reports[holder + 1 :])
+
+
+def test_a_wish_to_cancel_is_heard() -> None:
+    inbox = Inbox()
+    inbox.answer = lambda: ReportAttemptResponse(cancel_requested=True)
+    reporter = reporter_to(inbox)
+    reporter.check()
+    reporter.event("Hello.")
+    reporter.close()
+    with pytest.raises(JobCancelledError):
+        reporter.check()
+
+
+def test_a_heartbeat_is_sent_when_nothing_happens() -> None:
+    inbox = Inbox()
+    beat = threading.Event()
+
+    def answer() -> ReportAttemptResponse:
+        beat.set()
+        return ReportAttemptResponse()
+
+    inbox.answer = answer
+    reporter = reporter_to(inbox, heartbeat=0.03)
+    assert beat.wait(10)
+    reporter.close()
+
+
+def test_a_report_that_is_refused_ends_the_job() -> None:
+    def refuse() -> ReportAttemptResponse:
+        raise RefusedError("A report is missing.")
+
+    inbox = Inbox()
+    inbox.answer = refuse
+    reporter = reporter_to(inbox)
+    reporter.event("Hello.")
+    reporter.close()
+    with pytest.raises(RefusedError):
+        reporter.check()
+
+
+def test_too_much_log_loses_its_beginning() -> None:
+    inbox = Inbox()
+    inbox.open.clear()
+    reporter = reporter_to(inbox)
+    for number in range(8):
+        reporter.log(f"{number}" + "x" * (1 << 20) + "\n")
+    inbox.open.set()
+    reporter.close()
+    text = "".join(found.log_text for found in inbox.reports)
+    assert text.splitlines()[-1].startswith("7")
+    assert len(text) < 6 << 20
+
+
+class Sink:
+    """A stream that remembers."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing to do."""
+
+
+def test_printed_lines_are_handed_on_whole() -> None:
+    stream, lines = Sink(), []
+    tee = Tee(stream, lines.append)  # type: ignore[arg-type]
+    print("one", "two", file=tee)
+    tee.write("half")
+    assert lines == ["one two\n"]
+    tee.write(" a line\nprogress 1%\rprogress 99%\rprogress 100%\nrest")
+    assert "".join(lines) == "one two\nhalf a line\nprogress 100%\n"
+    assert stream.text.endswith("rest")
