@@ -43,8 +43,9 @@ class ServerConfig:
     ray_dashboard_url: str
     """Where jobs are submitted and engines are configured."""
     grpc_address: Address = Address("127.0.0.1", 50051)
+    """Where the API listens; `0.0.0.0:50051` for all interfaces."""
     http_address: Address = Address("127.0.0.1", 8000)
-    """Health and metrics."""
+    """Where health and metrics are answered."""
     worker_endpoint: str = ""
     """`host:port` at which jobs reach this server; grpc_address when empty."""
     ray_token_file: Path | None = None
@@ -52,7 +53,7 @@ class ServerConfig:
     serve_host: str = "127.0.0.1"
     """Where Ray Serve's HTTP proxy is reached, through which engines are called."""
     serve_port: int = 8001
-    """Its port."""
+    """The port of that proxy."""
     admin_key_file: Path | None = None
     """Where the first admin's key is written if there is no admin's key yet."""
     base_models: tuple[tuple[str, str], ...] = ()
@@ -62,22 +63,27 @@ class ServerConfig:
     capacity_cpus: float = 1.0
     """CPUs that jobs may have together."""
     capacity_gpus: float = 0.0
+    """GPUs that jobs may have together."""
     job_cpus: float = 1.0
     """CPUs that a job reserves."""
     job_gpus: float = 0.0
+    """GPUs that a job reserves."""
     engine_cpus: float = 0.1
     """CPUs that a replica of an engine reserves."""
     engine_threads: int = 1
     """Threads with which an engine computes."""
     engine_gpus: float = 0.0
+    """GPUs that a replica of an engine reserves."""
     tenant_running_limit: int = 4
     """Jobs that a tenant may run at once."""
     lease_seconds: float = 30.0
     """Without a report for so long, a training process is taken for dead."""
     max_upload_bytes: int = 10 * 1024**3
+    """The largest file of a dataset."""
     log_format: str = "json"
     """`json`, or `console` for people."""
     log_level: str = "INFO"
+    """`DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`."""
     job_python: str = sys.executable
     """The interpreter that runs jobs on the cluster."""
     shutdown_seconds: float = 10.0
