@@ -45,10 +45,8 @@ async def door(units: UnitOfWorkFactory, tmp_path: Path) -> AsyncIterator[Door]:
 
 def names_for(method: MethodDescriptor, tenant: str) -> str:
     """A name that the method may take, in the tenant."""
-    if (
-        method.name == "DeleteTenant"
-        or ("Tenant" in method.full_name.split(".")[-2]
-        and "Tuning" not in method.full_name)
+    if method.name == "DeleteTenant" or (
+        "Tenant" in method.full_name.split(".")[-2] and "Tuning" not in method.full_name
     ):
         return f"tenants/{tenant}"
     kind = method.containing_service.name.removesuffix("Service")
