@@ -77,10 +77,12 @@ def _say(error: Exception) -> None:
 
 
 def _say_trellis(error: TrellisError) -> None:
-    click.echo(f"{_red('Error:')} {error} [{error.reason}]", err=True)
-    for violation in error.violations:
-        if len(error.violations) > 1 or violation.description not in str(error):
-            click.echo(f"  {violation.field}: {violation.description}", err=True)
+    told = all(violation.description in str(error) for violation in error.violations)
+    several = len(error.violations) > 1
+    message = f"{len(error.violations)} fields are wrong." if several and told else str(error)
+    click.echo(f"{_red('Error:')} {message} [{error.reason}]", err=True)
+    for violation in error.violations if several or not told else ():
+        click.echo(f"  {violation.field}: {violation.description}", err=True)
     if isinstance(error, InvalidDataset):
         from trellis.cli.report_view import show_errors
 

@@ -84,7 +84,7 @@ def _going(job: TuningJob) -> str:
         return cell(job.queue_reason.message)
     if job.error:
         return cell(job.error.reason or job.error.status)
-    return progress_text(job.progress) if job.progress and not job.state.ended else "-"
+    return (progress_text(job.progress) if job.progress and not job.state.ended else "") or "-"
 
 
 @jobs.command("get")

@@ -38,12 +38,15 @@ COMMANDS = {
 
 
 @click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
-def trellis() -> None:
+@click.pass_context
+def trellis(context: click.Context) -> None:
     """Fine-tune and serve adapters on shared base models.
 
     The server and the key come from options, from TRELLIS_ENDPOINT and TRELLIS_API_KEY, or from a profile; the key is
     never an argument, for others can see a machine's command lines.
     """
+    if context.ensure_object(State).json:
+        context.default_map = {name: {"output": "json"} for name in _PLATFORM}  # their own --format comes after
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

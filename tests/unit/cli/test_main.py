@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 import grpc
@@ -64,6 +65,18 @@ def test_each_command_loads_and_says_what_it_is(offline: Run, command: str) -> N
     shown = offline(command, "--help")
     assert shown.code == 0
     assert f"trellis {command}" in shown.out
+
+
+def test_format_may_come_first_for_every_command(offline: Run, tmp_path: Path) -> None:
+    ran = offline("--format", "json", "status", "--data-dir", str(tmp_path))
+    assert (ran.code, ran.json["state"]) == (1, "DOWN")
+
+
+def test_many_wrong_fields_are_a_list(trellis: Run, server: FakeServer) -> None:
+    wrong = (FieldViolation("a", "It is 1."), FieldViolation("b", "It is 2."))
+    server.faults.plan("ListTenants", InvalidArgument.for_fields(wrong))
+    ran = trellis("tenants", "list")
+    assert ran.err == "Error: 2 fields are wrong. [INVALID_FIELD]\n  a: It is 1.\n  b: It is 2.\n"
 
 
 def test_an_error_is_a_sentence_with_its_reason(trellis: Run) -> None:
