@@ -148,15 +148,6 @@ async def test_a_job_trains_evaluates_and_hands_in_an_adapter(world: World, base
     assert any("36 lines" in event for event in worker.events())
 
 
-async def test_the_same_job_gives_the_same_adapter(world: World) -> None:
-    first = await run_through(world.work(max_steps=6))
-    second = await run_through(world.work(max_steps=6))
-    assert first.losses() == second.losses()
-    assert first.completed is not None
-    assert second.completed is not None
-    assert first.completed.adapter_digest == second.completed.adapter_digest
-
-
 async def test_a_killed_job_goes_on_as_if_it_had_not_been(world: World) -> None:
     work = world.work(epochs=60, checkpoint_steps=20)
     async with serving(work) as worker, process(worker) as job:
@@ -231,11 +222,6 @@ async def test_an_unknown_module_is_the_users_error(world: World) -> None:
     assert not worker.failed.retryable
     assert "'no_such_proj'" in worker.failed.error.message
     assert "q_proj" in worker.failed.error.message
-
-
-async def test_another_base_or_dataset_than_the_named_one_is_refused(world: World) -> None:
-    assert reason(await run_through(world.work(base_revision="sha256:" + "0" * 64))) == "BASE_MODEL_INVALID"
-    assert reason(await run_through(world.work(training_sha256="0" * 64))) == "CHECKSUM_MISMATCH"
 
 
 async def test_a_refused_adapter_fails_the_job(world: World) -> None:

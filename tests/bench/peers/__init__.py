@@ -1,0 +1,1 @@
+"""What Trellis is measured against, in the plainest form of each."""
