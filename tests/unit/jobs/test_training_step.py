@@ -13,10 +13,10 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from trellis.errors import InvalidArgument, Reason
-from trellis.spec import Lora, TrainSpec
+from trellis.spec import Lora, Precision, TrainSpec
 from trellis_jobs.batches import Plan, collate
 from trellis_jobs.data import Data
-from trellis_jobs.device import Device
+from trellis_jobs.device import Device, choose_device
 from trellis_jobs.failure import JobFailedError
 from trellis_jobs.loss import LossHead
 from trellis_jobs.model import Base, add_adapter, load_base, target_modules
@@ -176,3 +176,14 @@ def test_modules_are_all_linears_or_those_named(make_spec: MakeSpec, base: Base)
         with pytest.raises(InvalidArgument, match=f"no linear module '{wrong}'") as raised:
             target_modules(make_spec(lora=Lora(target_modules=(wrong,))), base.facts)
         assert raised.value.violations[0].field == "tuning_job.supervised.lora.target_modules"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_accelerator_gives_the_losses_of_the_cpu(
+    make_spec: MakeSpec, data: Data, base: Base, device: Device, precision: Precision
+) -> None:
+    expected, _ = run_steps(make_spec(), data, base, device, 4)
+    found, stepper = run_steps(make_spec(), data, base, choose_device(precision), 4)
+    assert found == pytest.approx(expected, rel=1e-3 if precision == "fp32" else 5e-2)
+    assert all(parameter.is_cuda for parameter in stepper.parameters.values())
