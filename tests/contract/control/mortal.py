@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from trellis.errors import Reason, Unavailable
 from trellis.server.app.ports import JobCluster, RunRequest, RunStatus, UnitOfWork, UnitOfWorkFactory
 
 
@@ -24,6 +25,18 @@ class Fuse:
     def expect_alive(self) -> None:
         if self.left <= 0:
             raise Killed
+
+
+class Hiccup(Fuse):
+    """At zero one effect fails, or its answer is lost; the server lives on."""
+
+    def burn(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Unavailable(Reason.INTERNAL, "It did not work, or perhaps it did.")
+
+    def expect_alive(self) -> None:
+        pass
 
 
 class MortalUnits:

@@ -11,7 +11,6 @@ from trellis.server.control.attempts import submission_id_for
 from trellis.server.domain.tuning_job import JobState
 
 MOST_ROUNDS = 60
-FOREVER = 10**9
 World = Callable[[Platform, int], Awaitable[None]]
 
 

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from tests.contract.control.mortal import Fuse, Killed
+from tests.contract.control.mortal import Fuse, Hiccup, Killed
 from tests.contract.control.platform import Platform, check_invariants
 from tests.contract.store import samples
 
@@ -29,7 +29,6 @@ from trellis.server.store.unit_of_work import SqlUnitOfWorkFactory
 
 STEPS = ("admit", "launch", "cancel", "watch", "reap", "orphans")
 MOST_JOBS = 5
-NEVER = 10**9
 
 
 class Platforms(RuleBasedStateMachine):
@@ -81,6 +80,11 @@ class Platforms(RuleBasedStateMachine):
         with contextlib.suppress(Killed):
             self._step(server, step)
         self.servers[server] = self.platform.server()
+
+    @rule(server=st.integers(0, 1), step=st.sampled_from(STEPS), length=st.integers(1, 6))
+    def work_and_stumble(self, server: int, step: str, length: int) -> None:
+        self.servers[server] = self.platform.server(fuse=Hiccup(length))
+        self._step(server, step)
 
     @rule(seconds=st.sampled_from([1, 3, 16, 31, 301]))
     def pass_time(self, seconds: int) -> None:

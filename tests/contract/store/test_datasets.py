@@ -208,3 +208,16 @@ async def test_reports_are_claimed_oldest_first_by_one_each(
 
     claimed = await asyncio.gather(claim(units, "a"), claim(other_units, "b"))
     assert sorted(claimed) == ["baseModels/b2", "baseModels/b3"]
+
+
+async def test_a_claim_on_a_report_is_renewed_while_it_is_held(units: UnitOfWorkFactory) -> None:
+    await samples.seed(units)
+    async with units() as unit:
+        await unit.datasets.add_report(samples.report())
+        held = samples.claim("one", 10)
+        assert await unit.datasets.claim_report(held, samples.NOW)
+        assert await unit.datasets.renew_report(samples.report(), held, samples.claim("one", 20))
+        assert await unit.datasets.claim_report(samples.claim("two", 40), samples.at(15)) is None
+        assert await unit.datasets.claim_report(samples.claim("two", 40), samples.at(20))
+        assert not await unit.datasets.renew_report(samples.report(), held, samples.claim("one", 30))
+        assert await unit.datasets.save_report(samples.report(), samples.claim("two"))

@@ -182,3 +182,13 @@ async def test_deleting_a_job_takes_all_its_parts(units: UnitOfWorkFactory) -> N
         assert (await jobs.metrics(UID, 10, None)).items == []
         assert (await jobs.checkpoints(UID, 10, None)).items == []
         assert await jobs.read_log(UID, 0, 10) == []
+
+
+async def test_jobs_are_counted_by_state(units: UnitOfWorkFactory) -> None:
+    async with units(write=False) as unit:
+        assert await unit.jobs.counts() == dict.fromkeys(JobState, 0)
+    ended = samples.job(3, state=JobState.FAILED)
+    await samples.seed(units, samples.job(1), samples.job(2), ended)
+    async with units(write=False) as unit:
+        counts = await unit.jobs.counts()
+    assert counts == {**dict.fromkeys(JobState, 0), JobState.QUEUED: 2, JobState.FAILED: 1}

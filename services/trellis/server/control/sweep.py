@@ -1,0 +1,89 @@
+"""Deletes objects that no row names any more: what a server that died between database and object store left behind."""
+
+from collections.abc import AsyncIterator, Iterable
+
+import structlog
+
+from trellis.objects import ObjectInfo
+from trellis.server.app import keys
+from trellis.server.app.ports import UnitOfWork
+from trellis.server.control.context import ControlContext
+
+_log = structlog.get_logger(__name__)
+_PAGE = 200
+_IMPORTS = "import-"
+
+
+class SweepObjects:
+    """Looks at every tenant's folders; one that nothing names at two looks in a row is deleted.
+
+    Two, because an object may be there a moment before its row is. Imports are left alone: nothing tells one that is
+    under way from one that was given up.
+    """
+
+    name = "sweep"
+
+    def __init__(self, context: ControlContext) -> None:
+        self._context = context
+        self._seen: frozenset[str] = frozenset()
+
+    async def once(self) -> bool:
+        """One look."""
+        orphans = frozenset([folder async for tenant in self._tenants() async for folder in self._orphans(tenant)])
+        for folder in sorted(orphans & self._seen):
+            await self._context.objects.run("delete_prefix", folder)
+            _log.info("orphan_objects_deleted", folder=folder)
+        self._seen = orphans
+        return False
+
+    async def _tenants(self) -> AsyncIterator[str]:
+        cursor: str | None = None
+        while True:
+            async with self._context.units(write=False) as unit:
+                page = await unit.tenants.list(_PAGE, cursor)
+            for tenant in page.items:
+                yield tenant.tenant_id
+            if (cursor := page.next_cursor) is None:
+                return
+
+    async def _orphans(self, tenant: str) -> AsyncIterator[str]:
+        # Listed before the database is read: what is made in between is not in the list.
+        listed = await self._context.objects.run("list", keys.tenant_prefix(tenant))
+        for folder in _folders(listed):
+            async with self._context.units(write=False) as unit:
+                if not await _is_named(unit, tenant, folder):
+                    yield folder
+
+
+def _folders(listed: Iterable[ObjectInfo]) -> list[str]:
+    """The folders that belong to one row each."""
+    depth = {"jobs": 4, "adapters": 4, "uploads": 5, "datasets": 5}
+    parts = (info.key.split("/") for info in listed)
+    found = {tuple(part[: depth[part[2]]]) for part in parts if part[2] in depth and len(part) > depth[part[2]]}
+    return ["/".join(folder) for folder in sorted(found)]
+
+
+async def _is_named(unit: UnitOfWork, tenant: str, folder: str) -> bool:
+    kind, *ids = folder.split("/")[2:]
+    if kind == "jobs":
+        return await unit.jobs.get_by_uid(ids[0]) is not None
+    if kind == "uploads":
+        return await unit.datasets.get_upload(tenant, ids[0], ids[1]) is not None
+    if kind == "datasets":
+        return await unit.datasets.get_version(tenant, ids[0], ids[1]) is not None
+    return ids[0].startswith(_IMPORTS) or await _is_adapter(unit, tenant, ids[0], folder)
+
+
+async def _is_adapter(unit: UnitOfWork, tenant: str, run: str, folder: str) -> bool:
+    """Whether an adapter lies there, or an attempt that goes on may still lay one."""
+    uid, _, number = run.rpartition("-")
+    attempt = await unit.jobs.get_attempt(uid, int(number)) if number.isdecimal() else None
+    if attempt is not None and not attempt.ended:
+        return True
+    cursor: str | None = None
+    while True:
+        page = await unit.adapters.list(tenant, _PAGE, cursor)
+        if any(adapter.key == folder for adapter in page.items):
+            return True
+        if (cursor := page.next_cursor) is None:
+            return False

@@ -1,0 +1,83 @@
+"""Objects that no row names are deleted, and no others."""
+
+from tests.contract.control.platform import UID, Platform
+from tests.contract.store import samples
+
+from trellis.server.app import keys
+from trellis.server.control.sweep import SweepObjects
+from trellis.server.domain.dataset import Upload
+
+SHA = samples.SHA
+
+
+def put(platform: Platform, *folders: str) -> set[str]:
+    found = {f"{folder}/a" for folder in folders} | {f"{folder}/deep/b" for folder in folders}
+    for key in found:
+        platform.store.put_bytes(key, b"x")
+    return found
+
+
+def left(platform: Platform) -> set[str]:
+    return {item.key for item in platform.store.list("tenants")}
+
+
+async def test_what_nothing_names_is_deleted_at_the_second_look(platform: Platform) -> None:
+    orphans = put(
+        platform,
+        keys.job_prefix("acme", "uid-gone"),
+        keys.attempt_adapter_prefix("acme", "uid-gone", 2),
+        keys.upload_prefix("acme", "faq", "b" * 64),
+        f"{keys.dataset_prefix('acme', 'faq')}/{'c' * 64}",
+    )
+    step = SweepObjects(platform.control())
+    await step.once()
+    assert left(platform) == orphans
+    await step.once()
+    assert left(platform) == set()
+
+
+async def test_what_a_row_names_stays(platform: Platform) -> None:
+    await platform.add_jobs(samples.job())
+    await platform.server().admit.once()
+    adapter_folder = keys.attempt_adapter_prefix("acme", "uid-old", 3)
+    async with platform.units() as unit:
+        await unit.adapters.add(samples.adapter(key=adapter_folder))
+        await unit.datasets.start_upload(Upload("acme", "faq", "b" * 64, 9, platform.clock.now()))
+        await unit.commit()
+    named = put(
+        platform,
+        keys.job_prefix("acme", UID),
+        keys.attempt_adapter_prefix("acme", UID, 1),
+        adapter_folder,
+        keys.import_prefix("acme", "i1"),
+        keys.upload_prefix("acme", "faq", "b" * 64),
+        f"{keys.dataset_prefix('acme', 'faq')}/{SHA}",
+        "tenants/acme/strange/one",
+        "tenants/other/jobs/uid-gone",
+    )
+    step = SweepObjects(platform.control())
+    await step.once()
+    await step.once()
+    assert left(platform) == named
+
+
+async def test_an_object_that_was_there_a_moment_before_its_row_stays(platform: Platform) -> None:
+    named = put(platform, keys.job_prefix("acme", UID))
+    step = SweepObjects(platform.control())
+    await step.once()
+    await platform.add_jobs(samples.job())
+    await step.once()
+    assert left(platform) == named
+
+
+async def test_the_adapter_of_an_attempt_that_ended_badly_is_deleted(platform: Platform) -> None:
+    await platform.add_jobs(samples.job())
+    server = platform.server()
+    await server.admit.once()
+    put(platform, keys.attempt_adapter_prefix("acme", UID, 1))
+    await platform.cancel()
+    await server.cancel.once()
+    step = SweepObjects(platform.control())
+    await step.once()
+    await step.once()
+    assert left(platform) == set()
