@@ -1,5 +1,6 @@
 """A job's way through the loops, on both databases."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -124,6 +125,16 @@ async def test_a_server_that_slept_listens_again(platform: Platform) -> None:
     platform.clock.pass_seconds(3600)
     await server.watch.once()
     assert (await platform.job()).state is JobState.RUNNING
+
+
+async def test_a_lease_shorter_than_the_pause_between_rounds_still_ends(platform: Platform) -> None:
+    await running(platform)
+    platform.settings = replace(platform.settings, lease=timedelta(seconds=1))
+    server = platform.server()
+    for _ in range(8):
+        platform.clock.pass_seconds(5)
+        await server.watch.once()
+    assert (await platform.job()).state is JobState.QUEUED
 
 
 @pytest.mark.parametrize("status", [RunStatus.FAILED, RunStatus.STOPPED, RunStatus.SUCCEEDED])

@@ -7,6 +7,7 @@ import structlog
 
 from trellis.server.app.ports import HostState
 from trellis.server.control.context import ControlContext
+from trellis.server.control.each import for_each
 from trellis.server.domain.adapter import Adapter, Deployment
 from trellis.server.domain.base_model import BaseModel
 
@@ -40,10 +41,13 @@ class DeployAdapters:
         engines = self._context.engines
         await engines.ensure(bases)
         states = await engines.states() if adapters else {}
-        for adapter in adapters:
+
+        async def say(adapter: Adapter) -> None:
             base_id = adapter.base_model.removeprefix("baseModels/")
             state, message = states.get(base_id, (HostState.ABSENT, "The engine is not running yet."))
             await self._say(adapter, _DEPLOYMENT_OF[state], "" if state is HostState.RUNNING else message)
+
+        await for_each(adapters, say)
 
     async def _say(self, adapter: Adapter, deployment: Deployment, message: str) -> None:
         if (adapter.deployment, adapter.deployment_message) == (deployment, message):

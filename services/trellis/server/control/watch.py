@@ -1,7 +1,7 @@
 """Finds attempts whose process died or went silent. The lease decides; the cluster's word may only hasten it."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -15,6 +15,8 @@ from trellis.server.domain.tuning_job import Attempt, JobError
 
 _log = structlog.get_logger(__name__)
 _BATCH = 1000
+_PAUSE = timedelta(seconds=15)
+"""Rounds that far apart are still this server's everyday, however short the lease."""
 _DEAD = frozenset({RunStatus.FAILED, RunStatus.STOPPED, RunStatus.SUCCEEDED})
 
 
@@ -47,7 +49,7 @@ class WatchAttempts:
         After a pause of this server, or a time without a database, nobody is to be blamed for silence.
         """
         lease = self._context.settings.lease
-        if self._last_round is None or now - self._last_round > lease:
+        if self._last_round is None or now - self._last_round > max(lease, _PAUSE):
             self._listening_since = now
         self._last_round = now
         return now - self._listening_since >= lease
