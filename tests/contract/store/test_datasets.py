@@ -178,6 +178,19 @@ async def test_a_report_is_made_once(units: UnitOfWorkFactory) -> None:
         assert await unit.datasets.claim_report(samples.claim("three"), samples.at(1000)) is None
 
 
+async def test_only_a_report_that_could_not_be_made_is_asked_for_again(units: UnitOfWorkFactory) -> None:
+    await samples.seed(units)
+    async with units() as unit:
+        await unit.datasets.add_report(samples.report())
+        assert not await unit.datasets.restart_report(samples.report(seconds=5))
+        await unit.datasets.claim_report(samples.claim("one"), samples.NOW)
+        failed = replace(samples.report(), state=ReportState.FAILED, summary="The hub is away.")
+        assert await unit.datasets.save_report(failed, samples.claim("one"))
+        assert await unit.datasets.restart_report(samples.report(seconds=5))
+        assert await _report(unit) == samples.report(seconds=5)
+        assert await unit.datasets.claim_report(samples.claim("two"), samples.at(6)) == samples.report(seconds=5)
+
+
 async def test_a_report_whose_maker_died_is_taken_over(units: UnitOfWorkFactory) -> None:
     await samples.seed(units)
     async with units() as unit:

@@ -142,6 +142,10 @@ class Datasets(Protocol):
         """False, and nothing changes, if there is one for this version and base model."""
         ...
 
+    async def restart_report(self, report: Report) -> bool:
+        """Makes a report that FAILED as `report`, which is PENDING; False, and nothing changes, if it did not fail."""
+        ...
+
     async def claim_report(self, claim: Claim, now: datetime) -> Report | None:
         """The oldest PENDING report that nobody holds, held from now on."""
         ...

@@ -38,9 +38,9 @@ async def get_dataset_report(context: Context, name: str, base_model: str) -> Fo
 
 
 async def ensure_report(context: Context, unit: UnitOfWork, version: DatasetVersion, base_model: str) -> Report:
-    """The report on the version for the base model; PENDING if there was none."""
+    """The report on the version for the base model; PENDING if there was none, or if it could not be made before."""
     fresh = pending_report(context, version, base_model)
-    if await unit.datasets.add_report(fresh):
+    if await unit.datasets.add_report(fresh) or await unit.datasets.restart_report(fresh):
         return fresh
     found = await unit.datasets.get_report(version.tenant, version.dataset_id, version.sha256, base_model)
     assert found is not None, "a report that can't be added is there"

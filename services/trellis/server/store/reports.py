@@ -39,6 +39,10 @@ class ReportRows(Rows):
     async def add_report(self, report: Report) -> bool:
         return await self._transaction.add(tables.reports, asdict(report))
 
+    async def restart_report(self, report: Report) -> bool:
+        statement = update(tables.reports).where(_is_report(report), _r.state == ReportState.FAILED)
+        return await self._transaction.change(statement.values(asdict(report))) == 1
+
     async def claim_report(self, claim: Claim, now: datetime) -> Report | None:
         pending = select(*_columns).where(_r.state == ReportState.PENDING, is_free(tables.reports, now))
         row = await self._transaction.row(for_update(pending.order_by(_r.create_time), skip_locked=True))
