@@ -85,7 +85,7 @@ def _detach(settings: StackSettings) -> None:
 def _wait_until_ready(process: subprocess.Popen[bytes], data: DataDir, log: Path) -> None:
     deadline = time.monotonic() + _DETACH_SECONDS
     shown = 0
-    while not data.state.exists():
+    while not _serves(process.pid, data):
         text = log.read_text(errors="replace")
         click.echo(text[shown:], err=True, nl=False)
         shown = len(text)
@@ -95,6 +95,12 @@ def _wait_until_ready(process: subprocess.Popen[bytes], data: DataDir, log: Path
             process.terminate()
             raise StackError(f"It did not serve within {_DETACH_SECONDS:.0f} s; see {data.logs}.")
         time.sleep(_POLL_SECONDS)
+
+
+def _serves(pid: int, data: DataDir) -> bool:
+    """Whether this process has said that it serves; a file that a killed one left behind does not count."""
+    state = read_state(data)
+    return state is not None and state.get("pid") == pid and "grpc_port" in state
 
 
 def welcome(settings: StackSettings) -> str:

@@ -1,0 +1,143 @@
+"""The whole platform in a folder of its own, used as its users do: by commands, and by the SDK."""
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.patience import until
+from tests.e2e.readme import cli_lines
+
+import trellis
+from trellis.local.layout import DataDir
+from trellis.local.ports import free_ports
+from trellis.local.processes import marked_pids, sweep
+
+_COMMAND_SECONDS = 150.0
+_VENV_BIN = Path(sys.executable).parent
+
+
+@dataclass
+class Platform:
+    """What `trellis up` runs over `folder`/data, on ports of its own."""
+
+    folder: Path
+    ports: list[int] = field(default_factory=lambda: free_ports(2))
+
+    @property
+    def data(self) -> DataDir:
+        return DataDir(self.folder / "data")
+
+    @property
+    def endpoint(self) -> str:
+        return f"localhost:{self.ports[0]}"
+
+    @property
+    def admin_key(self) -> str:
+        return self.data.admin_key.read_text().strip()
+
+    def up_line(self) -> str:
+        """The README's line, on these ports and for two jobs at once."""
+        line = next(line for line in cli_lines() if line.startswith("trellis up"))
+        return f"{line} --grpc-port {self.ports[0]} --http-port {self.ports[1]} --cpus 2"
+
+    def up(self) -> subprocess.CompletedProcess[str]:
+        return self.shell(self.up_line())
+
+    def end(self) -> None:
+        """End it as the README says, and make sure that nothing is left, whatever came before."""
+        try:
+            self.shell(cli_lines()[-1], check=False)
+        finally:
+            left = marked_pids(self.data.marker)
+            sweep(self.data.marker, grace=0.5)
+            shutil.rmtree(self.data.ray_dir, ignore_errors=True)
+        assert not left, f"`trellis down` left {len(left)} processes behind"
+
+    def shell(self, script: str, *, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run lines as a user's shell does, in `folder`."""
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=self.folder,
+            env={**self.environment(), **variables},
+            capture_output=True,
+            text=True,
+            timeout=_COMMAND_SECONDS,
+            check=False,
+        )
+        assert not check or done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}{self.last_words()}"
+        return done
+
+    def cli(self, *arguments: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run one `trellis` command; `TRELLIS_API_KEY` and the like come as variables."""
+        return self.shell(shlex.join(["trellis", *arguments]), check=check, **variables)
+
+    def environment(self) -> dict[str, str]:
+        """A user's environment: the program on the path, and nobody's profile."""
+        mine = {name: value for name, value in os.environ.items() if not name.startswith("TRELLIS_")}
+        return {
+            **mine,
+            "PATH": f"{_VENV_BIN}:{mine['PATH']}",
+            "XDG_CONFIG_HOME": str(self.folder / "config"),
+            "TRELLIS_ENDPOINT": self.endpoint,
+        }
+
+    def status(self) -> dict[str, Any]:
+        """What `trellis status` says."""
+        found: dict[str, Any] = json.loads(
+            self.cli("status", "--data-dir", "data", "--format", "json", check=False).stdout
+        )
+        return found
+
+    def client(self, key: str, tenant: str | None = None) -> trellis.Client:
+        return trellis.Client(self.endpoint, key, tenant=tenant)
+
+    def training_pids(self, job: str) -> list[int]:
+        """The training processes of a job."""
+        run = f"-{job.rpartition('/')[2]}-".encode()
+        return [pid for pid in marked_pids(self.data.marker) if run in _environ(pid) and "trellis_jobs.tune" in _line(pid)]
+
+    def kill_server(self) -> None:
+        """SIGKILL; returns when another one serves."""
+        status = until(lambda: _if_serving(self.status()), "the server serves")
+        kill(status["server_pid"])
+        until(lambda: self._other_server(status["server_pid"]), "the server is started again")
+
+    def _other_server(self, old: int) -> bool:
+        status = self.status()
+        return status["state"] == "SERVING" and status["server_pid"] != old
+
+    def last_words(self) -> str:
+        """The ends of the logs, for whoever reads of a failure."""
+        logs = sorted(self.data.logs.glob("*.log"))
+        return "".join(f"\n--- {log.name}\n{log.read_text(errors='replace')[-2000:]}" for log in logs)
+
+
+def kill(*pids: int) -> None:
+    """SIGKILL; one that has gone is no error."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _if_serving(status: dict[str, Any]) -> dict[str, Any] | None:
+    return status if status["state"] == "SERVING" else None
+
+
+def _environ(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    return b""
+
+
+def _line(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    return ""

@@ -1,0 +1,98 @@
+"""Jobs of the tests: what they are asked to do, and what is looked at afterwards."""
+
+import io
+import threading
+from collections.abc import Callable
+
+from tests.e2e.patience import until
+
+import trellis
+from trellis.client.types import JobEvent, JobState
+
+STEPS = 60
+SPEC = trellis.SupervisedSpec(
+    lora=trellis.LoraSpec(rank=4),
+    epochs=100,
+    max_steps=STEPS,
+    batch_size=8,
+    learning_rate=3e-3,
+    seed=7,
+    checkpoint_steps=5,
+    max_evaluation_lines=5,
+)
+DATASET = "boxes"
+
+
+def upload(client: trellis.Client, data: bytes, dataset: str = DATASET) -> str:
+    """The version's name."""
+    version = client.datasets.upload(io.BytesIO(data), dataset=dataset, filename=f"{dataset}.jsonl")
+    assert version.state == "READY", version.summary
+    return version.name
+
+
+class Watching:
+    """Watches a job from its first to its last event in a thread of its own, over whatever happens to the server."""
+
+    def __init__(self, client: trellis.Client, job: str) -> None:
+        self.events: list[JobEvent] = []
+        self.error: Exception | None = None
+        self._client, self._job = client, job
+        self._thread = threading.Thread(target=self._run, name=f"watch {job}", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            for event in self._client.jobs.watch(self._job, timeout=200):
+                self.events.append(event)
+        except Exception as error:
+            self.error = error
+
+    def until(self, condition: Callable[[JobEvent], object], what: str) -> JobEvent:
+        """The first event that is so."""
+
+        def look() -> JobEvent | None:
+            found = next((event for event in self.events if condition(event)), None)
+            assert found or self._thread.is_alive(), f"the job ended before this: {what}; {self.error or self.said()}"
+            return found
+
+        return until(look, what)
+
+    def finish(self) -> list[JobEvent]:
+        """All events, once the job has ended."""
+        self._thread.join(200)
+        assert not self._thread.is_alive(), self.said()
+        if self.error:
+            raise self.error
+        return self.events
+
+    def said(self) -> list[str]:
+        return [event.message for event in self.events if event.message]
+
+
+def at_step(step: int) -> Callable[[JobEvent], bool]:
+    return lambda event: event.progress is not None and event.progress.step >= step
+
+
+def in_phase(*phases: str) -> Callable[[JobEvent], bool]:
+    return lambda event: event.progress is not None and event.progress.phase in phases
+
+
+def in_state(state: JobState) -> Callable[[JobEvent], bool]:
+    return lambda event: event.state is state
+
+
+def has_checkpoint(event: JobEvent) -> bool:
+    return event.checkpoint is not None
+
+
+def losses(client: trellis.Client, job: str) -> dict[int, float]:
+    """Training losses by step; asserts that each step's is there once."""
+    points = [point for point in client.jobs.metrics(job) if "train_loss" in point.values]
+    steps = [point.step for point in points]
+    assert len(steps) == len(set(steps)), f"steps came twice: {steps}"
+    return {point.step: point.values["train_loss"] for point in points}
+
+
+def gapless(events: list[JobEvent]) -> bool:
+    """Whether the sequence counts from one without a gap or a repeat."""
+    return [event.sequence for event in events] == list(range(1, len(events) + 1))
