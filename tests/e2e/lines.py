@@ -12,7 +12,9 @@ def question(number: int) -> str:
 
 def chat_lines(answers: tuple[str, ...], count: int = 48) -> bytes:
     """Conversations whose answers go round; a box's number says which it is."""
-    return b"".join(chat_line(question(number), f"there is {answers[number % len(answers)]}") for number in range(count))
+    return b"".join(
+        chat_line(question(number), f"there is {answers[number % len(answers)]}") for number in range(count)
+    )
 
 
 def chat_line(asked: str, answered: str) -> bytes:

@@ -102,7 +102,9 @@ class Platform:
     def training_pids(self, job: str) -> list[int]:
         """The training processes of a job."""
         run = f"-{job.rpartition('/')[2]}-".encode()
-        return [pid for pid in marked_pids(self.data.marker) if run in _environ(pid) and "trellis_jobs.tune" in _line(pid)]
+        return [
+            pid for pid in marked_pids(self.data.marker) if run in _environ(pid) and "trellis_jobs.tune" in _line(pid)
+        ]
 
     def kill_server(self) -> None:
         """SIGKILL; returns when another one serves."""

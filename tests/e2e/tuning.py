@@ -36,13 +36,14 @@ class Watching:
     def __init__(self, client: trellis.Client, job: str) -> None:
         self.events: list[JobEvent] = []
         self.error: Exception | None = None
-        self._client, self._job = client, job
+        self.job = job
+        self._client = client
         self._thread = threading.Thread(target=self._run, name=f"watch {job}", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         try:
-            for event in self._client.jobs.watch(self._job, timeout=200):
+            for event in self._client.jobs.watch(self.job, timeout=200):
                 self.events.append(event)
         except Exception as error:
             self.error = error

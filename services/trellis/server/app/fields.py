@@ -65,8 +65,7 @@ class Violations:
         if not self._found:
             return
         reason = self._reasons.pop() if len(self._reasons) == 1 else Reason.INVALID_FIELD
-        several = len(self._found) > 1
-        message = " ".join(f"{v.field}: {v.description}" if several else v.description for v in self._found)
+        message = " ".join(f"{v.field}: {v.description}" for v in self._found)
         raise InvalidArgument(reason, message, violations=tuple(self._found))
 
     def _note(self, error: InvalidArgument) -> None:

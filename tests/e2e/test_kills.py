@@ -1,0 +1,121 @@
+"""Processes die in the middle of jobs; what was acknowledged is kept, and each job goes on where it was."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.e2e import lines, tuning
+from tests.e2e.conftest import Team
+from tests.e2e.patience import until
+from tests.e2e.platform import Platform, kill
+from tests.e2e.tuning import Watching, at_step, has_checkpoint, in_phase, in_state
+
+import trellis
+from trellis.client.types import JobState
+from trellis.local.processes import marked_pids
+
+LONG = trellis.SupervisedSpec(
+    lora=trellis.LoraSpec(rank=4), epochs=100, batch_size=1, checkpoint_steps=50, held_out_fraction=0.0
+)
+
+
+def submit(team: Team) -> Watching:
+    """The very job that was done undisturbed."""
+    job = team.client.jobs.create(tuning.DATASET, supervised=tuning.SPEC)
+    return Watching(team.client, job.name)
+
+
+def assert_as_undisturbed(team: Team, job: trellis.TuningJob) -> None:
+    """Each step's metrics once, the losses and the adapter those of the job that nobody disturbed."""
+    assert tuning.losses(team.client, job.name) == tuning.losses(team.client, team.done.name)
+    assert job.tuned_evaluation == team.done.tuned_evaluation
+    tuned, undisturbed = (team.client.adapters.get(name).manifest for name in (job.adapter, team.done.adapter))
+    assert tuned is not None
+    assert undisturbed is not None
+    assert tuned["files"] == undisturbed["files"]
+
+
+def test_a_server_is_killed_at_any_point_of_a_job(platform: Platform, globex: Team, tmp_path: Path) -> None:
+    client = globex.client
+    fresh = lines.chat_lines(("one", "two"), 12)
+    version = tuning.upload(client, fresh, "fresh")
+    key = client.api_keys.create(display_name="fresh").secret
+    watching = submit(globex)
+    job = watching.job
+
+    platform.kill_server()  # just after it said that it has the job
+    until(lambda: platform.training_pids(job), "its process starts")
+    platform.kill_server()
+    watching.until(at_step(10), "it trains")
+    platform.kill_server()
+    watching.until(in_phase("checking the adapter", "evaluating the adapter"), "it is about to hand in")
+    platform.kill_server()
+
+    assert tuning.gapless(watching.finish())
+    done = client.jobs.get(job)
+    assert done.state is JobState.SUCCEEDED, done.error
+    assert done.attempt_count == 1
+    states = [event.state for event in watching.events if event.state]
+    assert states == [JobState.QUEUED, JobState.STARTING, JobState.RUNNING, JobState.SUCCEEDED]
+    assert_as_undisturbed(globex, done)
+    assert client.datasets.download(version, tmp_path / "fresh.jsonl").name == version
+    assert (tmp_path / "fresh.jsonl").read_bytes() == fresh
+    with platform.client(key, globex.name) as fresh_client:
+        assert fresh_client.datasets.get("fresh").latest_version == version
+
+
+def test_a_killed_training_process_goes_on_from_its_checkpoint(platform: Platform, globex: Team) -> None:
+    watching = submit(globex)
+    watching.until(has_checkpoint, "a checkpoint is committed")
+    kill(*platform.training_pids(watching.job))
+
+    assert tuning.gapless(watching.finish())
+    done = globex.client.jobs.get(watching.job)
+    assert done.state is JobState.SUCCEEDED, done.error
+    assert done.attempt_count == 2
+    assert any("goes on from the checkpoint of step" in said for said in watching.said())
+    assert_as_undisturbed(globex, done)
+
+
+@pytest.mark.parametrize("point", ["queued", "training"])
+def test_a_cancelled_job_is_gone_within_seconds(
+    platform: Platform, initech: Team, point: str, until: Callable[..., object]
+) -> None:
+    job = initech.client.jobs.create(tuning.DATASET, supervised=LONG)
+    watching = Watching(initech.client, job.name)
+    if point == "training":
+        watching.until(at_step(1), "it trains")
+    initech.client.jobs.cancel(job.name)
+
+    events = watching.finish()
+    done = initech.client.jobs.get(job.name)
+    assert done.state is JobState.CANCELLED
+    assert not done.adapter
+    assert tuning.gapless(events)
+    if point == "training":
+        asked, ended = (next(filter(in_state(s), events)).time for s in (JobState.CANCELLING, JobState.CANCELLED))
+        assert asked is not None
+        assert ended is not None
+        assert (ended - asked).total_seconds() < 15
+    until(lambda: not platform.training_pids(job.name), "its process is gone")
+    with pytest.raises(trellis.JobCancelled):
+        initech.client.jobs.wait(job.name)
+    assert initech.client.jobs.cancel(job.name).state is JobState.CANCELLED
+
+
+def test_everything_is_killed_and_another_up_goes_on(platform: Platform, globex: Team, initech: Team) -> None:
+    watching = submit(globex)
+    watching.until(has_checkpoint, "a checkpoint is committed")
+    kill(platform.status()["pid"], *marked_pids(platform.data.marker, part="ray"))
+    assert platform.status()["state"] == "DOWN"
+    platform.up()
+
+    assert tuning.gapless(watching.finish())
+    done = globex.client.jobs.get(watching.job)
+    assert done.state is JobState.SUCCEEDED, done.error
+    assert done.attempt_count == 2
+    assert any("goes on from the checkpoint of step" in said for said in watching.said())
+    assert_as_undisturbed(globex, done)
+    for team in (globex, initech):
+        digest = team.client.adapters.deploy(team.done.adapter).digest
+        assert team.says(1).adapter_digest == digest
