@@ -13,6 +13,7 @@ from trellis.errors import Reason
 from trellis.formats import (
     HEAD_BYTES,
     Example,
+    FileFormat,
     HeldOut,
     PreferenceExample,
     choose_held_out,
@@ -44,15 +45,42 @@ class _Encoded:
     empty: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A dataset version's file; `file_format` is a value of FileFormat, empty where the bytes are to tell."""
+
+    store: ObjectStore
+    key: str
+    sha256: str
+    file_format: str
+
+    def read(self) -> Iterator[tuple[int, Example]]:
+        with self.store.open_read(self.key) as stream:
+            if self.sha256 and hashlib.file_digest(cast(BufferedReader, stream), "sha256").hexdigest() != self.sha256:
+                message = f"The dataset's bytes in the object store are not the uploaded ones (sha256 {self.sha256})."
+                raise JobFailedError(Reason.CHECKSUM_MISMATCH, message)
+            stream.seek(0)
+            file_format = self._format(stream.read(HEAD_BYTES))
+            stream.seek(0)
+            yield from read_examples(stream, file_format)
+
+    def _format(self, head: bytes) -> FileFormat:
+        if self.file_format:
+            return FileFormat(self.file_format)
+        return detect_format(self.key.rsplit("/", 1)[-1], head)
+
+
 def read_data(
     store: ObjectStore, spec: TrainSpec, training_key: str, validation_key: str, tokenizer: ChatTokenizer
 ) -> Data:
     """Read and encode the job's files. Raises FormatError, TokensError and JobFailedError."""
-    whole = _encode(store, training_key, spec.training_sha256, tokenizer, spec.context_length)
+    training = _File(store, training_key, spec.training_sha256, spec.training_format)
+    whole = _encode(training, tokenizer, spec.context_length)
     warnings = list(_warnings(whole, "training", spec.context_length))
     if validation_key:
         train = whole.examples
-        checked = _encode(store, validation_key, spec.validation_sha256, tokenizer, spec.context_length)
+        validation = _File(store, validation_key, spec.validation_sha256, spec.validation_format)
+        checked = _encode(validation, tokenizer, spec.context_length)
         held_out = checked.examples
         warnings += _warnings(checked, "validation", spec.context_length)
     else:
@@ -63,9 +91,9 @@ def read_data(
     return Data(train, held_out, tuple(warnings))
 
 
-def _encode(store: ObjectStore, key: str, sha256: str, tokenizer: ChatTokenizer, context_length: int) -> _Encoded:
+def _encode(file: _File, tokenizer: ChatTokenizer, context_length: int) -> _Encoded:
     encoded = _Encoded()
-    for line, example in _read(store, key, sha256):
+    for line, example in file.read():
         tokens = _encode_one(example, tokenizer, context_length)
         encoded.cut += tokens.cut
         if not tokens.trainable_tokens:
@@ -74,17 +102,6 @@ def _encode(store: ObjectStore, key: str, sha256: str, tokenizer: ChatTokenizer,
         encoded.examples.add(line, tokens)
         encoded.digests.append(example_digest(example))
     return encoded
-
-
-def _read(store: ObjectStore, key: str, sha256: str) -> Iterator[tuple[int, Example]]:
-    with store.open_read(key) as stream:
-        if sha256 and hashlib.file_digest(cast(BufferedReader, stream), "sha256").hexdigest() != sha256:
-            message = f"The dataset's bytes in the object store are not the uploaded ones (sha256 {sha256})."
-            raise JobFailedError(Reason.CHECKSUM_MISMATCH, message)
-        stream.seek(0)
-        file_format = detect_format(key.rsplit("/", 1)[-1], stream.read(HEAD_BYTES))
-        stream.seek(0)
-        yield from read_examples(stream, file_format)
 
 
 def _encode_one(example: Example, tokenizer: ChatTokenizer, context_length: int) -> EncodedExample:

@@ -52,8 +52,11 @@ class TrainSpec:
     """The version's name."""
     training_sha256: str
     context_length: int
+    training_format: str = ""
+    """A value of trellis.formats.FileFormat; told by the file's first bytes when empty."""
     validation_dataset: str = ""
     validation_sha256: str = ""
+    validation_format: str = ""
     lora: Lora = field(default_factory=Lora)
     epochs: int = 3
     max_steps: int | None = None

@@ -20,6 +20,7 @@ from trellis.server.control.launch import LaunchJobs
 from trellis.server.control.loop import ControlLoop
 from trellis.server.control.metrics import MeasureJobs
 from trellis.server.control.reap import ReapOrphans, ReapRuns
+from trellis.server.control.sweep import SweepObjects
 from trellis.server.control.validate import ValidateDatasets
 from trellis.server.control.watch import WatchAttempts
 from trellis.server.rpc.health import ServerHealth
@@ -87,6 +88,8 @@ def build(config: ServerConfig) -> Platform:
 def _loops(control: ControlContext, store: ObjectStore) -> tuple[ControlLoop, ...]:
     """The loops, each with the seconds between two rounds."""
     return (
+        # Two, so that a large file does not hold up everybody's small ones.
+        ControlLoop(ValidateDatasets(control, store), 0.3),
         ControlLoop(ValidateDatasets(control, store), 0.3),
         ControlLoop(AdmitJobs(control), 0.5),
         ControlLoop(LaunchJobs(control), 0.5),
@@ -94,6 +97,7 @@ def _loops(control: ControlContext, store: ObjectStore) -> tuple[ControlLoop, ..
         ControlLoop(CancelJobs(control), 1.0),
         ControlLoop(ReapRuns(control), 2.0),
         ControlLoop(ReapOrphans(control), 30.0),
+        ControlLoop(SweepObjects(control), 600.0),
         ControlLoop(DeployAdapters(control), 1.0),
         ControlLoop(MeasureJobs(control), 5.0),
     )

@@ -1,9 +1,12 @@
 """From files to lines."""
 
 import gzip
+import io
 from collections.abc import Callable
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 from tests.tiny_llama import chat_line
 
 from trellis.errors import Reason
@@ -60,3 +63,30 @@ def test_wrong_files_are_refused(make_spec: MakeSpec, store: ObjectStore, base: 
     store.put_bytes("data/preferences.jsonl", preference)
     with pytest.raises(JobFailedError, match="preferences"):
         read_data(store, make_spec(), "data/preferences.jsonl", "", base.tokenizer)
+
+
+def csv_file() -> bytes:
+    return b"prompt,completion\nwhy 1,because\nwhy 2,so\n"
+
+
+def parquet_file() -> bytes:
+    stream = io.BytesIO()
+    parquet.write_table(pa.table({"prompt": ["why 1", "why 2"], "completion": ["because", "so"]}), stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("file_format", "data"),
+    [
+        ("csv", csv_file()),
+        ("csv.gz", gzip.compress(csv_file(), mtime=0)),
+        ("parquet", parquet_file()),
+    ],
+    ids=["csv", "csv.gz", "parquet"],
+)
+def test_the_format_is_the_versions_whatever_its_key_looks_like(
+    make_spec: MakeSpec, store: ObjectStore, base: Base, file_format: str, data: bytes
+) -> None:
+    store.put_bytes("datasets/x/data", data)
+    spec = make_spec(held_out_fraction=0.0, training_format=file_format)
+    assert len(read_data(store, spec, "datasets/x/data", "", base.tokenizer).train) == 2

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trellis.errors import NotFound, Reason, error_for
+from trellis.formats import Kind
 from trellis.names import AliasName, DatasetName, DatasetVersionName, TenantName, TuningJobName
 from trellis.server.app.authorisation import require_names
 from trellis.server.app.base_models import base_model_unavailable, find_base_model, read_facts
@@ -153,11 +154,21 @@ async def _check_modules(base: BaseModel, lora: Lora, violations: Violations) ->
 
 async def _new_job(context: Context, unit: UnitOfWork, new: NewTuningJob, names: _Names, base: BaseModel) -> TuningJob:
     training, waits = await _usable_version(context, unit, names.training, base)
-    spec = replace(_spec(new, base), training_dataset=training.name, training_sha256=training.sha256)
+    spec = replace(
+        _spec(new, base),
+        training_dataset=training.name,
+        training_sha256=training.sha256,
+        training_format=training.file_format,
+    )
     if names.validation is not None:
         validation, also_waits = await _usable_version(context, unit, names.validation, base)
         waits = waits or also_waits
-        spec = replace(spec, validation_dataset=validation.name, validation_sha256=validation.sha256)
+        spec = replace(
+            spec,
+            validation_dataset=validation.name,
+            validation_sha256=validation.sha256,
+            validation_format=validation.file_format,
+        )
     uid = context.ids.new_id("job")
     now = context.now()
     return TuningJob(
@@ -189,6 +200,9 @@ async def _usable_version(
         message = f"{version.name} can't be trained on with {base.name}: {report.summary}"
         details = {"dataset_version": version.name, "base_model": base.name}
         raise error_for(Reason.DATASET_INVALID, message, metadata=details)
+    if version.kind == Kind.PREFERENCE:
+        message = f"{version.name} has preferences, which supervised tuning can't learn from. Give it chat lines."
+        raise error_for(Reason.DATASET_INVALID, message, metadata={"dataset_version": version.name})
     return version, False
 
 
