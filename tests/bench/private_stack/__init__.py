@@ -1,0 +1,67 @@
+"""A whole Trellis of a benchmark's own: Ray, server and engine in a folder that vanishes with them."""
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trellis
+from trellis.local.layout import DataDir
+from trellis.local.ports import free_ports
+from trellis.local.stack import Stack, StackError, StackSettings
+
+_READY_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateStack:
+    """A Trellis that serves."""
+
+    endpoint: str
+    admin_key: str
+
+    def member(self, tenant: str) -> trellis.Client:
+        """A client of a new tenant, with a member's key."""
+        with trellis.Client(self.endpoint, api_key=self.admin_key) as admin:
+            admin.tenants.create(tenant)
+            secret = admin.api_keys.create(f"tenants/{tenant}", display_name="bench").secret
+        return trellis.Client(self.endpoint, api_key=secret, tenant=tenant)
+
+
+@contextmanager
+def private_stack(say: Callable[[str], None]) -> Iterator[PrivateStack]:
+    """Start it on free ports, and end all of its processes afterwards. Raises StackError."""
+    with tempfile.TemporaryDirectory(prefix="trellis-bench-") as folder:
+        data = DataDir(Path(folder))
+        grpc_port, http_port = free_ports(2)
+        stack = Stack(StackSettings(data, grpc_port, http_port, len(os.sched_getaffinity(0))), say)
+        with _running(stack):
+            yield PrivateStack(f"localhost:{grpc_port}", data.admin_key.read_text().strip())
+
+
+@contextmanager
+def _running(stack: Stack) -> Iterator[None]:
+    ready, failures = threading.Event(), list[StackError]()
+
+    def run() -> None:
+        try:
+            stack.run(ready.set)
+        except StackError as error:
+            failures.append(error)
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=run, name="stack")
+    thread.start()
+    try:
+        if not ready.wait(_READY_SECONDS):
+            raise StackError(f"Trellis did not serve within {_READY_SECONDS:.0f} s.")
+        if failures:
+            raise failures[0]
+        yield
+    finally:
+        stack.stop()
+        thread.join()
