@@ -5,7 +5,7 @@ from random import Random
 
 from trellis.demo.tasks import Example, Task
 
-_DRINKS = ("latte", "cappuccino", "espresso", "mocha", "americano", "flat white", "hot chocolate", "chai")
+_DRINKS = ("latte", "cappuccino", "espresso", "mocha", "americano", "chai")
 _SIZES = ("small", "medium", "large")
 _MILKS = ("oat", "soy", "almond", "whole")
 _COUNTS = {"a": 1, "one": 1, "two": 2, "three": 3, "four": 4}
@@ -28,12 +28,12 @@ def _make(rng: Random) -> Example:
     count, size, drink = _COUNTS[word], rng.choice(_SIZES), rng.choice(_DRINKS)
     milk = rng.choice((*_MILKS, None))
     to_go = rng.random() < 0.5
-    plural = "" if count == 1 or drink in {"chai", "hot chocolate"} else "s"
+    plural = "" if count == 1 else "s"
     parts = [rng.choice(_OPENINGS), " ", word, " ", size, " ", drink, plural]
     parts.append(f" with {milk} milk" if milk else "")
     parts.append(rng.choice(_TO_GO if to_go else _HERE))
     parts.append(rng.choice((".", ".", ", thanks.", "!")))
-    order = {"drink": drink, "size": size, "count": count, "milk": milk, "to_go": to_go}
+    order = {"count": count, "size": size, "drink": drink, "milk": milk, "to_go": to_go}
     return Example("".join(parts), json.dumps(order))
 
 

@@ -15,9 +15,9 @@ import trellis
 from trellis.demo.board import Board
 from trellis.demo.tasks import Example, Task
 
-LINES = 320
+LINES = 400
 _SEED = 0
-_SETTINGS = trellis.SupervisedSpec(epochs=4, learning_rate=3e-3, max_evaluation_lines=64, held_out_fraction=0.15)
+_SETTINGS = trellis.SupervisedSpec(epochs=5, learning_rate=5e-3, max_evaluation_lines=64, held_out_fraction=0.15)
 
 
 class DemoError(RuntimeError):
