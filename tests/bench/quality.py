@@ -132,15 +132,9 @@ def main() -> None:
 def _measure(settings: Settings, data: Banking77, scratch: Path) -> list[Row]:
     train, test = data.write(scratch)
     ours, served = _tune_with_trellis(settings, data.test, train, test, scratch / "adapter")
-    check = _peer(["--test", str(test), "--adapter", str(served.files)], scratch)
-    theirs = []
-    for seed in range(settings.seeds):
-        _say(f"{PEER}, seed {seed} …")
-        found = _peer(["--train", str(train), "--test", str(test), *settings.options(seed)], scratch)
-        base, tuned = (Score(found[which]["exact_match"], found[which]["loss"]) for which in ("base", "tuned"))
-        theirs.append(Run(base, tuned, found["training_seconds"], found["seconds"]))
-        _say(f"  {tuned.exact:.1%} of test lines exact, loss {tuned.loss:.3f}, {found['seconds']:.0f} s")
-    return [*_quality_rows(ours, theirs), *_serving_rows(ours[0], served, check["tuned"], data.test)]
+    found = [_tune_plainly(settings, seed, train, test, served.files) for seed in range(settings.seeds)]
+    check = found[0][1]["adapter"]
+    return [*_quality_rows(ours, [run for run, _ in found]), *_serving_rows(ours[0], served, check, data.test)]
 
 
 def _tune_with_trellis(
@@ -192,14 +186,19 @@ def _serve(client: trellis.Client, adapter: str, questions: Sequence[Question], 
     return Served(answers, files, time.monotonic() - began)
 
 
-def _peer(options: Sequence[str], scratch: Path) -> dict[str, Any]:
-    """Run the peer to its end, and read what it found."""
-    out = scratch / "peer.json"
-    command = [sys.executable, "-W", "ignore", "-m", "tests.bench.peers.plain_peft", "--base", str(_BASE)]
+def _tune_plainly(settings: Settings, seed: int, train: Path, test: Path, adapter: Path) -> tuple[Run, dict[str, Any]]:
+    """The peer's run, and all that it found; that of the first seed also looks at Trellis's adapter."""
+    _say(f"{PEER}, seed {seed} …")
+    out = train.with_name("peer.json")
+    command = [sys.executable, "-W", "ignore", "-m", "tests.bench.peers.plain_peft", *settings.options(seed)]
+    files = {"--base": _BASE, "--train": train, "--test": test, "--out": out} | ({} if seed else {"--adapter": adapter})
+    command += [str(part) for option in files.items() for part in option]
     environment = {**os.environ, **QUIET_THREADS, "HF_HUB_OFFLINE": "1"}
-    subprocess.run([*command, *options, "--out", str(out)], check=True, cwd=_ROOT, env=environment)
-    found: dict[str, Any] = json.loads(out.read_text())
-    return found
+    subprocess.run(command, check=True, cwd=_ROOT, env=environment)
+    found = json.loads(out.read_text())
+    base, tuned = (Score(found[which]["exact_match"], found[which]["loss"]) for which in ("base", "tuned"))
+    _say(f"  {tuned.exact:.1%} of test lines exact, loss {tuned.loss:.3f}, {found['seconds']:.0f} s")
+    return Run(base, tuned, found["training_seconds"], found["seconds"]), found
 
 
 def _quality_rows(ours: Sequence[Run], theirs: Sequence[Run]) -> Iterator[Row]:

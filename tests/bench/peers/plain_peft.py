@@ -138,7 +138,7 @@ def tune(base: Any, tokenizer: Any, test: Sequence[Line], arguments: argparse.Na
 
 
 def main() -> None:
-    """Tune an adapter and evaluate it, or with `--adapter` only evaluate one that is there."""
+    """Tune an adapter and evaluate it; with `--adapter` evaluate one that is there as well."""
     arguments = _arguments()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -146,19 +146,19 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(arguments.base)
     base = AutoModelForCausalLM.from_pretrained(arguments.base, dtype=torch.float32)
     test = read_lines(arguments.test, tokenizer)
+    found = tune(base, tokenizer, test, arguments)
+    found["seconds"] = time.monotonic() - _BEGAN
     if arguments.adapter:
-        found = {"tuned": evaluate(PeftModel.from_pretrained(base, arguments.adapter), test, tokenizer)}
-    else:
-        found = tune(base, tokenizer, test, arguments)
-    found |= {"seconds": time.monotonic() - _BEGAN}
+        fresh = AutoModelForCausalLM.from_pretrained(arguments.base, dtype=torch.float32)
+        found["adapter"] = evaluate(PeftModel.from_pretrained(fresh, arguments.adapter), test, tokenizer)
     arguments.out.write_text(json.dumps(found) + "\n")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.peers.plain_peft", description=__doc__)
-    for name in ("--base", "--test", "--out"):
+    for name in ("--base", "--train", "--test", "--out"):
         parser.add_argument(name, type=Path, required=True)
-    for name in ("--train", "--save", "--adapter"):
+    for name in ("--save", "--adapter"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--alpha", type=int, default=32)
@@ -168,10 +168,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--warmup-ratio", type=float, default=0.03)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    arguments = parser.parse_args()
-    if bool(arguments.train) == bool(arguments.adapter):
-        parser.error("give either --train or --adapter")
-    return arguments
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
