@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,9 +107,10 @@ class Platform:
             pid for pid in marked_pids(self.data.marker) if run in _environ(pid) and "trellis_jobs.tune" in _line(pid)
         ]
 
-    def kill_server(self) -> None:
-        """SIGKILL; returns when another one serves."""
+    def kill_server(self, when: Callable[[], object]) -> None:
+        """SIGKILL, as soon as it is time; returns when another one serves."""
         status = until(lambda: _if_serving(self.status()), "the server serves")
+        until(when, "it is time to kill the server")
         kill(status["server_pid"])
         until(lambda: self._other_server(status["server_pid"]), "the server is started again")
 

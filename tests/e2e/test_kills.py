@@ -1,12 +1,12 @@
 """Processes die in the middle of jobs; what was acknowledged is kept, and each job goes on where it was."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from tests.e2e import lines, tuning
 from tests.e2e.conftest import Team
-from tests.e2e.patience import until
 from tests.e2e.platform import Platform, kill
 from tests.e2e.tuning import Watching, at_step, has_checkpoint, in_phase, in_state
 
@@ -19,10 +19,43 @@ LONG = trellis.SupervisedSpec(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Disturbed:
+    """Two jobs under a server that was killed again and again, and what was acknowledged before."""
+
+    watched: Watching
+    """Nobody touched its process."""
+    killed: Watching
+    """Its process was killed as well, after its first checkpoint."""
+    fresh: bytes
+    version: str
+    key: str
+
+
 def submit(team: Team) -> Watching:
     """The very job that was done undisturbed."""
     job = team.client.jobs.create(tuning.DATASET, supervised=tuning.SPEC)
     return Watching(team.client, job.name)
+
+
+@pytest.fixture(scope="module")
+def disturbed(platform: Platform, globex: Team, initech: Team) -> Disturbed:
+    fresh = lines.chat_lines(("one", "two"), 12)
+    version = tuning.upload(globex.client, fresh, "fresh")
+    key = globex.client.api_keys.create(display_name="fresh").secret
+    watched, killed = submit(globex), submit(initech)
+    for when in (
+        lambda: True,  # just after it said that it has the jobs
+        lambda: platform.training_pids(watched.job),
+        lambda: watched.seen(at_step(10)),
+    ):
+        platform.kill_server(when)
+    killed.until(has_checkpoint, "a checkpoint is committed")
+    kill(*platform.training_pids(killed.job))
+    platform.kill_server(lambda: watched.seen(in_phase("checking the adapter", "evaluating the adapter")))
+    watched.finish()
+    killed.finish()
+    return Disturbed(watched, killed, fresh, version, key)
 
 
 def assert_as_undisturbed(team: Team, job: trellis.TuningJob) -> None:
@@ -35,46 +68,38 @@ def assert_as_undisturbed(team: Team, job: trellis.TuningJob) -> None:
     assert tuned["files"] == undisturbed["files"]
 
 
-def test_a_server_is_killed_at_any_point_of_a_job(platform: Platform, globex: Team, tmp_path: Path) -> None:
-    client = globex.client
-    fresh = lines.chat_lines(("one", "two"), 12)
-    version = tuning.upload(client, fresh, "fresh")
-    key = client.api_keys.create(display_name="fresh").secret
-    watching = submit(globex)
-    job = watching.job
-
-    platform.kill_server()  # just after it said that it has the job
-    until(lambda: platform.training_pids(job), "its process starts")
-    platform.kill_server()
-    watching.until(at_step(10), "it trains")
-    platform.kill_server()
-    watching.until(in_phase("checking the adapter", "evaluating the adapter"), "it is about to hand in")
-    platform.kill_server()
-
-    assert tuning.gapless(watching.finish())
-    done = client.jobs.get(job)
+def test_a_job_does_not_notice_that_the_server_is_killed(globex: Team, disturbed: Disturbed) -> None:
+    events = disturbed.watched.events
+    assert tuning.gapless(events)
+    done = globex.client.jobs.get(disturbed.watched.job)
     assert done.state is JobState.SUCCEEDED, done.error
     assert done.attempt_count == 1
-    states = [event.state for event in watching.events if event.state]
+    states = [event.state for event in events if event.state]
     assert states == [JobState.QUEUED, JobState.STARTING, JobState.RUNNING, JobState.SUCCEEDED]
     assert_as_undisturbed(globex, done)
-    assert client.datasets.download(version, tmp_path / "fresh.jsonl").name == version
-    assert (tmp_path / "fresh.jsonl").read_bytes() == fresh
-    with platform.client(key, globex.name) as fresh_client:
-        assert fresh_client.datasets.get("fresh").latest_version == version
 
 
-def test_a_killed_training_process_goes_on_from_its_checkpoint(platform: Platform, globex: Team) -> None:
-    watching = submit(globex)
-    watching.until(has_checkpoint, "a checkpoint is committed")
-    kill(*platform.training_pids(watching.job))
+def test_a_killed_training_process_goes_on_from_its_checkpoint(initech: Team, disturbed: Disturbed) -> None:
+    assert_gone_on(initech, disturbed.killed)
 
+
+def test_what_a_killed_server_acknowledged_is_kept(
+    platform: Platform, globex: Team, disturbed: Disturbed, tmp_path: Path
+) -> None:
+    with platform.client(disturbed.key, globex.name) as client:
+        assert client.datasets.get("fresh").latest_version == disturbed.version
+        client.datasets.download(disturbed.version, tmp_path / "fresh.jsonl")
+    assert (tmp_path / "fresh.jsonl").read_bytes() == disturbed.fresh
+
+
+def assert_gone_on(team: Team, watching: Watching) -> None:
+    """It has succeeded in its second attempt, from a checkpoint, with what an undisturbed one gives."""
     assert tuning.gapless(watching.finish())
-    done = globex.client.jobs.get(watching.job)
+    done = team.client.jobs.get(watching.job)
     assert done.state is JobState.SUCCEEDED, done.error
     assert done.attempt_count == 2
     assert any("goes on from the checkpoint of step" in said for said in watching.said())
-    assert_as_undisturbed(globex, done)
+    assert_as_undisturbed(team, done)
 
 
 @pytest.mark.parametrize("point", ["queued", "training"])
@@ -110,12 +135,7 @@ def test_everything_is_killed_and_another_up_goes_on(platform: Platform, globex:
     assert platform.status()["state"] == "DOWN"
     platform.up()
 
-    assert tuning.gapless(watching.finish())
-    done = globex.client.jobs.get(watching.job)
-    assert done.state is JobState.SUCCEEDED, done.error
-    assert done.attempt_count == 2
-    assert any("goes on from the checkpoint of step" in said for said in watching.said())
-    assert_as_undisturbed(globex, done)
+    assert_gone_on(globex, watching)
     for team in (globex, initech):
         digest = team.client.adapters.deploy(team.done.adapter).digest
         assert team.says(1).adapter_digest == digest

@@ -9,7 +9,6 @@ from tests.e2e.conftest import Team
 from tests.e2e.platform import Platform
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import trellis
 from trellis.client.types import JobState
 
 QUESTIONS = (0, 1, 2, 3, 21)
@@ -105,14 +104,3 @@ def test_the_base_answers_without_an_adapter(globex: Team) -> None:
     said = globex.says(1, "baseModels/trellis-tiny")
     assert said.adapter_digest == ""
     assert said.usage.completion_tokens > 0
-
-
-def test_an_alias_moves_at_once(globex: Team) -> None:
-    client = globex.client
-    first = client.adapters.get(globex.done.adapter)
-    quick = trellis.SupervisedSpec(lora=trellis.LoraSpec(rank=2), max_steps=1, held_out_fraction=0.0)
-    job = client.jobs.create(tuning.DATASET, deploy=True, supervised=quick)
-    second = client.adapters.deploy(client.jobs.wait(job.name, timeout=120).adapter, timeout=60)
-    for adapter in (first, second, first, second):
-        client.aliases.set("moving", adapter.name)
-        assert globex.says(2, "moving").adapter_digest == adapter.digest

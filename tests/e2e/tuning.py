@@ -45,18 +45,20 @@ class Watching:
         try:
             for event in self._client.jobs.watch(self.job, timeout=200):
                 self.events.append(event)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - raised again by whoever waits
             self.error = error
 
     def until(self, condition: Callable[[JobEvent], object], what: str) -> JobEvent:
         """The first event that is so."""
 
-        def look() -> JobEvent | None:
-            found = next((event for event in self.events if condition(event)), None)
-            assert found or self._thread.is_alive(), f"the job ended before this: {what}; {self.error or self.said()}"
-            return found
+        return until(lambda: self.seen(condition), what)
 
-        return until(look, what)
+    def seen(self, condition: Callable[[JobEvent], object]) -> JobEvent | None:
+        """The first event so far that is so."""
+        alive = self._thread.is_alive()
+        found = next((event for event in self.events if condition(event)), None)
+        assert found or alive, f"the job ended before that; {self.error or self.said()}"
+        return found
 
     def finish(self) -> list[JobEvent]:
         """All events, once the job has ended."""
