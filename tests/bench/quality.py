@@ -46,9 +46,9 @@ class Settings:
     learning_rate: float
     rank: int
     seeds: int
+    warmup_ratio: float
     alpha: int = 32
     batch_size: int = 16
-    warmup_ratio: float = 0.03
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
 
@@ -117,7 +117,7 @@ def main() -> None:
         folder = find_folder(arguments.data)
     except DatasetMissingError as error:
         sys.exit(str(error))
-    settings = Settings(arguments.intents, arguments.epochs, arguments.learning_rate, arguments.rank, arguments.seeds)
+    settings = _settings(arguments)
     quick = (_QUICK_TRAIN_EACH, _QUICK_TEST_EACH) if arguments.quick else (None, None)
     data = Banking77.read(folder).restricted(settings.intents, *quick)
     machine = Machine.this()
@@ -237,6 +237,18 @@ def _facts(settings: Settings, data: Banking77) -> dict[str, Any]:
     facts: dict[str, Any] = {"base": _BASE.name, "train_lines": len(data.train), "test_lines": len(data.test)}
     facts |= {name: getattr(settings, name) for name in names}
     return facts | {"precision": "fp32", "trellis_job_cpus": 1, "peer_threads": len(os.sched_getaffinity(0))}
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    return Settings(
+        intents=arguments.intents,
+        epochs=arguments.epochs,
+        learning_rate=arguments.learning_rate,
+        rank=arguments.rank,
+        seeds=arguments.seeds,
+        # transformers begins its warm-up at a rate of zero: of the few steps of a quick run that would waste a good part.
+        warmup_ratio=0.0 if arguments.quick else 0.03,
+    )
 
 
 def _say(line: str) -> None:
