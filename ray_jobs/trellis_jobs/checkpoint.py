@@ -14,11 +14,11 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from trellis.objects import ObjectNotFoundError, ObjectStore
+from trellis.spec import KEPT_CHECKPOINTS
 
 COMMIT: Final = "COMMIT"
 _ADAPTER, _OPTIMIZER, _STATE = "adapter.safetensors", "optimizer.safetensors", "state.json"
 _FOLDER: Final = re.compile(r"step-(\d{8,})-attempt-(\d+)")
-_KEPT: Final = 2
 _log = logging.getLogger(__name__)
 
 
@@ -78,7 +78,7 @@ class Checkpoints:
         folders = self._folders()
         known = sorted({step for step, _ in folders if step <= acknowledged_step})
         for step, key in folders:
-            if len(known) > _KEPT and step < known[-_KEPT]:
+            if len(known) > KEPT_CHECKPOINTS and step < known[-KEPT_CHECKPOINTS]:
                 self._store.delete(f"{key}/{COMMIT}")
                 self._store.delete_prefix(key)
 

@@ -11,6 +11,8 @@ from trellis.errors import FieldViolation, InvalidArgument
 SPEC_VERSION = 1
 MAX_RANK = 256
 MAX_BATCH_SIZE = 1024
+KEPT_CHECKPOINTS = 2
+"""So many of a job's newest checkpoints are kept: by its process, which deletes the files, and in the server's list."""
 
 Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["auto", "fp32", "bf16"]

@@ -22,6 +22,7 @@ from trellis.server.domain.tuning_job import (
     Progress,
     TuningJob,
 )
+from trellis.spec import KEPT_CHECKPOINTS
 
 _MAX_ITEMS = 10_000
 _MAX_METRIC_NAME = 100
@@ -108,10 +109,18 @@ async def _apply(context: Context, unit: UnitOfWork, report: AttemptReport, job:
         events.append(JobEvent(now, EventLevel.INFO, progress.phase, progress=progress))
     await unit.jobs.save(replace(job, progress=progress, update_time=now), events)
     await unit.jobs.add_metrics(job.uid, metrics)
-    for checkpoint in checkpoints:
-        await unit.jobs.add_checkpoint(job.uid, checkpoint)
+    await _keep(unit, job, checkpoints)
     if report.log_text:
         await unit.jobs.append_log(job.uid, attempt.number, printable(report.log_text, len(report.log_text)))
+
+
+async def _keep(unit: UnitOfWork, job: TuningJob, fresh: Sequence[Checkpoint]) -> None:
+    for checkpoint in fresh:
+        await unit.jobs.add_checkpoint(job.uid, checkpoint)
+    if fresh:
+        present = await unit.jobs.checkpoints(job.uid, _PAGE, None)
+        for checkpoint in present.items[:-KEPT_CHECKPOINTS]:
+            await unit.jobs.delete_checkpoint(job.uid, checkpoint.step)
 
 
 async def _new_points(unit: UnitOfWork, job: TuningJob, points: Sequence[MetricPoint]) -> list[MetricPoint]:
