@@ -158,6 +158,15 @@ async def test_a_running_job_hears_that_it_is_cancelled(world: World, base: Base
     assert (await tuning_jobs.get_tuning_job(world.context, job.name)).state is JobState.CANCELLED
 
 
+async def test_only_the_checkpoints_that_are_kept_are_listed(world: World, base: BaseModel) -> None:
+    job, caller, work = await running(world, base)
+    for number, step in enumerate((5, 10, 15, 20), start=1):
+        committed = CommittedCheckpoint(step, f"{work.checkpoint_prefix}/step-{step}", 5)
+        await progress.report_attempt(world.context, caller, AttemptReport(number, checkpoints=[committed]))
+    listed = await tuning_jobs.list_checkpoints(world.context, job.name, PageQuery())
+    assert [found.step for found in listed.items] == [15, 20]
+
+
 async def test_a_checkpoint_lies_where_it_was_told_to(world: World, base: BaseModel) -> None:
     _, caller, work = await running(world, base)
     for key in ("tenants/globex/jobs/x", f"{work.checkpoint_prefix}/../../x", work.checkpoint_prefix):
