@@ -33,7 +33,7 @@ def until() -> Callable[..., object]:
 
 
 @pytest.fixture(scope="session")
-def platform() -> Iterator[Platform]:
+def platform(request: pytest.FixtureRequest) -> Iterator[Platform]:
     """A running platform; it has ended, with every process, when the session has."""
     with tempfile.TemporaryDirectory(prefix="trellis-e2e-") as folder:
         found = Platform(Path(folder))
@@ -41,6 +41,8 @@ def platform() -> Iterator[Platform]:
             found.up()
             yield found
         finally:
+            if request.session.testsfailed:
+                print(found.last_words())  # noqa: T201 - the folder goes, and pytest shows this beside the failure
             found.end()
 
 

@@ -21,7 +21,7 @@ from trellis.local.layout import DataDir
 from trellis.local.ports import free_ports
 from trellis.local.processes import marked_pids, sweep
 
-_COMMAND_SECONDS = 150.0
+_COMMAND_SECONDS = 240.0
 _VENV_BIN = Path(sys.executable).parent
 
 
@@ -58,23 +58,34 @@ class Platform:
             self.shell(cli_lines()[-1], check=False)
         finally:
             left = marked_pids(self.data.marker)
-            sweep(self.data.marker, grace=0.5)
-            shutil.rmtree(self.data.ray_dir, ignore_errors=True)
+            self.sweep()
         assert not left, f"`trellis down` left {len(left)} processes behind"
+
+    def sweep(self) -> None:
+        """End whatever still runs, though nothing should."""
+        sweep(self.data.marker, grace=0.5)
+        shutil.rmtree(self.data.ray_dir, ignore_errors=True)
 
     def shell(self, script: str, *, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run lines as a user's shell does, in `folder`."""
-        done = subprocess.run(
+        process = subprocess.Popen(
             ["bash", "-euo", "pipefail", "-c", script],
             cwd=self.folder,
             env={**self.environment(), **variables},
-            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=_COMMAND_SECONDS,
-            check=False,
+            start_new_session=True,
         )
-        assert not check or done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}{self.last_words()}"
-        return done
+        with process:
+            try:
+                said, erred = process.communicate(timeout=_COMMAND_SECONDS)
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        assert not check or process.returncode == 0, f"{script}\n{said}{erred}{self.last_words()}"
+        return subprocess.CompletedProcess(script, process.returncode, said, erred)
 
     def cli(self, *arguments: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run one `trellis` command; `TRELLIS_API_KEY` and the like come as variables."""
