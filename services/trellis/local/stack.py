@@ -186,8 +186,6 @@ class Stack:
             "TRELLIS_ADMIN_KEY_FILE": str(data.admin_key),
             "TRELLIS_BASE_MODELS": f"{DEFAULT_BASE}={base}",
             "TRELLIS_ALWAYS_ON": DEFAULT_BASE,
-            # Jobs may have every CPU that Ray has, so that the engine can't reserve one; it computes beside them.
-            "TRELLIS_ENGINE_CPUS": "0",
             "TRELLIS_CAPACITY_CPUS": str(settings.cpus),
             "TRELLIS_JOB_CPUS": "1",
         }
