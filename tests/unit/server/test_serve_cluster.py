@@ -79,6 +79,21 @@ async def test_ensure_puts_what_is_missing_and_keeps_others(cluster: ServeCluste
     assert len(serve.puts) == 2
 
 
+async def test_what_could_not_be_deployed_is_tried_again_after_a_while(cluster: ServeCluster, serve: FakeServe) -> None:
+    clock = [0.0]
+    cluster._seconds = lambda: clock[0]
+    await cluster.ensure([BASE])
+    serve.applications["trellis-tiny.v1"]["status"] = "DEPLOY_FAILED"
+    for clock[0] in (0.0, 59.0):
+        await cluster.ensure([BASE])
+    assert len(serve.puts) == 1
+    clock[0] = 60.0
+    await cluster.ensure([BASE])
+    assert serve.puts[1]["applications"] == []
+    await cluster.ensure([BASE])
+    assert [app["name"] for app in serve.puts[2]["applications"]] == ["trellis-tiny.v1"]
+
+
 async def test_the_secret_itself_is_in_no_config(cluster: ServeCluster, serve: FakeServe) -> None:
     await cluster.ensure([BASE])
     assert SETTINGS.secret not in json.dumps(serve.puts)

@@ -2,7 +2,8 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,6 +17,8 @@ from trellis.v1.engine_pb2 import GetEngineStatusResponse, StreamTokensRequest, 
 from trellis.v1.inference_pb2 import FINISH_REASON_UNSPECIFIED
 
 _RETRY_SECONDS: Final = 2.0
+_FAILED_SECONDS: Final = 60.0
+"""So long an application that could not be deployed is left alone; Serve itself does not try it again."""
 _APPLICATIONS: Final = "/api/serve/applications/"
 _PREFIX: Final = "trellis-"
 _IMPORT_PATH: Final = "trellis.serving.app:build"
@@ -80,8 +83,16 @@ def application_name(base_model_id: str) -> str:
 class ServeCluster:
     """`EngineHost` over Ray Serve; see app.ports.EngineHost for what each method promises."""
 
-    def __init__(self, dashboard_url: str, settings: EngineSettings, token: str = "") -> None:
+    def __init__(
+        self,
+        dashboard_url: str,
+        settings: EngineSettings,
+        token: str = "",
+        seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._settings = settings
+        self._seconds = seconds
+        self._failed_since: dict[str, float] = {}
         self._dashboard = httpx.AsyncClient(
             base_url=dashboard_url.rstrip("/"),
             headers={"authorization": f"Bearer {token}"} if token else {},
@@ -105,7 +116,9 @@ class ServeCluster:
     async def ensure(self, bases: Sequence[BaseModel]) -> None:
         async with self._lock:
             present = await self._applications()
-            wanted = [self._application(base) for base in bases]
+            # What failed is taken away when its time has come; the next round finds it missing, and deploys it anew.
+            given_up = self._given_up(present)
+            wanted = [app for base in bases if (app := self._application(base))["name"] not in given_up]
             others = [_config(app) for name, app in present.items() if not name.startswith(_PREFIX)]
             mine = {name: _config(app) for name, app in present.items() if name.startswith(_PREFIX)}
             if _same(mine, wanted):
@@ -155,6 +168,12 @@ class ServeCluster:
         except (httpx.HTTPError, WireError) as error:
             raise _engine_unavailable(base_model_id, f"it can't be reached ({type(error).__name__})") from error
         return GetEngineStatusResponse.FromString(content)
+
+    def _given_up(self, present: Mapping[str, Mapping[str, Any]]) -> set[str]:
+        failed = {name for name, app in present.items() if app.get("status") == "DEPLOY_FAILED"}
+        now = self._seconds()
+        self._failed_since = {name: self._failed_since.get(name, now) for name in failed}
+        return {name for name, since in self._failed_since.items() if now - since >= _FAILED_SECONDS}
 
     def _application(self, base: BaseModel) -> dict[str, Any]:
         name = application_name(base.base_model_id)
