@@ -34,7 +34,7 @@ _BASE = Path(trellis.__file__).parent / "base_models/trellis-tiny"
 _ROOT = Path(__file__).parents[2]
 _DISTRIBUTIONS = ("trellis", "torch", "transformers", "peft", "ray")
 _ASKED_AT_ONCE = 8
-_QUICK_TRAIN_EACH, _QUICK_TEST_EACH = 48, 20
+_QUICK_TRAIN_EACH, _QUICK_TEST_EACH = 32, 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ def _serve(client: trellis.Client, adapter: str, questions: Sequence[Question], 
     began = time.monotonic()
 
     def ask(question: Question) -> str:
-        return client.generate(adapter, question.text, temperature=0.0, max_tokens=32).text.strip()
+        return client.generate(adapter, question.text, temperature=0.0, max_tokens=48).text.strip()
 
     with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
         answers = list(pool.map(ask, questions))

@@ -30,7 +30,8 @@ from transformers.utils import logging  # noqa: E402
 
 _IGNORED = -100
 _ANSWERED_AT_ONCE = 64
-_SPARE_TOKENS = 4
+_ANSWER_TOKENS = 48
+"""As long as an answer may get; the longest intent takes half of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +109,7 @@ def evaluate(model: Any, lines: Sequence[Line], tokenizer: Any) -> dict[str, Any
 def answers(model: Any, lines: Sequence[Line], tokenizer: Any) -> list[tuple[str, str]]:
     """The model's greedy answers beside the expected ones."""
     prompts = tokenizer.pad({"input_ids": [line.prompt for line in lines]}, padding_side="left", return_tensors="pt")
-    longest = max(len(line.answer) for line in lines) + _SPARE_TOKENS
-    said = model.generate(**prompts, max_new_tokens=longest, do_sample=False)
+    said = model.generate(**prompts, max_new_tokens=_ANSWER_TOKENS, do_sample=False)
     texts = tokenizer.batch_decode(said[:, prompts["input_ids"].shape[1] :], skip_special_tokens=True)
     expected = tokenizer.batch_decode([line.answer for line in lines], skip_special_tokens=True)
     return [(one.strip(), other.strip()) for one, other in zip(texts, expected, strict=True)]
