@@ -44,14 +44,11 @@ def disturbed(platform: Platform, globex: Team, initech: Team) -> Disturbed:
     version = tuning.upload(globex.client, fresh, "fresh")
     key = globex.client.api_keys.create(display_name="fresh").secret
     watched, killed = submit(globex), submit(initech)
-    for when in (
-        lambda: True,  # just after it said that it has the jobs
-        lambda: platform.training_pids(watched.job),
-        lambda: watched.seen(at_step(10)),
-    ):
-        platform.kill_server(when)
+    platform.kill_server(lambda: True)  # just after it said that it has the jobs
+    platform.kill_server(lambda: platform.training_pids(watched.job))
     killed.until(has_checkpoint, "a checkpoint is committed")
     kill(*platform.training_pids(killed.job))
+    platform.kill_server(lambda: watched.seen(at_step(10)))
     platform.kill_server(lambda: watched.seen(in_phase("checking the adapter", "evaluating the adapter")))
     watched.finish()
     killed.finish()

@@ -9,7 +9,7 @@ from tests.e2e.patience import until
 import trellis
 from trellis.client.types import JobEvent, JobState
 
-STEPS = 60
+STEPS = 150
 SPEC = trellis.SupervisedSpec(
     lora=trellis.LoraSpec(rank=4),
     epochs=100,
@@ -17,7 +17,7 @@ SPEC = trellis.SupervisedSpec(
     batch_size=8,
     learning_rate=3e-3,
     seed=7,
-    checkpoint_steps=5,
+    checkpoint_steps=10,
     max_evaluation_lines=5,
 )
 DATASET = "boxes"

@@ -13,7 +13,7 @@ from trellis.errors import FailedPrecondition, NotFound, Reason, TrellisError
 from trellis.server.app import datasets, reports, uploads
 from trellis.server.app.uploads import NewVersion
 from trellis.server.domain.base_model import BaseModel
-from trellis.server.domain.dataset import DatasetVersion, ReportState, VersionState
+from trellis.server.domain.dataset import DatasetVersion, ReportState, Upload, UploadPart, VersionState
 
 
 async def reason_of(world: World, new: NewVersion, data: bytes = LINES) -> str:
@@ -118,6 +118,20 @@ async def test_two_streams_of_one_file_make_one_version(world: World, base: Base
     assert len({version.name for version in made}) == 1
     assert world.store.read_bytes(made[0].key) == LINES
     assert keys(world.store) == [made[0].key]
+
+
+async def test_a_stream_whose_parts_another_one_cleared_away_gives_the_same_version(
+    world: World, base: BaseModel
+) -> None:
+    new = announced("acme", LINES)
+    gone = UploadPart(0, len(LINES), "tenants/acme/uploads/questions/gone")
+    late = Upload("acme", "questions", new.sha256, len(LINES), world.context.now(), (gone,))
+    made = await upload(world.context, "acme")
+    assert await uploads._finish(world.context, new, late, base.name) == made
+    other = replace(late, sha256="0" * 64)
+    with pytest.raises(TrellisError) as caught:
+        await uploads._finish(world.context, new, other, base.name)
+    assert (caught.value.reason, caught.value.metadata["committed_bytes"]) == (Reason.UPLOAD_INCOMPLETE, "0")
 
 
 async def test_a_dataset_that_is_read_stays(world: World, base: BaseModel) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from trellis.errors import AlreadyExists, InvalidArgument, NotFound, Reason, error_for
 from trellis.formats import HEAD_BYTES, FileFormat, FormatError, detect_format
 from trellis.names import DatasetName
+from trellis.objects import ObjectNotFoundError
 from trellis.server.app import keys
 from trellis.server.app.base_models import chosen_base_model
 from trellis.server.app.composing import ChecksumError, compose
@@ -151,9 +152,13 @@ async def _ensure_dataset(context: Context, unit: UnitOfWork, new: NewVersion, n
 async def _finish(context: Context, new: NewVersion, upload: Upload, base_model: str) -> DatasetVersion:
     if upload.committed_bytes < upload.size_bytes:
         raise incomplete(upload)
-    file_format = await asyncio.to_thread(_format_of, context, new, upload)
     key = keys.version_key(upload.tenant, upload.dataset_id, upload.sha256)
-    await asyncio.to_thread(compose, context.store, [part.key for part in upload.parts], key, upload.sha256)
+    try:
+        file_format = await asyncio.to_thread(_format_of, context, new, upload)
+        await asyncio.to_thread(compose, context.store, [part.key for part in upload.parts], key, upload.sha256)
+    except ObjectNotFoundError:
+        # Another stream of the same file came first, and cleared its parts away.
+        return await _made_by_another(context, upload)
     version = DatasetVersion(
         tenant=upload.tenant,
         dataset_id=upload.dataset_id,
@@ -174,6 +179,14 @@ async def _finish(context: Context, new: NewVersion, upload: Upload, base_model:
         raise
     finally:
         await _delete_parts(context, upload)
+
+
+async def _made_by_another(context: Context, upload: Upload) -> DatasetVersion:
+    async with context.units(write=False) as unit:
+        version = await unit.datasets.get_version(upload.tenant, upload.dataset_id, upload.sha256)
+    if version is None:
+        raise incomplete(replace(upload, parts=()))
+    return version
 
 
 async def _record(context: Context, version: DatasetVersion) -> DatasetVersion:
