@@ -7,10 +7,13 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
+from rich.table import Column
 
 from trellis.client.types import JobEvent
 
 _LINE_SECONDS = 5.0
+_SAID = 42
+"""Characters of what is said beside a bar: with the rest of the row, 80."""
 
 
 class Board:
@@ -22,8 +25,8 @@ class Board:
         if console.is_terminal:
             self._bars = Bars(
                 TextColumn("  {task.description:<8}"),
-                BarColumn(bar_width=28),
-                TextColumn("{task.fields[said]:<44}"),
+                BarColumn(bar_width=14),
+                TextColumn("{task.fields[said]}", table_column=Column(width=_SAID, no_wrap=True)),
                 TimeElapsedColumn(),
                 console=console,
             )
@@ -61,7 +64,7 @@ class Board:
 
     def _put(self, tenant: str, said: str, share: float | None) -> None:
         if self._bars:
-            self._bars.update(self._rows[tenant], said=said[:44], completed=share)
+            self._bars.update(self._rows[tenant], said=said[:_SAID], completed=share)
             return
         before, when = self._said.get(tenant, ("", -_LINE_SECONDS))
         now = time.monotonic()
