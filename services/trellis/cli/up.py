@@ -116,4 +116,4 @@ Next:
   export TRELLIS_ENDPOINT=localhost:{settings.grpc_port} TRELLIS_API_KEY=$(cat {data.admin_key})
   trellis tenants create acme
   trellis --tenant acme datasets upload FILE.jsonl --dataset mine
-  trellis --tenant acme jobs create --dataset mine --alias mine --deploy --watch"""
+  trellis --tenant acme jobs create --dataset mine --alias mine --deploy --epochs 5 --learning-rate 5e-3 --watch"""

@@ -12,7 +12,7 @@ from rich.table import Column
 from trellis.client.types import JobEvent
 
 _LINE_SECONDS = 5.0
-_SAID = 45
+_SAID = 44
 """Characters of what is said beside a bar: with the rest of the row, 80."""
 
 

@@ -86,6 +86,6 @@ def _next(data_dir: Path | None) -> str:
   export TRELLIS_API_KEY=$(cat {folder}/admin.key)
   trellis tenants create my-team
   trellis --tenant my-team datasets upload my-lines.jsonl --dataset mine
-  trellis --tenant my-team jobs create --dataset mine --alias mine --deploy --watch
+  trellis --tenant my-team jobs create --dataset mine --alias mine --deploy --epochs 5 --learning-rate 5e-3 --watch
   trellis --tenant my-team generate --model mine "…"
 """
