@@ -194,15 +194,26 @@ def test_watching_ends_well_only_with_a_success(trellis: Run, server: FakeServer
     assert trellis("jobs", "watch", "a").code == 1
 
 
-def test_a_live_view_draws_without_a_terminal_of_its_own(trellis: Run, server: FakeServer) -> None:
+def test_a_live_view_draws_without_a_terminal_of_its_own(
+    trellis: Run, server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     from trellis.cli.job_view import LiveView  # noqa: PLC0415 - what `jobs watch` shows on a terminal
     from trellis.client import Client  # noqa: PLC0415
 
     trellis("jobs", "create", "--dataset", "support", "--job-id", "a")
     server.jobs.finish(JOB)
+    capsys.readouterr()
     with Client() as client, LiveView() as view:
-        for event in client.jobs.watch("a"):
+        events = list(client.jobs.watch("a"))
+        for event in events:
             view.show(event)
+        task = view._bar.tasks[0]
+    drawn = capsys.readouterr().out
+    said = [event for event in events if event.progress is None and event.metrics is None]
+    assert said
+    assert all(event.message in drawn for event in said if event.message)
+    last = [event.progress for event in events if event.progress is not None][-1]
+    assert (task.description, task.completed, task.total) == (last.phase, last.step, last.total_steps)
 
 
 def test_adapters(trellis: Run, tmp_path: Path) -> None:
