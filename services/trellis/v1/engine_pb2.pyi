@@ -30,6 +30,8 @@ class StreamTokensRequest(_message.Message):
     ADAPTER_KEY_FIELD_NUMBER: _builtins.int
     GENERATE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TENANT_WEIGHT_FIELD_NUMBER: _builtins.int
+    DEADLINE_SECONDS_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """The tenant that is served, for fairness and metrics; `platform` for admins."""
     adapter_digest: _builtins.str
@@ -38,6 +40,10 @@ class StreamTokensRequest(_message.Message):
     """The adapter's folder in the object store, as a key."""
     request_id: _builtins.str
     """The call's request id, for the logs."""
+    tenant_weight: _builtins.float
+    """The tenant's share beside other tenants that have work; 1 when 0."""
+    deadline_seconds: _builtins.float
+    """The caller waits no longer than this, in seconds from now; without an end when 0."""
     @_builtins.property
     def generate(self) -> _inference_pb2.GenerateRequest:
         """What is to be answered; its `model` is not read."""
@@ -50,10 +56,12 @@ class StreamTokensRequest(_message.Message):
         adapter_key: _builtins.str = ...,
         generate: _inference_pb2.GenerateRequest | None = ...,
         request_id: _builtins.str = ...,
+        tenant_weight: _builtins.float = ...,
+        deadline_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["generate", b"generate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_digest", b"adapter_digest", "adapter_key", b"adapter_key", "generate", b"generate", "request_id", b"request_id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_digest", b"adapter_digest", "adapter_key", b"adapter_key", "deadline_seconds", b"deadline_seconds", "generate", b"generate", "request_id", b"request_id", "tenant_id", b"tenant_id", "tenant_weight", b"tenant_weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -111,6 +119,15 @@ class GetEngineStatusResponse(_message.Message):
     ADAPTER_DIGESTS_FIELD_NUMBER: _builtins.int
     RUNNING_REQUESTS_FIELD_NUMBER: _builtins.int
     WAITING_REQUESTS_FIELD_NUMBER: _builtins.int
+    HOST_ADAPTER_DIGESTS_FIELD_NUMBER: _builtins.int
+    BANK_ROWS_FIELD_NUMBER: _builtins.int
+    BANK_ROWS_USED_FIELD_NUMBER: _builtins.int
+    KV_BLOCKS_FIELD_NUMBER: _builtins.int
+    KV_BLOCKS_USED_FIELD_NUMBER: _builtins.int
+    KV_BLOCKS_CACHED_FIELD_NUMBER: _builtins.int
+    KV_BLOCK_TOKENS_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
     base_model: _builtins.str
     """The base model."""
     base_revision: _builtins.str
@@ -119,9 +136,29 @@ class GetEngineStatusResponse(_message.Message):
     """Requests being answered."""
     waiting_requests: _builtins.int
     """Requests that wait."""
+    bank_rows: _builtins.int
+    """Rank rows of the adapter bank."""
+    bank_rows_used: _builtins.int
+    """Rank rows that adapters hold."""
+    kv_blocks: _builtins.int
+    """Blocks of the KV cache."""
+    kv_blocks_used: _builtins.int
+    """Blocks that requests hold."""
+    kv_blocks_cached: _builtins.int
+    """Blocks that hold nothing but reusable prefixes."""
+    kv_block_tokens: _builtins.int
+    """Tokens a block."""
+    replica: _builtins.str
+    """The replica that answers."""
+    draining: _builtins.bool
+    """Whether it takes no new requests, as it is about to end."""
     @_builtins.property
     def adapter_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The digests of the adapters that are loaded."""
+        """The digests of the adapters that are on the model's device."""
+
+    @_builtins.property
+    def host_adapter_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The digests of the adapters that wait in the host's memory."""
 
     def __init__(
         self,
@@ -131,10 +168,19 @@ class GetEngineStatusResponse(_message.Message):
         adapter_digests: _abc.Iterable[_builtins.str] | None = ...,
         running_requests: _builtins.int = ...,
         waiting_requests: _builtins.int = ...,
+        host_adapter_digests: _abc.Iterable[_builtins.str] | None = ...,
+        bank_rows: _builtins.int = ...,
+        bank_rows_used: _builtins.int = ...,
+        kv_blocks: _builtins.int = ...,
+        kv_blocks_used: _builtins.int = ...,
+        kv_blocks_cached: _builtins.int = ...,
+        kv_block_tokens: _builtins.int = ...,
+        replica: _builtins.str = ...,
+        draining: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_digests", b"adapter_digests", "base_model", b"base_model", "base_revision", b"base_revision", "running_requests", b"running_requests", "waiting_requests", b"waiting_requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_digests", b"adapter_digests", "bank_rows", b"bank_rows", "bank_rows_used", b"bank_rows_used", "base_model", b"base_model", "base_revision", b"base_revision", "draining", b"draining", "host_adapter_digests", b"host_adapter_digests", "kv_block_tokens", b"kv_block_tokens", "kv_blocks", b"kv_blocks", "kv_blocks_cached", b"kv_blocks_cached", "kv_blocks_used", b"kv_blocks_used", "replica", b"replica", "running_requests", b"running_requests", "waiting_requests", b"waiting_requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

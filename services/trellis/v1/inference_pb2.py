@@ -27,7 +27,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from trellis.v1 import access_pb2 as trellis_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atrellis/v1/inference.proto\x12\ntrellis.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17trellis/v1/access.proto\"\x9b\x01\n\x0b\x43hatMessage\x12\x12\n\x04role\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x63ontent\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x12\n\x04name\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x31\n\ntool_calls\x18\x04 \x03(\x0b\x32\x17.google.protobuf.StructB\x04\xe2\x41\x01\x01\x12\x1a\n\x0ctool_call_id\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\"j\n\tChatInput\x12/\n\x08messages\x18\x01 \x03(\x0b\x32\x17.trellis.v1.ChatMessageB\x04\xe2\x41\x01\x02\x12,\n\x05tools\x18\x02 \x03(\x0b\x32\x17.google.protobuf.StructB\x04\xe2\x41\x01\x01\"\xaa\x01\n\x0eSamplingParams\x12\x1e\n\x0btemperature\x18\x01 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x18\n\x05top_p\x18\x02 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x18\n\x05top_k\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12\x17\n\x04seed\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x01H\x03\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seed\"\xf4\x01\n\x0fGenerateRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12%\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x15.trellis.v1.ChatInputH\x00\x12\x10\n\x06prompt\x18\x03 \x01(\tH\x00\x12\x32\n\x08sampling\x18\x04 \x01(\x0b\x32\x1a.trellis.v1.SamplingParamsB\x04\xe2\x41\x01\x01\x12\x18\n\nmax_tokens\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x12\n\x04stop\x18\x06 \x03(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\x08logprobs\x18\x07 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x42\x07\n\x05inputB\x0b\n\t_logprobs\"\xbb\x01\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\x12:\n\x0c\x61lternatives\x18\x04 \x03(\x0b\x32$.trellis.v1.TokenLogprob.Alternative\x1a>\n\x0b\x41lternative\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x03\"\xca\x01\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12*\n\x08logprobs\x18\x03 \x03(\x0b\x32\x18.trellis.v1.TokenLogprob\x12/\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x18.trellis.v1.FinishReason\x12 \n\x05usage\x18\x05 \x01(\x0b\x32\x11.trellis.v1.Usage\x12\x16\n\x0e\x61\x64\x61pter_digest\x18\x06 \x01(\t*|\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x32l\n\x10InferenceService\x12X\n\x08Generate\x12\x1b.trellis.v1.GenerateRequest\x1a\x1c.trellis.v1.GenerateResponse\"\x0f\xaa\xd4\x18\x0b\x08\x01\x12\x05model\x18\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atrellis/v1/inference.proto\x12\ntrellis.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17trellis/v1/access.proto\"\x9b\x01\n\x0b\x43hatMessage\x12\x12\n\x04role\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x63ontent\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x12\n\x04name\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x31\n\ntool_calls\x18\x04 \x03(\x0b\x32\x17.google.protobuf.StructB\x04\xe2\x41\x01\x01\x12\x1a\n\x0ctool_call_id\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\"j\n\tChatInput\x12/\n\x08messages\x18\x01 \x03(\x0b\x32\x17.trellis.v1.ChatMessageB\x04\xe2\x41\x01\x02\x12,\n\x05tools\x18\x02 \x03(\x0b\x32\x17.google.protobuf.StructB\x04\xe2\x41\x01\x01\"\x82\x03\n\x0eSamplingParams\x12\x1e\n\x0btemperature\x18\x01 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x18\n\x05top_p\x18\x02 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x18\n\x05top_k\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12\x17\n\x04seed\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x01H\x03\x88\x01\x01\x12\x18\n\x05min_p\x18\x05 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x04\x88\x01\x01\x12%\n\x12repetition_penalty\x18\x06 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x05\x88\x01\x01\x12#\n\x10presence_penalty\x18\x07 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x06\x88\x01\x01\x12$\n\x11\x66requency_penalty\x18\x08 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x07\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seedB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penalty\"H\n\x0eResponseFormat\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12\x15\n\x0bjson_object\x18\x02 \x01(\x08H\x00\x42\x08\n\x06\x66ormat\"\xc0\x02\n\x0fGenerateRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12%\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x15.trellis.v1.ChatInputH\x00\x12\x10\n\x06prompt\x18\x03 \x01(\tH\x00\x12\x32\n\x08sampling\x18\x04 \x01(\x0b\x32\x1a.trellis.v1.SamplingParamsB\x04\xe2\x41\x01\x01\x12\x18\n\nmax_tokens\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x12\n\x04stop\x18\x06 \x03(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\x08logprobs\x18\x07 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x0f\n\x01n\x18\x08 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x39\n\x0fresponse_format\x18\t \x01(\x0b\x32\x1a.trellis.v1.ResponseFormatB\x04\xe2\x41\x01\x01\x42\x07\n\x05inputB\x0b\n\t_logprobs\"\xbb\x01\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\x12:\n\x0c\x61lternatives\x18\x04 \x03(\x0b\x32$.trellis.v1.TokenLogprob.Alternative\x1a>\n\x0b\x41lternative\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\"W\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x03\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x03 \x01(\x03\"\xd9\x01\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12*\n\x08logprobs\x18\x03 \x03(\x0b\x32\x18.trellis.v1.TokenLogprob\x12/\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x18.trellis.v1.FinishReason\x12 \n\x05usage\x18\x05 \x01(\x0b\x32\x11.trellis.v1.Usage\x12\x16\n\x0e\x61\x64\x61pter_digest\x18\x06 \x01(\t\x12\r\n\x05index\x18\x07 \x01(\x05*|\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x32l\n\x10InferenceService\x12X\n\x08Generate\x12\x1b.trellis.v1.GenerateRequest\x1a\x1c.trellis.v1.GenerateResponse\"\x0f\xaa\xd4\x18\x0b\x08\x01\x12\x05model\x18\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -56,6 +56,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SAMPLINGPARAMS'].fields_by_name['top_k']._serialized_options = b'\342A\001\001'
   _globals['_SAMPLINGPARAMS'].fields_by_name['seed']._loaded_options = None
   _globals['_SAMPLINGPARAMS'].fields_by_name['seed']._serialized_options = b'\342A\001\001'
+  _globals['_SAMPLINGPARAMS'].fields_by_name['min_p']._loaded_options = None
+  _globals['_SAMPLINGPARAMS'].fields_by_name['min_p']._serialized_options = b'\342A\001\001'
+  _globals['_SAMPLINGPARAMS'].fields_by_name['repetition_penalty']._loaded_options = None
+  _globals['_SAMPLINGPARAMS'].fields_by_name['repetition_penalty']._serialized_options = b'\342A\001\001'
+  _globals['_SAMPLINGPARAMS'].fields_by_name['presence_penalty']._loaded_options = None
+  _globals['_SAMPLINGPARAMS'].fields_by_name['presence_penalty']._serialized_options = b'\342A\001\001'
+  _globals['_SAMPLINGPARAMS'].fields_by_name['frequency_penalty']._loaded_options = None
+  _globals['_SAMPLINGPARAMS'].fields_by_name['frequency_penalty']._serialized_options = b'\342A\001\001'
   _globals['_GENERATEREQUEST'].fields_by_name['model']._loaded_options = None
   _globals['_GENERATEREQUEST'].fields_by_name['model']._serialized_options = b'\342A\001\002'
   _globals['_GENERATEREQUEST'].fields_by_name['sampling']._loaded_options = None
@@ -66,26 +74,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATEREQUEST'].fields_by_name['stop']._serialized_options = b'\342A\001\001'
   _globals['_GENERATEREQUEST'].fields_by_name['logprobs']._loaded_options = None
   _globals['_GENERATEREQUEST'].fields_by_name['logprobs']._serialized_options = b'\342A\001\001'
+  _globals['_GENERATEREQUEST'].fields_by_name['n']._loaded_options = None
+  _globals['_GENERATEREQUEST'].fields_by_name['n']._serialized_options = b'\342A\001\001'
+  _globals['_GENERATEREQUEST'].fields_by_name['response_format']._loaded_options = None
+  _globals['_GENERATEREQUEST'].fields_by_name['response_format']._serialized_options = b'\342A\001\001'
   _globals['_INFERENCESERVICE'].methods_by_name['Generate']._loaded_options = None
   _globals['_INFERENCESERVICE'].methods_by_name['Generate']._serialized_options = b'\252\324\030\013\010\001\022\005model\030\001'
-  _globals['_FINISHREASON']._serialized_start=1270
-  _globals['_FINISHREASON']._serialized_end=1394
+  _globals['_FINISHREASON']._serialized_start=1681
+  _globals['_FINISHREASON']._serialized_end=1805
   _globals['_CHATMESSAGE']._serialized_start=131
   _globals['_CHATMESSAGE']._serialized_end=286
   _globals['_CHATINPUT']._serialized_start=288
   _globals['_CHATINPUT']._serialized_end=394
   _globals['_SAMPLINGPARAMS']._serialized_start=397
-  _globals['_SAMPLINGPARAMS']._serialized_end=567
-  _globals['_GENERATEREQUEST']._serialized_start=570
-  _globals['_GENERATEREQUEST']._serialized_end=814
-  _globals['_TOKENLOGPROB']._serialized_start=817
-  _globals['_TOKENLOGPROB']._serialized_end=1004
-  _globals['_TOKENLOGPROB_ALTERNATIVE']._serialized_start=942
-  _globals['_TOKENLOGPROB_ALTERNATIVE']._serialized_end=1004
-  _globals['_USAGE']._serialized_start=1006
-  _globals['_USAGE']._serialized_end=1063
-  _globals['_GENERATERESPONSE']._serialized_start=1066
-  _globals['_GENERATERESPONSE']._serialized_end=1268
-  _globals['_INFERENCESERVICE']._serialized_start=1396
-  _globals['_INFERENCESERVICE']._serialized_end=1504
+  _globals['_SAMPLINGPARAMS']._serialized_end=783
+  _globals['_RESPONSEFORMAT']._serialized_start=785
+  _globals['_RESPONSEFORMAT']._serialized_end=857
+  _globals['_GENERATEREQUEST']._serialized_start=860
+  _globals['_GENERATEREQUEST']._serialized_end=1180
+  _globals['_TOKENLOGPROB']._serialized_start=1183
+  _globals['_TOKENLOGPROB']._serialized_end=1370
+  _globals['_TOKENLOGPROB_ALTERNATIVE']._serialized_start=1308
+  _globals['_TOKENLOGPROB_ALTERNATIVE']._serialized_end=1370
+  _globals['_USAGE']._serialized_start=1372
+  _globals['_USAGE']._serialized_end=1459
+  _globals['_GENERATERESPONSE']._serialized_start=1462
+  _globals['_GENERATERESPONSE']._serialized_end=1679
+  _globals['_INFERENCESERVICE']._serialized_start=1807
+  _globals['_INFERENCESERVICE']._serialized_end=1915
 # @@protoc_insertion_point(module_scope)
