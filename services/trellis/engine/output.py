@@ -37,9 +37,11 @@ class TokenChance:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A piece of one request's answer; the last one has a finish reason or an error."""
+    """A piece of one answer to a request; with the last piece of each answer comes a finish reason."""
 
     request_id: str
+    index: int = 0
+    """Which of the request's answers."""
     text: str = ""
     """The next text that is certain; may be empty."""
     token_ids: tuple[int, ...] = ()
@@ -48,11 +50,11 @@ class Output:
     """One for each of token_ids, when asked for."""
     finish_reason: FinishReason | None = None
     error: TrellisError | None = None
+    """Ends the request, whatever became of its other answers."""
     prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
+    """Of the prompt's, those that were remembered from an earlier request."""
     completion_tokens: int = 0
-    """So far."""
-
-    @property
-    def is_last(self) -> bool:
-        """Whether nothing comes after it."""
-        return self.finish_reason is not None or self.error is not None
+    """So far, of all the request's answers together."""
+    is_last: bool = False
+    """Whether nothing comes after it for this request."""

@@ -1,56 +1,215 @@
-"""Which requests run in a step: in the order of their arrival, as many as fit."""
+"""Who runs, and with how many tokens in a step."""
 
-from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Generic, Protocol, TypeVar
 
-from trellis.engine.sequence import Sequence
+from trellis.engine.blocks import BlockPool
+from trellis.engine.budget import Demand, fair_shares
+from trellis.engine.fairness import VirtualTokenCounters
+from trellis.engine.limits import EngineLimits
+from trellis.engine.queue import Pick, WaitingQueue
+from trellis.engine.request import AdapterRef
+from trellis.engine.work import Work
+
+W = TypeVar("W", bound=Work)
+_LEAST_PROMPT_TOKENS: Final = 16
+"""A step's for prompts, however many answers run: else none of those would ever begin."""
 
 
-@dataclass(slots=True)
-class Scheduler:
-    """Requests that run and requests that wait; a request that runs gives every step one token."""
+class Adapters(Protocol):
+    """What the scheduler asks about adapters, and tells of those in use; the tiers answer."""
 
-    max_running: int
-    max_waiting: int
-    max_prompt_tokens: int
-    """Prompts of at most so many tokens together begin in one step, so that a flood of them does not stall the others;
-    one always may."""
-    _running: list[Sequence] = field(default_factory=list)
-    _waiting: deque[Sequence] = field(default_factory=deque)
+    def is_resident(self, digest: str) -> bool:
+        """Whether it is in the bank."""
+        ...
+
+    def is_at_hand(self, digest: str) -> bool:
+        """Whether only room in the bank is missing."""
+        ...
+
+    def would_fit(self, digest: str, without: frozenset[str]) -> bool:
+        """Whether there is room for it without these and those that nobody uses."""
+        ...
+
+    def pin(self, digest: str) -> int:
+        """Its slot in the bank, which it keeps until `unpin`."""
+        ...
+
+    def unpin(self, digest: str) -> None:
+        """One user less."""
+        ...
+
+    def stock(self, wanted: list[AdapterRef], copies: int) -> int:
+        """Bring adapters closer, the first one first; how many came into the bank."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Drain(Generic[W]):
+    """Room that is made for the adapter of a request that was passed over too long."""
+
+    work: W
+    victims: frozenset[str]
+    """Adapters that nobody else begins to use until it is done."""
+
+
+class Scheduler(Generic[W]):
+    """Continuous batching: places, blocks and slots are given out as they free up, prompts run in chunks beside answers.
+
+    What begins to run has blocks for all that it may ever take, so nothing that runs is ever thrown out.
+    """
+
+    def __init__(self, limits: EngineLimits, blocks: BlockPool, adapters: Adapters) -> None:
+        self._limits = limits
+        self._blocks = blocks
+        self._adapters = adapters
+        self._counters = VirtualTokenCounters()
+        self._queue: WaitingQueue[W] = WaitingQueue(self._counters)
+        self._running: dict[W, None] = {}
+        self._drain: Drain[W] | None = None
 
     @property
     def running(self) -> int:
-        """How many requests run."""
+        """Answers that are being made."""
         return len(self._running)
 
     @property
     def waiting(self) -> int:
-        """How many requests wait."""
-        return len(self._waiting)
+        """Answers that wait."""
+        return len(self._queue)
 
-    def is_full(self) -> bool:
-        """Whether no further request may wait."""
-        return self.running + self.waiting >= self.max_running + self.max_waiting
+    @property
+    def tokens_left(self) -> int:
+        """Tokens that all of them may still take."""
+        return sum(work.left for work in self._all())
 
-    def add(self, sequence: Sequence) -> None:
-        """Let a request wait for its turn."""
-        assert not self.is_full(), "ask is_full first"
-        self._waiting.append(sequence)
+    def has_room(self, tenant: str, answers: int) -> bool:
+        """Whether so many more answers may wait for this tenant."""
+        room = self._limits.max_running + self._limits.max_waiting - self.running - self.waiting
+        held = self._queue.of(tenant) + sum(work.tenant == tenant for work in self._running)
+        return answers <= room and held < self._limits.tenant_room * room
 
-    def schedule(self) -> list[Sequence]:
-        """The requests of this step: those that run, and those that may begin now."""
-        budget = self.max_prompt_tokens
-        while self._waiting and len(self._running) < self.max_running:
-            tokens = len(self._waiting[0].pending_ids)
-            if tokens > budget and budget < self.max_prompt_tokens:
+    def add(self, work: W) -> None:
+        """Let it wait for its turn."""
+        self._queue.add(work)
+
+    def remove(self, work: W) -> None:
+        """Let go of it and of all that it holds, whether it waits or runs."""
+        if work in self._queue:
+            self._queue.remove(work)
+            return
+        del self._running[work]
+        assert work.table is not None
+        self._blocks.close(work.table)
+        work.table = None
+        if work.adapter is not None:
+            self._adapters.unpin(work.digest)
+            work.slot = None
+
+    def admit(self) -> int:
+        """Let those begin for whom there is room, and bring their adapters closer for whom there is none yet.
+
+        The number of requests that began and of adapters that came into the bank.
+        """
+        began = self._begin_all()
+        if not self._queue:
+            return began
+        self._update_drain()
+        first = [] if self._drain is None else [self._drain.work]
+        upcoming = first + self._queue.upcoming(self._limits.prefetched)
+        copied = self._adapters.stock([w.adapter for w in upcoming if w.adapter], self._limits.loads_a_step)
+        return began + copied + (self._begin_all() if copied else 0)
+
+    def plan(self) -> list[tuple[W, int]]:
+        """Each one that runs in this step, and how many of its tokens: answers first, then prompts."""
+        answers = [work for work in self._running if work.pending == 1]
+        prompts = [work for work in self._running if work.pending > 1]
+        budget = max(self._limits.step_tokens - len(answers), _LEAST_PROMPT_TOKENS)
+        return [(work, 1) for work in answers] + list(_chunks(prompts, budget))
+
+    def advance(self, work: W, tokens: int) -> None:
+        """So many more of its tokens are computed; blocks that they fill are others' to use."""
+        assert work.table is not None
+        work.computed += tokens
+        self._blocks.publish(work.table, work.token_ids, work.computed)
+
+    def charge_answer(self, work: W) -> None:
+        """A token was made for it."""
+        self._counters.charge(work.tenant, work.weight, output=1)
+
+    def _all(self) -> Iterator[W]:
+        yield from self._running
+        yield from self._queue
+
+    def _begin_all(self) -> int:
+        began = 0
+        while self.running < self._limits.max_running:
+            pick = self._queue.pick(self._is_ready)
+            if pick is None or not self._begin(pick):
                 break
-            budget -= tokens
-            self._running.append(self._waiting.popleft())
-        return list(self._running)
+            began += 1
+        return began
 
-    def remove(self, sequence: Sequence) -> None:
-        """Let go of a request, wherever it is."""
-        if sequence in self._running:
-            self._running.remove(sequence)
-        else:
-            self._waiting.remove(sequence)
+    def _begin(self, pick: Pick[W]) -> bool:
+        """Whether there was room in the cache; when not, nobody goes past, so that the large are not starved."""
+        work = pick.work
+        table = self._blocks.open(work.owner, work.token_ids, work.most_tokens)
+        if table is None:
+            return False
+        for passed in pick.passed:
+            if passed.passed_at is None and not self._is_resident(passed):
+                passed.passed_at = self._counters.served
+        self._counters.charge(work.tenant, work.weight, prompt=work.prompt_tokens - table.cached_tokens)
+        self._queue.remove(work)
+        self._running[work] = None
+        work.table, work.computed = table, table.cached_tokens
+        work.slot = None if work.adapter is None else self._adapters.pin(work.digest)
+        return True
+
+    def _is_ready(self, work: W) -> bool:
+        drained = self._drain is not None and work.digest in self._drain.victims
+        return work.leader_is_ready and self._is_resident(work) and not drained
+
+    def _is_resident(self, work: W) -> bool:
+        return work.adapter is None or self._adapters.is_resident(work.digest)
+
+    def _update_drain(self) -> None:
+        drain = self._drain
+        if drain is not None and drain.work in self._queue and not self._is_resident(drain.work):
+            return
+        overdue = next((w for w in self._queue.upcoming(self._limits.prefetched) if self._is_overdue(w)), None)
+        self._drain = None if overdue is None else Drain(overdue, self._victims(overdue.digest))
+
+    def _is_overdue(self, work: W) -> bool:
+        if work.passed_at is None or self._is_resident(work) or not self._adapters.is_at_hand(work.digest):
+            return False
+        return self._counters.served - work.passed_at > self._limits.fairness_window
+
+    def _victims(self, digest: str) -> frozenset[str]:
+        """As few adapters as must end to make room, those that will end first."""
+        left: dict[str, int] = {}
+        for work in self._running:
+            if work.adapter is not None:
+                left[work.digest] = max(left.get(work.digest, 0), work.left)
+        victims: frozenset[str] = frozenset()
+        for victim in sorted(left, key=left.__getitem__):
+            if self._adapters.would_fit(digest, victims):
+                break
+            victims |= {victim}
+        return victims
+
+
+def _chunks(prompts: list[W], budget: int) -> Iterator[tuple[W, int]]:
+    """Prompts' shares: fair between tenants, and within one tenant first come, first served."""
+    by_tenant: dict[str, list[W]] = {}
+    for work in prompts:
+        by_tenant.setdefault(work.tenant, []).append(work)
+    demands = {t: Demand(sum(w.pending for w in works), works[-1].weight) for t, works in by_tenant.items()}
+    for tenant, share in fair_shares(budget, demands).items():
+        left = share
+        for work in by_tenant[tenant]:
+            tokens = min(work.pending, left)
+            left -= tokens
+            if tokens:
+                yield work, tokens
