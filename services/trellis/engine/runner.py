@@ -1,73 +1,179 @@
-"""Runs a base model, with one request's adapter at a time."""
+"""Runs a base model for many sequences at once, each with its own adapter."""
 
-import contextlib
-from collections.abc import Iterator, Mapping
-from functools import partial
-from typing import Any, Literal, Self
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from trellis.bases import BaseFacts
-from trellis.engine.adapters import LoadedAdapter, LoraPair
+from trellis.engine.attention import PagedAttention, SdpaBackend, attach
+from trellis.engine.batch import Batch, Piece
+from trellis.engine.compatibility import (
+    TRIAL_TOKENS,
+    check_config,
+    check_same,
+    freeze_rotation,
+    probe_attention,
+    trial_logits,
+    trial_tokens,
+    usable_context,
+)
+from trellis.engine.kv_cache import KVCache, bytes_per_block
+from trellis.lora.bank import AdapterBank
+from trellis.lora.groups import LoraGroup, find_groups
+from trellis.lora.linear import install
+from trellis.lora.segments import Segments
 
 Precision = Literal["auto", "fp32", "bf16"]
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_CPU_KV_BYTES: Final = 1 << 30
+_CUDA_KV_SHARE: Final = 0.85
 
 
-class KeyValues:
-    """What the model remembers of one request's tokens; no other request ever reads it."""
+@dataclass(frozen=True, slots=True)
+class RunnerLimits:
+    """How much a runner can hold; a count of 0 is worked out from the bytes beside it."""
 
-    def __init__(self) -> None:
-        self.cache = DynamicCache()
+    kv_blocks: int = 0
+    block_tokens: int = 16
+    bank_rows: int = 256
+    """Rank rows of all adapters in the bank together."""
+    max_slots: int = 64
+    """Adapters in the bank."""
+    kv_bytes: int = 0
+    """Of the KV cache; 0 is 1 GiB on a CPU, and most of what is free elsewhere."""
+    bank_bytes: int = 0
+    """Of the bank, where `bank_rows` is 0."""
+
+    def rows(self, groups: Sequence[LoraGroup], dtype: torch.dtype) -> int:
+        """Rank rows of the bank."""
+        values = sum(len(group.parts) * group.in_features + sum(group.out_features) for group in groups)
+        return self.bank_rows or self.bank_bytes // (values * dtype.itemsize)
+
+    def blocks(self, block_bytes: int, device: torch.device) -> int:
+        """Blocks of the KV cache; to be asked when all else is in memory. Raises ValueError for none."""
+        if self.kv_blocks:
+            return self.kv_blocks
+        count = (self.kv_bytes or _free_bytes(device)) // block_bytes
+        if count * self.block_tokens < TRIAL_TOKENS:
+            raise ValueError(f"There is room for {count} blocks of the KV cache: one takes {block_bytes} bytes.")
+        return count
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cpu":
+        return _CPU_KV_BYTES
+    free, _total = torch.cuda.mem_get_info(device)
+    return int(free * _CUDA_KV_SHARE)
 
 
 class Runner:
-    """One copy of a base model for everybody.
+    """One copy of a base model for everybody, with a bank of adapters and a paged KV cache.
 
-    The linears of the base stay as they are; a hook on each adds what the adapter of the request in hand says, computed
-    as PEFT does: `y + (x Aᵀ) Bᵀ · alpha / rank` (https://arxiv.org/abs/2106.09685). Each request is run by itself, so
-    that its numbers do not depend on its neighbours, be they NaN.
+    A step is one forward over the tokens of all its pieces; each row of it depends on its own sequence and adapter
+    alone, so that a neighbour's NaN changes no other answer.
     """
 
-    def __init__(self, model: PreTrainedModel, facts: BaseFacts) -> None:
-        self._model = model.eval().requires_grad_(False)
-        self._active: Mapping[str, LoraPair] = {}
+    def __init__(self, model: PreTrainedModel, bank: AdapterBank, cache: KVCache, context_length: int) -> None:
+        """`load` makes one of a base."""
+        self.bank = bank
+        self.cache = cache
+        self.context_length = context_length
+        """Tokens of the longest sequence; less than the base's where its rotation depends on the length."""
         self.device = model.device
-        for path in facts.linear_shapes:
-            model.get_submodule(path).register_forward_hook(partial(self._adapt, path))
+        self.dtype = model.dtype
+        self._model = model
+        self._lora = install(model, tuple(group.group for group in bank.groups.values()), bank)
+        self._attention = PagedAttention(cache, SdpaBackend())
+        attach(model, self._attention)
 
     @classmethod
-    def load(cls, facts: BaseFacts, *, precision: Precision = "auto", device: str = "cpu") -> Self:
-        """Read the base's weights from its folder; `auto` is fp32 on a CPU and the base's own dtype elsewhere."""
-        dtype = _DTYPES.get(precision, torch.float32 if device == "cpu" else "auto")
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(facts.path, dtype=dtype, local_files_only=True)
-        move: Any = model.to  # its own stub is wrong
-        return cls(move(device), facts)
+    def load(
+        cls,
+        facts: BaseFacts,
+        limits: RunnerLimits | None = None,
+        *,
+        precision: Precision = "auto",
+        device: str = "cpu",
+    ) -> Self:
+        """Read the base's weights from its folder; `auto` is fp32 on a CPU and the base's own dtype elsewhere.
+
+        Raises BaseModelError for an architecture that would not be run right.
+        """
+        limits = limits or RunnerLimits()
+        model = _load_model(facts, precision, device)
+        tokens = trial_tokens(facts, limits.kv_blocks * limits.block_tokens or TRIAL_TOKENS)
+        expected_V = trial_logits(model, tokens)
+        shapes = probe_attention(model, facts).shapes
+        groups = find_groups(_adaptable(model, facts))
+        bank = AdapterBank(groups, limits.rows(groups, model.dtype), limits.max_slots, model.dtype, model.device)
+        blocks = limits.blocks(bytes_per_block(shapes.values(), limits.block_tokens, model.dtype), model.device)
+        cache = KVCache(shapes, blocks, limits.block_tokens, model.dtype, model.device)
+        runner = cls(model, bank, cache, usable_context(model.config, facts.context_length))
+        check_same(facts, expected_V, lambda: runner._trial(tokens))
+        return runner
+
+    @property
+    def kv_bytes_per_block(self) -> int:
+        """What one block of the KV cache takes, all layers together."""
+        return self.cache.bytes_per_block
 
     @torch.inference_mode()
-    def next_logits(self, token_ids: tuple[int, ...], key_values: KeyValues, adapter: LoadedAdapter | None) -> Tensor:
-        """Show the model these tokens after the ones it remembers; the logits, of shape (vocabulary,), of the next."""
-        ids_BT = torch.tensor([token_ids], device=self.device)
-        with self._using(adapter):
-            answer = self._model(ids_BT, past_key_values=key_values.cache, use_cache=True, logits_to_keep=1)
-        logits_V: Tensor = answer.logits[0, -1]
-        return logits_V
-
-    @contextlib.contextmanager
-    def _using(self, adapter: LoadedAdapter | None) -> Iterator[None]:
-        self._active = {} if adapter is None else adapter.pairs
+    def step(self, pieces: Sequence[Piece]) -> Tensor:
+        """Run the pieces; the logits, (pieces that want them, vocabulary) in the pieces' order and the model's dtype."""
+        batch = Batch.of(pieces, self.cache.block_tokens, self.device)
+        assert batch.layout.most_kept <= self.context_length, "a sequence is longer than the context"
+        self._attention.layout = batch.layout
+        self._lora.segments = (
+            None if all(slot is None for slot, _ in batch.runs) else Segments.of_runs(batch.runs, self.bank)
+        )
         try:
-            yield
+            return self._forward(batch)
         finally:
-            self._active = {}
+            self._attention.layout = self._lora.segments = None
 
-    def _adapt(self, path: str, _module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        pair = self._active.get(path)
-        if pair is None:
-            return None  # the output stays as it is
-        x = inputs[0].to(pair.a_RI.dtype)
-        added = functional.linear(functional.linear(x, pair.a_RI), pair.b_OR) * pair.scaling
-        return (output + added).to(output.dtype)
+    def _forward(self, batch: Batch) -> Tensor:
+        """(N, V): the logits of the rows that are wanted."""
+        answer = self._model(
+            input_ids=batch.token_ids_T.unsqueeze(0),
+            position_ids=batch.positions_T.unsqueeze(0),
+            use_cache=False,
+            logits_to_keep=batch.kept_N,
+        )
+        logits_NV: Tensor = answer.logits[0]
+        return logits_NV
+
+    def _trial(self, token_ids: Sequence[int]) -> Tensor:
+        """The logits after the tokens, run as a sequence is: two chunks of a prompt, then one token."""
+        blocks = range(self.cache.blocks)
+        cuts = sorted({0, len(token_ids) // 2, len(token_ids) - 1, len(token_ids)})
+        for start, stop in itertools.pairwise(cuts[:-1]):
+            self.step([Piece(token_ids[start:stop], start, blocks, None, wants_logits=False)])
+        return self.step([Piece(token_ids[cuts[-2] :], cuts[-2], blocks, None, wants_logits=True)])[0]
+
+
+def _load_model(facts: BaseFacts, precision: Precision, device: str) -> PreTrainedModel:
+    """The model with transformers' plainest attention, against which the engine's is checked."""
+    check_config(AutoConfig.from_pretrained(facts.path, local_files_only=True).get_text_config(), facts)
+    dtype = _DTYPES.get(precision, torch.float32 if device == "cpu" else "auto")
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        facts.path, dtype=dtype, local_files_only=True, attn_implementation="eager"
+    )
+    freeze_rotation(model)
+    move: Any = model.to  # its own stub is wrong
+    moved: PreTrainedModel = move(device).eval().requires_grad_(False)
+    return moved
+
+
+def _adaptable(model: PreTrainedModel, facts: BaseFacts) -> dict[str, tuple[int, int]]:
+    """The linears that an adapter may change: the matrices of the files that the loaded model has as plain linears."""
+    modules = dict(model.named_modules())
+    return {
+        path: shape
+        for path, shape in facts.linear_shapes.items()
+        if isinstance(module := modules.get(path), nn.Linear) and tuple(module.weight.shape) == shape
+    }
