@@ -48,6 +48,7 @@ class Reason(StrEnum):
     INTERNAL = "INTERNAL"
     CONCURRENT_CHANGE = "CONCURRENT_CHANGE"
     DATABASE_BUSY = "DATABASE_BUSY"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +223,7 @@ STATUS_OF_REASON: Mapping[Reason, type[TrellisError]] = {
     Reason.INTERNAL: InternalError,
     Reason.CONCURRENT_CHANGE: Aborted,
     Reason.DATABASE_BUSY: Unavailable,
+    Reason.DEADLINE_EXCEEDED: DeadlineExceeded,
 }
 """The one status table: which class, and so which gRPC status, an error of each reason is."""
 

@@ -102,6 +102,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Somebody else changed the same things at the same moment; nothing was done. ABORTED, with RetryInfo. Try again."""
     ERROR_REASON_DATABASE_BUSY: _ErrorReason.ValueType  # 34
     """The database is busy or can't be reached. UNAVAILABLE, with RetryInfo. Try again, with the same request_id."""
+    ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 35
+    """The call's deadline passed before the answer was complete. DEADLINE_EXCEEDED. The pieces that came are right."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason that an error of this API can have: the `reason` of the google.rpc.ErrorInfo in a status's
@@ -188,4 +190,6 @@ ERROR_REASON_CONCURRENT_CHANGE: ErrorReason.ValueType  # 33
 """Somebody else changed the same things at the same moment; nothing was done. ABORTED, with RetryInfo. Try again."""
 ERROR_REASON_DATABASE_BUSY: ErrorReason.ValueType  # 34
 """The database is busy or can't be reached. UNAVAILABLE, with RetryInfo. Try again, with the same request_id."""
+ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 35
+"""The call's deadline passed before the answer was complete. DEADLINE_EXCEEDED. The pieces that came are right."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
