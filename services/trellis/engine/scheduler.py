@@ -163,7 +163,8 @@ class Scheduler(Generic[W]):
         self._counters.charge(work.tenant, work.weight, prompt=work.prompt_tokens - table.cached_tokens)
         self._queue.remove(work)
         self._running[work] = None
-        work.table, work.computed = table, table.cached_tokens
+        work.table = table
+        work.computed = work.cached = table.cached_tokens
         work.slot = None if work.adapter is None else self._adapters.pin(work.digest)
         return True
 

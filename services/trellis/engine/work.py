@@ -23,6 +23,8 @@ class Work:
     """Another answer to the same prompt, whose computed prompt this one waits for."""
     computed: int = 0
     """Tokens whose keys and values are in the cache."""
+    cached: int = 0
+    """Of those, the ones that others had computed before it began."""
     table: BlockTable | None = None
     """Its blocks, while it runs."""
     slot: int | None = None
