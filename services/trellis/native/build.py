@@ -1,0 +1,167 @@
+"""Compile the C++ kernels beside this file once a machine, and load them."""
+
+import contextlib
+import ctypes
+import fcntl
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch  # before the library: both then share the libgomp that comes with torch, and its threads
+
+__all__ = ["BuildError", "Compiler", "available", "compile_library", "find_compiler", "library"]
+
+_log = logging.getLogger(__name__)
+_FOLDER: Final = Path(__file__).parent
+_FLAGS: Final = ("-O3", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "-fno-math-errno", "-Wno-psabi")
+# Tried in turn: the first is unknown to Clang on arm64.
+_THIS_CPU: Final = (("-march=native",), ("-mcpu=native",), ())
+_PATIENCE: Final = 300.0  # seconds
+_lock = threading.Lock()
+
+
+class BuildError(RuntimeError):
+    """The kernels could not be compiled; says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compiler:
+    """A C++ compiler: the words that start it, and what it says of its version."""
+
+    command: tuple[str, ...]
+    version: str
+
+
+def available() -> bool:
+    """Whether the kernels can be used here; the first call compiles them."""
+    return _loaded() is not None
+
+
+def library() -> ctypes.CDLL:
+    """The kernels; raises BuildError where there are none."""
+    loaded = _loaded()
+    if loaded is None:
+        raise BuildError("The native kernels are switched off or could not be compiled; the log says why.")
+    return loaded
+
+
+def _loaded() -> ctypes.CDLL | None:
+    with _lock:
+        return _load_once()
+
+
+@functools.cache
+def _load_once() -> ctypes.CDLL | None:
+    if os.environ.get("TRELLIS_NATIVE", "1") == "0":
+        return None
+    try:
+        loaded = ctypes.CDLL(str(_library_file(find_compiler(os.environ), _cache_folder(os.environ))))
+    except (BuildError, OSError) as error:
+        _log.warning("No native kernels, PyTorch's own operations serve instead (slower): %s", error)
+        return None
+    _log.debug("Native kernels loaded beside torch %s", torch.__version__)
+    return loaded
+
+
+def find_compiler(environment: Mapping[str, str]) -> Compiler:
+    """The one that CXX names, or the first of g++, c++ and clang++; raises BuildError where there is none."""
+    named = environment.get("CXX", "").split()
+    for command in (named,) if named else (["g++"], ["c++"], ["clang++"]):
+        if shutil.which(command[0], path=environment.get("PATH")) is not None:
+            return Compiler(tuple(command), _version_of(command))
+    raise BuildError(f"There is no C++ compiler ({' '.join(named) or 'g++, c++ or clang++'}) on the PATH.")
+
+
+def _version_of(command: list[str]) -> str:
+    return _run([*command, "--version"]).stdout
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=True)
+    except subprocess.CalledProcessError as error:
+        said = "\n".join(error.stderr.splitlines()[-10:])
+        raise BuildError(f"{' '.join(command)} failed:\n{said}") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"{command[0]} could not be run: {error}") from error
+
+
+def _library_file(compiler: Compiler, folder: Path) -> Path:
+    target = folder / f"{_digest(compiler)}.so"
+    if target.exists():
+        return target
+    with _only_one(folder / f"{target.name}.lock"):
+        if not target.exists():
+            _compile_for_this_cpu(compiler, target)
+    return target
+
+
+def _compile_for_this_cpu(compiler: Compiler, target: Path) -> None:
+    for flags in _THIS_CPU[:-1]:
+        with contextlib.suppress(BuildError):
+            compile_library(compiler, flags, target)
+            return
+    compile_library(compiler, _THIS_CPU[-1], target)
+
+
+def compile_library(compiler: Compiler, flags: tuple[str, ...], target: Path) -> None:
+    """Compile all kernels into `target`, which appears whole or not at all; raises BuildError."""
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        made = Path(scratch, target.name)
+        sources = [str(source) for source in sorted(_FOLDER.glob("*.cpp"))]
+        _run([*compiler.command, *_FLAGS, *flags, *sources, "-o", str(made)])
+        made.replace(target)
+
+
+def _digest(compiler: Compiler) -> str:
+    """Changes with all that the machine code depends on."""
+    digest = hashlib.sha256(repr((compiler, _FLAGS, _THIS_CPU, _cpu())).encode())
+    for source in sorted((*_FOLDER.glob("*.cpp"), *_FOLDER.glob("*.h"))):
+        digest.update(f"\0{source.name}\0".encode() + source.read_bytes())
+    return digest.hexdigest()[:32]
+
+
+def _cpu() -> tuple[str, ...]:
+    """The CPU's model and abilities: a cache folder may be shared by unlike machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        lines = [platform.processor()]
+    told = ("model", "flags", "features", "cpu ")
+    return (
+        platform.machine(),
+        *(line for line in lines if line.lower().startswith(told) and "mhz" not in line.lower()),
+    )
+
+
+def _cache_folder(environment: Mapping[str, str]) -> Path:
+    """Ours alone, for what lies in it is run; raises BuildError if others may write there."""
+    root = environment.get("TRELLIS_CACHE") or Path.home() / ".cache" / "trellis"
+    folder = Path(root, "native")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        about = folder.stat()
+    except (OSError, RuntimeError) as error:
+        raise BuildError(f"No folder to keep the kernels in ({error}); set TRELLIS_CACHE to one.") from error
+    if about.st_uid != os.geteuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise BuildError(f"Others may write to {folder}; set TRELLIS_CACHE to a folder of your own.")
+    return folder
+
+
+@contextlib.contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    """Of several processes that start together one compiles; the others wait for what it makes."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

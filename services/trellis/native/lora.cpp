@@ -1,0 +1,350 @@
+// y += scale * (x A^T) B for the rows of each segment: the adapters of a mixed batch, each on its own rows.
+//
+// A segment reads its own rows of x and of the bank and nothing else. Work is cut into items by segments, then by rows,
+// then by columns; each number of y is computed by one item, in an order of additions that the cut does not change.
+//
+// fp32: sums in fp32. bf16: products of bf16 pairs summed in fp32; s = x A^T stays in fp32 for segments of few rows, and is
+// rounded to bf16 for those of many, whose products are done by AMX tiles where the CPU has them.
+#include <algorithm>
+#include <vector>
+
+#include "tiles.h"
+#include "vectors.h"
+
+namespace trellis {
+
+struct Group {
+  const void *a;           // (bank rows, parts, in)
+  const void *b;           // (bank rows, out)
+  const float *scale;      // (slots, parts)
+  const int32_t *offsets;  // (parts + 1): the columns of each part
+  int64_t parts, in, out;
+};
+
+struct Segment {
+  int32_t token, tokens;  // rows of x and y
+  int32_t row, rows;      // of the bank
+  int32_t slot;
+};
+
+struct Item {
+  int32_t segment, token, tokens, column, columns;
+};
+
+template <class T>
+struct Call {
+  const Group &group;
+  const T *x;
+  int64_t x_stride;
+  T *y;
+  int64_t y_stride;
+
+  const T *a(int row, int part) const { return (const T *)group.a + ((int64_t)row * group.parts + part) * group.in; }
+  const T *b(int row, int column) const { return (const T *)group.b + (int64_t)row * group.out + column; }
+};
+
+static double cost_of(const Segment &segment, const Group &group) {
+  return (1.0 + segment.tokens / 8.0) * segment.rows * (double)(group.parts * group.in + group.out);
+}
+
+static void cut(const Segment &segment, int index, const Group &group, int pieces, std::vector<Item> &items) {
+  int end = segment.token + segment.tokens, out = (int)group.out;
+  bool by_tokens = segment.tokens >= 32;
+  int tokens = by_tokens ? ((segment.tokens + pieces - 1) / pieces + 31) / 32 * 32 : segment.tokens;
+  int columns = by_tokens ? out : std::max(256, ((out + pieces - 1) / pieces + 63) / 64 * 64);
+  for (int token = segment.token; token < end; token += tokens)
+    for (int column = 0; column < out; column += columns)
+      items.push_back({index, token, std::min(tokens, end - token), column, std::min(columns, out - column)});
+}
+
+static void plan(const Segment *segments, int64_t count, const Group &group, int threads, std::vector<Item> &items) {
+  double total = 0;
+  for (int64_t i = 0; i < count; i++) total += cost_of(segments[i], group);
+  double share = total / (2.0 * threads);
+  for (int64_t i = 0; i < count; i++) {
+    const Segment &segment = segments[i];
+    if (segment.slot < 0 || segment.rows <= 0 || segment.tokens <= 0) continue;
+    int pieces = threads > 1 ? std::max(1, (int)std::ceil(cost_of(segment, group) / share)) : 1;
+    cut(segment, (int)i, group, pieces, items);
+  }
+}
+
+// ---- few rows: the weights are streamed once, past up to four rows of x ----
+
+// Weights that are read next: asked for line by line while others are multiplied.
+struct Ahead {
+  const char *row = nullptr;
+  int64_t stride = 0;
+  int rows = 0, line = 0, lines = 0;
+
+  template <class T>
+  static Ahead of(const T *first, int64_t stride, int rows, int columns) {
+    return {(const char *)first, stride * (int64_t)sizeof(T), rows, 0, (int)((columns * sizeof(T) + 63) / 64)};
+  }
+  TRELLIS_INLINE void step() {
+    if (rows <= 0) return;
+    __builtin_prefetch(row + line * 64, 0, 2);
+    if (++line == lines) {
+      line = 0;
+      row += stride;
+      rows--;
+    }
+  }
+};
+
+template <class T, int TOKENS, int ROWS>
+TRELLIS_INLINE void shrink_block(const T *const *x, const T *a, int64_t a_stride, int in, float scale, float *s, int s_stride, Ahead &ahead) {
+  f32x16 sums[TOKENS][ROWS] = {};
+  constexpr int STEP = Dots<T>::STEP;
+  int i = 0;
+  for (; i + STEP <= in; i += STEP)
+    for (int r = 0; r < ROWS; r++) {
+      ahead.step();
+      auto weights = load_pack(a + r * a_stride + i);
+      for (int t = 0; t < TOKENS; t++) sums[t][r] = Dots<T>::add(sums[t][r], load_pack(x[t] + i), weights);
+    }
+  if (i < in)
+    for (int r = 0; r < ROWS; r++) {
+      auto weights = load_pack(a + r * a_stride + i, in - i);
+      for (int t = 0; t < TOKENS; t++) sums[t][r] = Dots<T>::add(sums[t][r], load_pack(x[t] + i, in - i), weights);
+    }
+  for (int t = 0; t < TOKENS; t++)
+    for (int r = 0; r < ROWS; r++) s[t * s_stride + r] = scale * sum(sums[t][r]);
+}
+
+template <class T, int TOKENS>
+static void shrink(const Call<T> &call, int token, const Segment &segment, int part, float scale, float *s, Ahead ahead) {
+  const T *x[TOKENS];
+  for (int t = 0; t < TOKENS; t++) x[t] = call.x + (token + t) * call.x_stride;
+  int64_t a_stride = call.group.parts * call.group.in;
+  int in = (int)call.group.in, r = 0;
+  constexpr int ROWS = WIDE ? (TOKENS <= 2 ? 8 : 4) : (TOKENS <= 2 ? 2 : 1);
+  for (; r + ROWS <= segment.rows; r += ROWS)
+    shrink_block<T, TOKENS, ROWS>(x, call.a(segment.row + r, part), a_stride, in, scale, s + r, segment.rows, ahead);
+  for (; r < segment.rows; r++)
+    shrink_block<T, TOKENS, 1>(x, call.a(segment.row + r, part), a_stride, in, scale, s + r, segment.rows, ahead);
+}
+
+constexpr int SPAN = 1024;  // columns whose sums stay in the L1 cache while the rows pass by
+constexpr int PASS = 8;     // rows of B read side by side; more would be more than the CPU's prefetchers follow
+
+// s for up to four rows of x, and what is known of the weights' columns in hand.
+template <class T>
+struct Expansion {
+  const T *b;  // its first row, at the first column
+  int64_t b_stride;
+  const float *s;  // (TOKENS, rows)
+  int rows;
+  float *sums;  // (TOKENS, SPAN)
+};
+
+template <class T, int TOKENS, int VECTORS>
+TRELLIS_INLINE void expand_block(const Expansion<T> &e, T *const *y, int first, int c, int n, Ahead &ahead) {
+  int last = std::min(first + PASS, e.rows);
+  f32x16 sums[TOKENS][VECTORS] = {};
+  if (first)
+    for (int t = 0; t < TOKENS; t++)
+      for (int v = 0; v < VECTORS; v++) sums[t][v] = load(e.sums + t * SPAN + c + v * LANES);
+  for (int r = first; r < last; r++) {
+    const T *b = e.b + r * e.b_stride + c;
+    f32x16 weights[VECTORS];
+    for (int v = 0; v < VECTORS; v++) {
+      if (v % 2 == 0 || sizeof(T) == 4) ahead.step();
+      weights[v] = n == LANES ? load(b + v * LANES) : load(b, n);
+    }
+    for (int t = 0; t < TOKENS; t++)
+      for (int v = 0; v < VECTORS; v++) sums[t][v] += e.s[t * e.rows + r] * weights[v];
+  }
+  for (int t = 0; t < TOKENS; t++)
+    for (int v = 0; v < VECTORS; v++) {
+      T *at = y[t] + c + v * LANES;
+      if (last < e.rows)
+        store(e.sums + t * SPAN + c + v * LANES, sums[t][v]);
+      else if (n == LANES)
+        store(at, load(at) + sums[t][v]);
+      else
+        store(at, load(at, n) + sums[t][v], n);
+    }
+}
+
+template <class T, int TOKENS>
+static void expand_span(const Expansion<T> &e, T *const *y, int columns, Ahead &ahead) {
+  constexpr int VECTORS = WIDE ? 4 : 1;
+  for (int first = 0; first < e.rows; first += PASS) {
+    int c = 0;
+    for (; c + VECTORS * LANES <= columns; c += VECTORS * LANES) expand_block<T, TOKENS, VECTORS>(e, y, first, c, LANES, ahead);
+    for (; c + LANES <= columns; c += LANES) expand_block<T, TOKENS, 1>(e, y, first, c, LANES, ahead);
+    if (c < columns) expand_block<T, TOKENS, 1>(e, y, first, c, columns - c, ahead);
+  }
+}
+
+template <class T, int TOKENS>
+static void expand(const Call<T> &call, int token, const Segment &segment, int from, int to, const float *s, Ahead ahead) {
+  alignas(64) float sums[TOKENS * SPAN];
+  for (int c = from; c < to; c += SPAN) {
+    T *y[TOKENS];
+    for (int t = 0; t < TOKENS; t++) y[t] = call.y + (token + t) * call.y_stride + c;
+    expand_span<T, TOKENS>({call.b(segment.row, c), call.group.out, s, segment.rows, sums}, y, std::min(SPAN, to - c), ahead);
+  }
+}
+
+template <class T, int TOKENS>
+static void few(const Call<T> &call, const Segment &segment, int token, int part, int from, int to, float *s, const Segment &then) {
+  const Group &group = call.group;
+  float scale = group.scale[segment.slot * group.parts + part];
+  Ahead b = Ahead::of(call.b(segment.row, from), group.out, segment.rows, to - from), next;
+  bool more = part + 1 < group.parts;
+  const Segment &source = more ? segment : then;
+  next = Ahead::of(call.a(source.row, more ? part + 1 : 0), group.parts * group.in, source.rows, (int)group.in);
+  shrink<T, TOKENS>(call, token, segment, part, scale, s, b);
+  expand<T, TOKENS>(call, token, segment, from, to, s, next);
+}
+
+template <class T>
+static void stream(const Call<T> &call, const Segment &segment, const Item &item, int part, int from, int to, const Segment &then) {
+  thread_local std::vector<float> s;
+  s.resize((size_t)segment.rows * 4);
+  int token = item.token, end = item.token + item.tokens;
+  for (; token + 4 <= end; token += 4) few<T, 4>(call, segment, token, part, from, to, s.data(), then);
+  switch (end - token) {
+    case 3: return few<T, 3>(call, segment, token, part, from, to, s.data(), then);
+    case 2: return few<T, 2>(call, segment, token, part, from, to, s.data(), then);
+    case 1: return few<T, 1>(call, segment, token, part, from, to, s.data(), then);
+  }
+}
+
+// ---- many rows in bf16: AMX tiles of 16 x 32, A and B packed once an item ----
+
+#if TRELLIS_TILES
+constexpr int MANY = 16;  // rows of a segment from which packing pays
+
+struct Packed {
+  std::vector<bf16> weights, x, s;
+  std::vector<float> sums;
+};
+
+static void tile_shrink(const bf16 *x, int64_t x_stride, const bf16 *a, int in_tiles, int row_tiles, float scale, int s_stride, Packed &packed) {
+  float *sums = packed.sums.data();
+  for (int n = 0; n < row_tiles; n++) {
+    _tile_zero(0);
+    _tile_zero(1);
+    for (int k = 0; k < in_tiles; k++) {
+      _tile_loadd(4, a + (n * in_tiles + k) * TILE, 64);
+      _tile_loadd(2, x + k * 32, x_stride * sizeof(bf16));
+      _tile_loadd(3, x + 16 * x_stride + k * 32, x_stride * sizeof(bf16));
+      _tile_dpbf16ps(0, 2, 4);
+      _tile_dpbf16ps(1, 3, 4);
+    }
+    _tile_stored(0, sums, 64);
+    _tile_stored(1, sums + 256, 64);
+    for (int t = 0; t < 32; t++) store(packed.s.data() + t * s_stride + n * 16, load(sums + t * 16) * scale);
+  }
+}
+
+// Four tiles of columns at a time, for then whole cache lines of y are read and written.
+static void tile_expand(bf16 *y, int64_t y_stride, const bf16 *b, int s_tiles, int tokens, int from, int to, Packed &packed) {
+  constexpr int WIDTH = 64;
+  float *sums = packed.sums.data();
+  const bf16 *s = packed.s.data();
+  for (int c = from; c < to; c += WIDTH) {
+    int columns = std::min(WIDTH, to - c);
+    for (int n = 0; n < columns; n += 16, b += s_tiles * TILE) {
+      _tile_zero(0);
+      _tile_zero(1);
+      for (int k = 0; k < s_tiles; k++) {
+        _tile_loadd(4, b + k * TILE, 64);
+        _tile_loadd(2, s + k * 32, s_tiles * 64);
+        _tile_loadd(3, s + 16 * s_tiles * 32 + k * 32, s_tiles * 64);
+        _tile_dpbf16ps(0, 2, 4);
+        _tile_dpbf16ps(1, 3, 4);
+      }
+      _tile_stored(0, sums + n, WIDTH * sizeof(float));
+      _tile_stored(1, sums + 16 * WIDTH + n, WIDTH * sizeof(float));
+    }
+    for (int t = 0; t < tokens; t++) {
+      bf16 *at = y + t * y_stride + c;
+      int n = 0;
+      for (; n + LANES <= columns; n += LANES) store(at + n, load(at + n) + load(sums + t * WIDTH + n));
+      if (n < columns) store(at + n, load(at + n, columns - n) + load(sums + t * WIDTH + n), columns - n);
+    }
+  }
+}
+
+static void tile_part(const Call<bf16> &call, const Segment &segment, const Item &item, int part, int from, int to) {
+  thread_local Packed packed;
+  const Group &group = call.group;
+  int in = (int)group.in, in_tiles = (in + 31) / 32, row_tiles = (segment.rows + 15) / 16, s_tiles = (segment.rows + 31) / 32;
+  int column_tiles = (to - from + 15) / 16;
+  packed.weights.resize((size_t)(row_tiles * in_tiles + column_tiles * s_tiles) * TILE);
+  packed.sums.resize(32 * 64);
+  packed.s.assign((size_t)32 * s_tiles * 32, bf16{});
+  bf16 *a = packed.weights.data(), *b = a + (size_t)row_tiles * in_tiles * TILE;
+  pack_transposed(call.a(segment.row, part), group.parts * group.in, segment.rows, in, a);
+  pack_pairs(call.b(segment.row, from), group.out, segment.rows, to - from, b);
+  float scale = group.scale[segment.slot * group.parts + part];
+  for (int done = 0; done < item.tokens; done += 32) {
+    int tokens = std::min(32, item.tokens - done);
+    const bf16 *x = call.x + (item.token + done) * call.x_stride;
+    int64_t x_stride = call.x_stride;
+    if (tokens < 32 || in % 32) {  // a tile reads 32 x 32 numbers, whosever they are
+      packed.x.assign((size_t)32 * in_tiles * 32, bf16{});
+      for (int t = 0; t < tokens; t++) std::memcpy(packed.x.data() + t * in_tiles * 32, x + t * x_stride, in * sizeof(bf16));
+      x = packed.x.data();
+      x_stride = in_tiles * 32;
+    }
+    tile_shrink(x, x_stride, a, in_tiles, row_tiles, scale, s_tiles * 32, packed);
+    tile_expand(call.y + (item.token + done) * call.y_stride, call.y_stride, b, s_tiles, tokens, from, to, packed);
+  }
+}
+
+static bool tiles_serve(const Call<float> &, const Segment &) { return false; }
+static void tile_part(const Call<float> &, const Segment &, const Item &, int, int, int) {}
+static bool tiles_serve(const Call<bf16> &, const Segment &segment) { return segment.tokens >= MANY && have_tiles(); }
+#endif
+
+template <class T>
+static void run(const Call<T> &call, const Segment &segment, const Item &item, const Segment &then) {
+  int end = item.column + item.columns;
+  for (int part = 0; part < call.group.parts; part++) {
+    int from = std::max(item.column, (int)call.group.offsets[part]), to = std::min(end, (int)call.group.offsets[part + 1]);
+    if (from >= to || call.group.scale[segment.slot * call.group.parts + part] == 0.0f) continue;
+#if TRELLIS_TILES
+    if (tiles_serve(call, segment)) {
+      tile_part(call, segment, item, part, from, to);
+      continue;
+    }
+#endif
+    stream(call, segment, item, part, from, to, then);
+  }
+}
+
+template <class T>
+static void add_lora(const Group &group, const Segment *segments, int64_t count, const void *x, int64_t x_stride, void *y, int64_t y_stride, int threads) {
+  thread_local std::vector<Item> items;
+  items.clear();
+  plan(segments, count, group, threads, items);
+  Call<T> call{group, (const T *)x, x_stride, (T *)y, y_stride};
+  int n = (int)items.size();
+  const Item *each = items.data();
+  if (threads == 1 || n == 1) {
+    Tiling tiling;
+    for (int i = 0; i < n; i++) run(call, segments[each[i].segment], each[i], segments[each[std::min(i + threads, n - 1)].segment]);
+    return;
+  }
+#pragma omp parallel num_threads(threads)
+  {
+    Tiling tiling;
+#pragma omp for schedule(dynamic, 1)
+    for (int i = 0; i < n; i++) run(call, segments[each[i].segment], each[i], segments[each[std::min(i + threads, n - 1)].segment]);
+  }
+}
+
+}  // namespace trellis
+
+extern "C" void trellis_add_lora(const trellis::Group *group, const trellis::Segment *segments, int64_t count, const void *x, int64_t x_stride, void *y, int64_t y_stride, int is_bf16, int threads) {
+  using namespace trellis;
+  if (is_bf16)
+    add_lora<bf16>(*group, segments, count, x, x_stride, y, y_stride, threads);
+  else
+    add_lora<float>(*group, segments, count, x, x_stride, y, y_stride, threads);
+}
