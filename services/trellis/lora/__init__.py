@@ -1,0 +1,1 @@
+"""What training and serving share: many adapters beside one base model."""

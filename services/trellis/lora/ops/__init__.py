@@ -1,0 +1,12 @@
+"""Ways to compute `y += lora(x)` for a mixed batch, all with one contract and tested against `reference`.
+
+An op is a module with NAME, `supports(device, dtype)` and `add_lora(y_TO, x_TI, bank, segments)`, which works in place
+and lets no segment's rows or weights into another's.
+"""
+
+from trellis.lora.ops import native, reference, segmented
+from trellis.lora.ops.plan import Op, choose
+
+OPS = {op.NAME: op for op in (reference, segmented, native)}
+
+__all__ = ["OPS", "Op", "choose"]

@@ -1,0 +1,34 @@
+"""What every other op is tested against: a loop, in float32 or better."""
+
+import torch
+from torch import Tensor
+
+from trellis.lora.bank import GroupBank
+from trellis.lora.segments import Segments
+
+NAME = "reference"
+
+
+def supports(device: torch.device, dtype: torch.dtype) -> bool:
+    """Everywhere."""
+    return True
+
+
+def add_lora(y_TO: Tensor, x_TI: Tensor, bank: GroupBank, segments: Segments) -> None:
+    """y += scale · (x Aᵀ) B for each segment's rows and each part's columns, in place.
+
+    https://arxiv.org/abs/2106.09685, section 4.1.
+    """
+    wide = torch.promote_types(x_TI.dtype, torch.float32)
+    for segment in segments.all:
+        x_tI = x_TI[segment.span].to(wide)
+        column = 0
+        for part, width in enumerate(bank.group.out_features):
+            columns = slice(column, column + width)
+            column += width
+            scale = bank.scale_SP[segment.slot, part]
+            if scale == 0:
+                continue
+            s_tR = x_tI @ bank.a_RPI[segment.rank_rows, part].to(wide).T
+            added_tO = (s_tR * scale.to(wide)) @ bank.b_RO[segment.rank_rows, columns].to(wide)
+            y_TO[segment.span, columns] = (y_TO[segment.span, columns].to(wide) + added_tO).to(y_TO.dtype)

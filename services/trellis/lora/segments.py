@@ -1,0 +1,84 @@
+"""Which rows of a step belong to which adapter."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trellis.lora.bank import AdapterBank
+from trellis.native.lora import SegmentTable
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Consecutive rows of one adapter."""
+
+    token: int
+    """Its first row in the batch."""
+    tokens: int
+    row: int
+    """The adapter's first rank row in the bank."""
+    rows: int
+    slot: int
+
+    @property
+    def span(self) -> slice:
+        """Its rows in the batch."""
+        return slice(self.token, self.token + self.tokens)
+
+    @property
+    def rank_rows(self) -> slice:
+        """Its adapter's rows in the bank."""
+        return slice(self.row, self.row + self.rows)
+
+
+@dataclass(frozen=True)
+class Segments:
+    """A step's segments, made once and shared by all layers; rows in none of them are the base's alone."""
+
+    all: tuple[Segment, ...]
+    tokens: int
+    """Rows of the whole batch."""
+
+    @classmethod
+    def of_runs(cls, runs: Sequence[tuple[int | None, int]], bank: AdapterBank) -> Self:
+        """From (slot or None, count of rows) in the order of the batch; neighbours of one slot become one segment."""
+        found, token = [], 0
+        for slot, run in groupby(runs, key=lambda item: item[0]):
+            count = sum(tokens for _, tokens in run)
+            if slot is not None and count:
+                found.append(Segment(token, count, *bank.slot_rows(slot), slot))
+            token += count
+        return cls(tuple(found), token)
+
+    @classmethod
+    def sort(cls, slots_T: Sequence[int | None], bank: AdapterBank) -> tuple[Tensor, Self]:
+        """For rows in any order: the order (a permutation, stable) that makes segments of them, and these."""
+        order = sorted(range(len(slots_T)), key=lambda token: -1 if (slot := slots_T[token]) is None else slot)
+        return torch.tensor(order, dtype=torch.int64), cls.of_runs([(slots_T[token], 1) for token in order], bank)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all rows are the base's alone."""
+        return not self.all
+
+    @cached_property
+    def max_tokens(self) -> int:
+        """Rows of the longest segment."""
+        return max((segment.tokens for segment in self.all), default=0)
+
+    @cached_property
+    def table_N5(self) -> Tensor:
+        """int32: first row, rows, first rank row, rank rows, slot of each segment."""
+        table = np.array([(s.token, s.tokens, s.row, s.rows, s.slot) for s in self.all], dtype=np.int32)
+        return torch.from_numpy(table.reshape(-1, 5))
+
+    @cached_property
+    def native(self) -> SegmentTable:
+        """The table as the C++ kernels take it."""
+        return SegmentTable(self.table_N5)
