@@ -12,6 +12,7 @@
 #include "vectors.h"
 
 namespace trellis {
+namespace {  // each file has its own names: two of one name in a library would be one
 
 struct Group {
   const void *a;           // (bank rows, parts, in)
@@ -339,6 +340,7 @@ static void add_lora(const Group &group, const Segment *segments, int64_t count,
   }
 }
 
+}  // namespace
 }  // namespace trellis
 
 extern "C" void trellis_add_lora(const trellis::Group *group, const trellis::Segment *segments, int64_t count, const void *x, int64_t x_stride, void *y, int64_t y_stride, int is_bf16, int threads) {
