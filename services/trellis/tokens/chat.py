@@ -63,6 +63,11 @@ class ChatTokenizer:
         return digest.hexdigest()
 
     @property
+    def definition(self) -> str:
+        """The tokenizer in the form of tokenizer.json, for other libraries."""
+        return str(self._encoder.tokenizer.to_str())
+
+    @property
     def eos_ids(self) -> frozenset[int]:
         """The tokens that end an answer: those of the generation config, the tokenizer's, and the template's."""
         return self._eos_ids

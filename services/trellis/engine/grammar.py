@@ -1,0 +1,119 @@
+"""Binds answers to a JSON schema: which tokens may come next."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from threading import Lock
+from typing import Final
+
+import numpy as np
+import torch
+from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer
+from torch import Tensor
+
+from trellis.engine.request import ResponseFormat
+from trellis.errors import InvalidArgument
+from trellis.tokens import ChatTokenizer
+
+MAX_SCHEMA_BYTES: Final = 64 * 1024
+_FIELD: Final = "response_format"
+_ANY_OBJECT: Final = '{"type": "object"}'
+_MOST_SCHEMAS: Final = 64
+_LONGEST_REASON: Final = 500
+_WORD_BITS: Final = 32
+# One tenant's schema must neither take the replica's memory nor hold up the step that it shares with others.
+_LIMITS: Final = LLParserLimits(
+    max_lexer_states=16_384,  # at 1 to 2 KiB each
+    step_lexer_fuel=100_000,  # some 7 ms
+    step_max_items=50_000,  # some 2.5 ms
+    verbose_errors=False,  # what it says goes to the caller
+)
+
+
+class Grammar:
+    """What one answer may still say: it follows the tokens as they are chosen."""
+
+    def __init__(self, matcher: LLMatcher, executor: LLExecutor) -> None:
+        self.matcher = matcher
+        self.executor = executor
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the answer may end here."""
+        return self.matcher.is_accepting()
+
+    @property
+    def error(self) -> InvalidArgument | None:
+        """Why the answer can't go on: its schema needs more work or memory than one request may take."""
+        return _invalid(self.matcher.get_error()) if self.matcher.is_error() else None
+
+    def accept(self, token_id: int) -> None:
+        """Take in a token that was allowed."""
+        self.matcher.consume_token(token_id)
+
+
+def allowed(grammars: Sequence[Grammar], width: int) -> Tensor:
+    """Which tokens each answer may go on with, (grammars, width); one that ends the answer only if it is complete.
+
+    They must come from one compiler, whose threads share the work.
+    """
+    words = -(-width // _WORD_BITS)
+    masks = np.zeros((len(grammars), words), dtype=np.int32)
+    matchers = [(grammar.matcher, row) for row, grammar in enumerate(grammars)]
+    grammars[0].executor.unsafe_compute_mask_ptr(matchers, masks.ctypes.data, words * masks.itemsize, len(grammars))
+    bits = np.unpackbits(masks.view(np.uint8), axis=-1, count=width, bitorder="little")
+    return torch.from_numpy(bits).view(torch.bool)
+
+
+class GrammarCompiler:
+    """Makes grammars for the answers of one base's tokenizer, and remembers the last few schemas."""
+
+    def __init__(self, tokenizer: ChatTokenizer) -> None:
+        self._has_end = bool(tokenizer.eos_ids)
+        ends = sorted(tokenizer.eos_ids) or None
+        self._tokenizer = LLTokenizer(tokenizer.definition, eos_token=ends, slices=LLTokenizer.json_slices())
+        self._executor = LLExecutor()
+        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._lock = Lock()
+
+    def compile(self, wanted: ResponseFormat) -> Grammar:
+        """A grammar at its start; for n answers, call it n times.
+
+        A schema that is new takes from a millisecond to a second: call this in a thread before the request is submitted,
+        for it lets other threads run meanwhile, and the engine's own call will then find the schema here. Raises
+        InvalidArgument (INVALID_FIELD) with what is wrong with the schema.
+        """
+        schema = _ANY_OBJECT if wanted.json_schema is None else wanted.json_schema
+        with self._lock:
+            matcher = self._compiled.get(schema)
+        if matcher is None:
+            matcher = self._compile(schema)
+        with self._lock:
+            self._remember(schema, matcher)
+            return Grammar(matcher.deep_copy(), self._executor)
+
+    def _compile(self, schema: str) -> LLMatcher:
+        if not self._has_end:
+            raise InvalidArgument.for_field(_FIELD, "The base model has no token that ends an answer.")
+        if len(schema.encode()) > MAX_SCHEMA_BYTES:
+            raise InvalidArgument.for_field(_FIELD, f"The JSON schema has more than {MAX_SCHEMA_BYTES} bytes.")
+        try:
+            # A schema may set options of its own; but not one that passes over what the library can't hold it to.
+            grammar = LLMatcher.grammar_from_json_schema(schema, overrides={"lenient": False})
+        except ValueError as error:
+            raise _invalid(str(error)) from None
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=_LIMITS)
+        if not matcher.is_error():
+            matcher.compute_bitmask()  # fills its caches, which copies share, and finds what is wrong only in use
+        if matcher.is_error():
+            raise _invalid(matcher.get_error())
+        return matcher
+
+    def _remember(self, schema: str, matcher: LLMatcher) -> None:
+        self._compiled[schema] = matcher
+        self._compiled.move_to_end(schema)
+        if len(self._compiled) > _MOST_SCHEMAS:
+            self._compiled.popitem(last=False)
+
+
+def _invalid(reason: str) -> InvalidArgument:
+    return InvalidArgument.for_field(_FIELD, f"The JSON schema can't be followed: {reason.strip()[:_LONGEST_REASON]}")
