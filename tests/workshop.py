@@ -1,6 +1,9 @@
 """A tiny base with everything an engine needs, and random adapters for it."""
 
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +11,26 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.tiny_adapter import write_adapter
+from tests.tiny_bank import Inline
 from tests.tiny_llama import write_tiny_llama
 from trellis.bases import BaseFacts, read_base
-from trellis.engine import AdapterLoader, Engine, EngineLimits, LoadedAdapter, Runner
+from trellis.engine import (
+    AdapterLoader,
+    AdapterRef,
+    AdapterTiers,
+    Engine,
+    EngineLimits,
+    GrammarCompiler,
+    Runner,
+    RunnerLimits,
+)
 from trellis.objects import ObjectStore
 from trellis.tokens import ChatTokenizer
+
+KV_BLOCKS = 96
+BLOCK_TOKENS = 8
+BANK_ROWS = 32
+BANK_SLOTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +41,32 @@ class Workshop:
     runner: Runner
     store: ObjectStore
     loader: AdapterLoader
+    made: list[AdapterTiers] = field(default_factory=list)
 
-    def engine(self, **limits: int) -> Engine:
-        return Engine(self.runner, self.tokenizer, self.facts.context_length, EngineLimits(**limits))
+    def engine(
+        self, *, executor: Executor | None = None, clock: Callable[[], float] = time.monotonic, **limits: Any
+    ) -> Engine:
+        """A new engine over the one runner; the one before it is of no use any more."""
+        tiers = AdapterTiers(self.empty_bank(), self.loader.load, executor or Inline())
+        self.made[:] = [tiers]
+        grammars = GrammarCompiler(self.tokenizer)
+        return Engine(
+            self.runner, self.tokenizer, self.facts.context_length, tiers, EngineLimits(**limits), clock, grammars
+        )
+
+    def empty_bank(self) -> Any:
+        for tiers in self.made:
+            for resident in tiers._residents.values():
+                self.runner.bank.remove(resident.slot)
+            tiers._residents.clear()
+        return self.runner.bank
 
     def adapter_folder(self, seed: int) -> Path:
         return self.folder / f"adapter-{seed}"
 
-    def adapter(self, seed: int, **options: Any) -> LoadedAdapter:
+    def adapter(self, seed: int, **options: Any) -> AdapterRef:
         digest = self.store_adapter(seed, **options)
-        return self.loader.load(digest, f"adapters/{digest}")
+        return AdapterRef(digest, f"adapters/{digest}")
 
     def store_adapter(self, seed: int, **options: Any) -> str:
         folder = self.adapter_folder(seed)
@@ -46,7 +80,9 @@ def make_workshop(folder: Path) -> Workshop:
     facts = read_base(str(write_lively_base(folder / "base")))
     tokenizer = ChatTokenizer.load(facts.path)
     store = ObjectStore.open(str(folder / "objects"))
-    return Workshop(folder, facts, tokenizer, Runner.load(facts), store, AdapterLoader(store, facts, tokenizer.digest))
+    limits = RunnerLimits(kv_blocks=KV_BLOCKS, block_tokens=BLOCK_TOKENS, bank_rows=BANK_ROWS, max_slots=BANK_SLOTS)
+    runner = Runner.load(facts, limits)
+    return Workshop(folder, facts, tokenizer, runner, store, AdapterLoader(store, facts, tokenizer.digest, runner.bank))
 
 
 def write_lively_base(folder: Path) -> Path:

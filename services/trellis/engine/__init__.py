@@ -1,24 +1,31 @@
 """The inference engine: many requests for many adapters at once, on one copy of a base model."""
 
-from trellis.engine.adapter_cache import AdapterCache
-from trellis.engine.adapters import AdapterLoader, LoadedAdapter, LoraPair
-from trellis.engine.engine import Engine, EngineLimits
+from trellis.engine.adapters import AdapterLoader
+from trellis.engine.engine import Engine
+from trellis.engine.grammar import GrammarCompiler
+from trellis.engine.limits import EngineLimits
 from trellis.engine.output import Alternative, FinishReason, Output, TokenChance
-from trellis.engine.request import Request, Sampling
-from trellis.engine.runner import Runner
+from trellis.engine.request import AdapterRef, Request, ResponseFormat, Sampling
+from trellis.engine.runner import Runner, RunnerLimits
+from trellis.engine.tiers import AdapterTiers, TierEvent
+from trellis.engine.usage import EngineUsage
 
 __all__ = [
-    "AdapterCache",
     "AdapterLoader",
+    "AdapterRef",
+    "AdapterTiers",
     "Alternative",
     "Engine",
     "EngineLimits",
+    "EngineUsage",
     "FinishReason",
-    "LoadedAdapter",
-    "LoraPair",
+    "GrammarCompiler",
     "Output",
     "Request",
+    "ResponseFormat",
     "Runner",
+    "RunnerLimits",
     "Sampling",
+    "TierEvent",
     "TokenChance",
 ]

@@ -1,63 +1,33 @@
-"""Adapters: from the object store to the model's side, known by their digests alone."""
+"""Adapters: from the object store into the host's memory, known by their digests alone."""
 
 import re
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import torch
-from safetensors.torch import load_file
-from torch import Tensor
-
-from trellis.artifacts import (
-    ADAPTER_FILES,
-    MANIFEST_FILE,
-    WEIGHTS_FILE,
-    AdapterFacts,
-    ArtifactError,
-    Manifest,
-    check_adapter_folder,
-    file_facts,
-)
+from trellis.artifacts import ADAPTER_FILES, MANIFEST_FILE, ArtifactError, Manifest, file_facts
 from trellis.bases import BaseFacts
 from trellis.errors import NotFound, Reason, TrellisError, error_for
+from trellis.lora.bank import AdapterBank
+from trellis.lora.host import HostAdapter
+from trellis.lora.peft_files import read_adapter
+from trellis.lora.weights import LoraWeights
 from trellis.objects import ObjectNotFoundError, ObjectStore
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True)
-class LoraPair:
-    """What an adapter adds at one linear: A of shape (rank, in), B of shape (out, rank), and alpha / rank."""
-
-    a_RI: Tensor
-    b_OR: Tensor
-    scaling: float
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedAdapter:
-    """An adapter's weights, by the path of the linear that they belong to."""
-
-    digest: str
-    pairs: Mapping[str, LoraPair]
-
-
 class AdapterLoader:
     """Loads adapters of one base model from the object store, and lets nothing pass that is not what its digest says."""
 
-    def __init__(
-        self, store: ObjectStore, base: BaseFacts, tokenizer_digest: str, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, store: ObjectStore, base: BaseFacts, tokenizer_digest: str, bank: AdapterBank) -> None:
         self._store = store
         self._base = base
         self._tokenizer_digest = tokenizer_digest
-        self._device = device
+        self._bank = bank
 
-    def load(self, digest: str, key: str) -> LoadedAdapter:
-        """Fetch the files under `key`, check them and read the weights; blocks.
+    def load(self, digest: str, key: str) -> HostAdapter:
+        """Fetch the files under `key`, check them and lay the weights out as the bank has them; blocks.
 
         Raises NotFound when they are not there, and InvalidArgument (ADAPTER_INVALID) when they are not what the digest
         says or were made for another base.
@@ -69,10 +39,10 @@ class AdapterLoader:
             folder = Path(scratch)
             try:
                 self._fetch(folder, key, manifest)
-                return self._read(digest, folder, check_adapter_folder(folder, self._base))
+                return self._pack(read_adapter(folder, self._base, digest))
             except ObjectNotFoundError as error:
                 raise _missing(digest, str(error)) from None
-            except ArtifactError as error:
+            except ValueError as error:  # an ArtifactError, or a module that the base does not have
                 raise _invalid(digest, str(error)) from error
 
     def _manifest(self, digest: str, key: str) -> Manifest:
@@ -96,14 +66,10 @@ class AdapterLoader:
             if file_facts(folder / name) != manifest.files.get(name):
                 raise ArtifactError("bad_manifest", f"{name} is not the file that its manifest lists.")
 
-    def _read(self, digest: str, folder: Path, facts: AdapterFacts) -> LoadedAdapter:
-        tensors = load_file(folder / WEIGHTS_FILE)
-
-        def weight(module: str, side: str) -> Tensor:
-            return tensors[f"base_model.model.{module}.lora_{side}.weight"].to(self._device, torch.float32)
-
-        pairs = {m: LoraPair(weight(m, "A"), weight(m, "B"), scaling) for m, scaling in facts.scalings.items()}
-        return LoadedAdapter(digest, pairs)
+    def _pack(self, weights: LoraWeights) -> HostAdapter:
+        groups = tuple(group.group for group in self._bank.groups.values())
+        # Only from pinned memory is a copy to a GPU one that the step before it does not wait for.
+        return HostAdapter.pack(weights, groups, self._bank.dtype, pin=self._bank.device.type == "cuda")
 
 
 def _invalid(digest: str, why: str) -> TrellisError:

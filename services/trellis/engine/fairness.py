@@ -29,11 +29,14 @@ class VirtualTokenCounters:
     def __len__(self) -> int:
         return len(self._counters)
 
-    def enter(self, tenant: str) -> None:
-        """Requests of this tenant wait from now on."""
+    def enter(self, tenant: str, credit: float = 0.0) -> None:
+        """Requests of this tenant wait from now on; it may have had so much less than those who waited before it.
+
+        A tenant that was away has no credit. One whose requests still run was merely short of new ones for a moment.
+        """
         if tenant in self._waiting:
             return
-        self._counters[tenant] = max(self[tenant], self._least())
+        self._counters[tenant] = max(self[tenant], self._least() - credit)
         self._waiting.add(tenant)
         if len(self._counters) > 2 * len(self._waiting) + _SWEEP_ABOVE:
             self._sweep()

@@ -41,10 +41,10 @@ class WaitingQueue(Generic[W]):
         """How many wait for this tenant."""
         return len(self._queues.get(tenant, ()))
 
-    def add(self, work: W) -> None:
-        """Let it wait, behind its tenant's others."""
+    def add(self, work: W, credit: float = 0.0) -> None:
+        """Let it wait, behind its tenant's others; for the credit see VirtualTokenCounters.enter."""
         self._queues.setdefault(work.tenant, {})[work] = None
-        self._counters.enter(work.tenant)
+        self._counters.enter(work.tenant, credit)
         self._count += 1
 
     def remove(self, work: W) -> None:

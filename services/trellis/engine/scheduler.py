@@ -92,7 +92,8 @@ class Scheduler(Generic[W]):
 
     def add(self, work: W) -> None:
         """Let it wait for its turn."""
-        self._queue.add(work)
+        is_away = not any(running.tenant == work.tenant for running in self._running)
+        self._queue.add(work, 0.0 if is_away else self._limits.fairness_window)
 
     def remove(self, work: W) -> None:
         """Let go of it and of all that it holds, whether it waits or runs."""
@@ -115,9 +116,10 @@ class Scheduler(Generic[W]):
         began = self._begin_all()
         if not self._queue:
             return began
-        self._update_drain()
-        first = [] if self._drain is None else [self._drain.work]
-        upcoming = first + self._queue.upcoming(self._limits.prefetched)
+        upcoming = self._queue.upcoming(self._limits.prefetched)
+        self._update_drain(upcoming)
+        if self._drain is not None:
+            upcoming.insert(0, self._drain.work)
         copied = self._adapters.stock([w.adapter for w in upcoming if w.adapter], self._limits.loads_a_step)
         return began + copied + (self._begin_all() if copied else 0)
 
@@ -175,11 +177,11 @@ class Scheduler(Generic[W]):
     def _is_resident(self, work: W) -> bool:
         return work.adapter is None or self._adapters.is_resident(work.digest)
 
-    def _update_drain(self) -> None:
+    def _update_drain(self, upcoming: list[W]) -> None:
         drain = self._drain
         if drain is not None and drain.work in self._queue and not self._is_resident(drain.work):
             return
-        overdue = next((w for w in self._queue.upcoming(self._limits.prefetched) if self._is_overdue(w)), None)
+        overdue = next((work for work in upcoming if self._is_overdue(work)), None)
         self._drain = None if overdue is None else Drain(overdue, self._victims(overdue.digest))
 
     def _is_overdue(self, work: W) -> bool:

@@ -1,62 +1,77 @@
-"""A request on its way through the engine."""
+"""One answer on its way through the engine: from tokens to text."""
 
-from trellis.engine.output import Alternative, FinishReason, Output, TokenChance
-from trellis.engine.request import DEFAULT_MAX_TOKENS, Request
-from trellis.engine.runner import KeyValues
+from dataclasses import dataclass
+from typing import Self
+
+from trellis.engine.output import Alternative, FinishReason, TokenChance
+from trellis.engine.request import Request
 from trellis.engine.sampler import Choice, Sampler
 from trellis.engine.stop import StopStrings
-from trellis.errors import TrellisError
+from trellis.engine.work import Work
 from trellis.tokens import ChatTokenizer, StreamDecoder
 
 
-class Sequence:
-    """A request's tokens so far, its keys and values, and how its text is made."""
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What one more token makes of an answer."""
 
-    def __init__(self, request: Request, tokenizer: ChatTokenizer, context_length: int) -> None:
+    text: str
+    logprobs: tuple[TokenChance, ...]
+    finish_reason: FinishReason | None
+
+
+class Sequence(Work):
+    """One of a request's answers: its tokens so far, how the next one is chosen, and how its text is made."""
+
+    def __init__(
+        self,
+        request: Request,
+        index: int,
+        sampler: Sampler,
+        tokenizer: ChatTokenizer,
+        max_tokens: int,
+        leader: Self | None = None,
+    ) -> None:
+        super().__init__(
+            list(request.prompt_ids),
+            len(request.prompt_ids),
+            max_tokens,
+            request.tenant,
+            request.weight,
+            request.adapter,
+            leader,
+        )
         self.request = request
-        self.sampler = Sampler(request.sampling, request.logprobs)
-        self.key_values = KeyValues()
-        self.pending_ids: tuple[int, ...] = request.prompt_ids
-        """The tokens that the model has not seen yet."""
+        self.index = index
+        self.sampler = sampler
+        self.is_finished = False
+        """Whether its last token has come."""
         self._tokenizer = tokenizer
         self._decoder = StreamDecoder(tokenizer)
         self._stop = StopStrings(request.stop)
-        self._count = 0
-        left = context_length - len(request.prompt_ids)
-        self._max_tokens = min(request.max_tokens or DEFAULT_MAX_TOKENS, left)
 
-    def append(self, choice: Choice) -> Output:
-        """Take the next token in; the piece of the answer that it makes."""
-        self._count += 1
-        self.pending_ids = (choice.token_id,)
+    @property
+    def completion_tokens(self) -> int:
+        """The answer's tokens so far."""
+        return len(self.token_ids) - self.prompt_tokens
+
+    def append(self, choice: Choice) -> Said:
+        """Take the next token in; what it makes of the answer."""
+        self.token_ids.append(choice.token_id)
+        self.sampler.accept(choice.token_id)
         ends_turn = choice.token_id in self._tokenizer.eos_ids
         text = "" if ends_turn else self._stop.push(self._decoder.push(choice.token_id))
         reason = self._finish_reason(ends_turn)
         if reason is not None:
             text += self._stop.push(self._decoder.finish()) + self._stop.finish()
             reason = self._finish_reason(ends_turn)  # the text that was held back may complete a stop string
-        return self._output(text, choice, reason)
-
-    def fail(self, error: TrellisError) -> Output:
-        """The last piece of an answer that can't go on."""
-        prompt_tokens = len(self.request.prompt_ids)
-        return Output(self.request.request_id, error=error, prompt_tokens=prompt_tokens, completion_tokens=self._count)
+        self.is_finished = reason is not None
+        return Said(text, () if self.request.logprobs is None else (self._chance(choice),), reason)
 
     def _finish_reason(self, ends_turn: bool) -> FinishReason | None:
         if ends_turn or self._stop.found:
             return FinishReason.STOP
-        return FinishReason.LENGTH if self._count >= self._max_tokens else None
-
-    def _output(self, text: str, choice: Choice, reason: FinishReason | None) -> Output:
-        return Output(
-            self.request.request_id,
-            text=text,
-            token_ids=(choice.token_id,),
-            logprobs=() if self.request.logprobs is None else (self._chance(choice),),
-            finish_reason=reason,
-            prompt_tokens=len(self.request.prompt_ids),
-            completion_tokens=self._count,
-        )
+        return FinishReason.LENGTH if self.completion_tokens >= self.max_tokens else None
 
     def _chance(self, choice: Choice) -> TokenChance:
         alternatives = tuple(

@@ -4,7 +4,7 @@ from typing import Any
 
 from google.protobuf.struct_pb2 import Struct, Value
 
-from trellis.engine import FinishReason, LoadedAdapter, Output, Request, Sampling, TokenChance
+from trellis.engine import AdapterRef, FinishReason, Output, Request, ResponseFormat, Sampling, TokenChance
 from trellis.errors import FieldViolation, InvalidArgument
 from trellis.formats import Message
 from trellis.formats.errors import Problems
@@ -32,27 +32,38 @@ def prompt_ids(generate: inference_pb2.GenerateRequest, tokenizer: ChatTokenizer
 
 
 def engine_request(
-    call_id: str,
-    generate: inference_pb2.GenerateRequest,
-    prompt: tuple[int, ...],
-    adapter: LoadedAdapter | None,
+    request_id: str, call: engine_pb2.StreamTokensRequest, prompt: tuple[int, ...], now: float
 ) -> Request:
-    """The request as the engine takes it; what is not set gets the API's default."""
-    sampling, defaults = generate.sampling, Sampling()
+    """The request as the engine takes it, whose clock says `now`; what is not set gets the API's default."""
+    generate = call.generate
     return Request(
-        request_id=call_id,
+        request_id=request_id,
         prompt_ids=prompt,
-        adapter=adapter,
-        sampling=Sampling(
-            temperature=sampling.temperature if sampling.HasField("temperature") else defaults.temperature,
-            top_p=sampling.top_p if sampling.HasField("top_p") else defaults.top_p,
-            top_k=sampling.top_k,
-            seed=sampling.seed if sampling.HasField("seed") else None,
-        ),
+        adapter=AdapterRef(call.adapter_digest, call.adapter_key) if call.adapter_digest else None,
+        tenant=call.tenant_id,
+        weight=call.tenant_weight or 1.0,
+        sampling=_sampling(generate.sampling),
         max_tokens=generate.max_tokens,
         stop=tuple(generate.stop),
         logprobs=generate.logprobs if generate.HasField("logprobs") else None,
+        n=generate.n or 1,
+        response_format=_response_format(generate.response_format),
+        deadline=now + call.deadline_seconds if call.deadline_seconds else None,
     )
+
+
+def _sampling(params: inference_pb2.SamplingParams) -> Sampling:
+    return Sampling(**{field.name: value for field, value in params.ListFields()})  # both have the same names
+
+
+def _response_format(wanted: inference_pb2.ResponseFormat) -> ResponseFormat | None:
+    match wanted.WhichOneof("format"):
+        case "json_schema":
+            return ResponseFormat(wanted.json_schema)
+        case "json_object":
+            return ResponseFormat() if wanted.json_object else None
+        case _:
+            return None
 
 
 def response(output: Output, adapter_digest: str) -> engine_pb2.StreamTokensResponse:
@@ -62,10 +73,13 @@ def response(output: Output, adapter_digest: str) -> engine_pb2.StreamTokensResp
         token_ids=output.token_ids,
         logprobs=[_logprob(chance) for chance in output.logprobs],
         adapter_digest=adapter_digest,
+        index=output.index,
     )
     if output.finish_reason is not None:
         piece.finish_reason = _FINISH[output.finish_reason]
+    if output.is_last:
         piece.usage.prompt_tokens = output.prompt_tokens
+        piece.usage.cached_prompt_tokens = output.cached_prompt_tokens
         piece.usage.completion_tokens = output.completion_tokens
     return engine_pb2.StreamTokensResponse(generate=piece)
 

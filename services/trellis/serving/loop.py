@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Final
 
 from trellis.engine import Engine, Output, Request
-from trellis.errors import TrellisError
+from trellis.errors import InternalError, Reason, TrellisError
 
 _log = logging.getLogger(__name__)
 _Deliver = Callable[[Output], None]
@@ -17,14 +17,18 @@ _STOP_SECONDS: Final = 10.0
 
 
 class EngineLoop:
-    """Steps an engine while it has work; only this loop's thread ever touches the engine."""
+    """Steps an engine while that does anything; only this loop's thread ever touches the engine.
+
+    While all requests wait for adapters to be loaded, the thread sleeps until a load or a deadline ends.
+    """
 
     def __init__(self, engine: Engine, on_step: Callable[[Engine], None] = lambda _: None) -> None:
         self._engine = engine
         self._on_step = on_step
-        self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._listeners: dict[str, _Deliver] = {}
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        engine.notify(lambda: self._commands.put(_wake_up))
 
     def start(self) -> None:
         """Start the thread."""
@@ -40,6 +44,10 @@ class EngineLoop:
         """Whether the engine can still answer."""
         return self._thread.is_alive()
 
+    def tell(self, act: Callable[[Engine], object]) -> None:
+        """Let the thread do something with the engine, such as `Engine.drain`, before its next step."""
+        self._commands.put(lambda: act(self._engine))
+
     async def stream(self, request: Request) -> AsyncGenerator[Output, None]:
         """The pieces of the request's answer, the last one included; closing the iterator cancels the request."""
         outputs: asyncio.Queue[Output] = asyncio.Queue()
@@ -49,6 +57,12 @@ class EngineLoop:
             with suppress(RuntimeError):  # the event loop is closed: nobody listens
                 loop.call_soon_threadsafe(outputs.put_nowait, output)
 
+        try:
+            if request.response_format is not None:
+                await asyncio.to_thread(self._engine.prepare, request)
+        except TrellisError as error:
+            yield Output(request.request_id, error=error, is_last=True)
+            return
         self._commands.put(lambda: self._submit(request, deliver))
         try:
             while True:
@@ -74,13 +88,13 @@ class EngineLoop:
         """Do what was asked for since the last step, or wait until there is work; False at the end."""
         while True:
             try:
-                command = self._commands.get(block=not self._engine.has_work)
+                command = self._commands.get(block=not self._engine.can_step, timeout=self._engine.seconds_left)
             except queue.Empty:
-                return True
+                return True  # there is something to do, or a deadline has come
             if command is None:
                 return False
             command()
-            if not self._engine.has_work:
+            if not self._engine.can_step:
                 self._on_step(self._engine)
 
     def _submit(self, request: Request, deliver: _Deliver) -> None:
@@ -88,7 +102,11 @@ class EngineLoop:
             self._engine.submit(request)
             self._listeners[request.request_id] = deliver
         except TrellisError as error:
-            deliver(Output(request.request_id, error=error))
+            deliver(Output(request.request_id, error=error, is_last=True))
+        except Exception:  # noqa: BLE001  one request must not end the thread
+            _log.exception("A request could not be taken on.")
+            broken = InternalError(Reason.INTERNAL, "The engine failed; its logs say more.")
+            deliver(Output(request.request_id, error=broken, is_last=True))
 
     def _cancel(self, request_id: str) -> None:
         self._engine.cancel(request_id)
@@ -98,3 +116,7 @@ class EngineLoop:
         deliver = self._listeners.get(output.request_id)
         if deliver is not None:
             deliver(output)
+
+
+def _wake_up() -> None:
+    """A command that does nothing but end the wait for one."""

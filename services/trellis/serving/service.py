@@ -1,8 +1,9 @@
 """An engine's calls as frames, without Ray or HTTP."""
 
 import logging
+import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from google.protobuf.message import DecodeError
@@ -11,7 +12,6 @@ from trellis.engine import Output
 from trellis.engine_wire import MESSAGE, error_frame, frame
 from trellis.errors import InternalError, InvalidArgument, Reason, TrellisError
 from trellis.serving.convert import engine_request, prompt_ids, response
-from trellis.serving.leases import AdapterLeases
 from trellis.serving.loop import EngineLoop
 from trellis.serving.metrics import Observer
 from trellis.tokens import ChatTokenizer
@@ -23,10 +23,11 @@ _log = logging.getLogger(__name__)
 class EngineService:
     """StreamTokens over one engine."""
 
-    def __init__(self, loop: EngineLoop, tokenizer: ChatTokenizer, leases: AdapterLeases) -> None:
+    def __init__(self, loop: EngineLoop, tokenizer: ChatTokenizer, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` must be the engine's: deadlines are measured on it."""
         self._loop = loop
         self._tokenizer = tokenizer
-        self._leases = leases
+        self._clock = clock
 
     async def frames(self, body: bytes, observer: Observer) -> AsyncGenerator[bytes, None]:
         """The frames of an answer; never raises but when it is closed, which cancels the request."""
@@ -53,13 +54,12 @@ class EngineService:
         """The pieces, each with the adapter's digest if it is the first one."""
         call = _read(body)
         prompt = prompt_ids(call.generate, self._tokenizer)
-        async with self._leases.using(call.adapter_digest, call.adapter_key) as adapter:
-            request = engine_request(uuid.uuid4().hex, call.generate, prompt, adapter)
-            digest = call.adapter_digest
-            async with aclosing(self._loop.stream(request)) as outputs:
-                async for output in outputs:
-                    yield output, digest
-                    digest = ""
+        request = engine_request(uuid.uuid4().hex, call, prompt, self._clock())
+        digest = call.adapter_digest
+        async with aclosing(self._loop.stream(request)) as outputs:
+            async for output in outputs:
+                yield output, digest
+                digest = ""
 
 
 def _read(body: bytes) -> StreamTokensRequest:

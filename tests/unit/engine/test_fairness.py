@@ -36,6 +36,14 @@ def test_who_had_more_is_not_lowered() -> None:
     assert (counters["a"], counters["b"]) == (100.0, 0.0)
 
 
+def test_who_was_merely_short_of_requests_keeps_a_bounded_credit() -> None:
+    counters = VirtualTokenCounters()
+    counters.enter("busy")
+    counters.charge("busy", 1.0, prompt=100)
+    counters.enter("short", credit=30.0)
+    assert counters["short"] == 70.0
+
+
 def test_when_nobody_waits_the_last_one_who_did_is_the_measure() -> None:
     counters = VirtualTokenCounters()
     counters.enter("a")

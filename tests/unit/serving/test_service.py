@@ -3,16 +3,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 
 import pytest
 import pytest_asyncio
 from tests.workshop import Workshop, make_workshop
 
-from trellis.engine import AdapterCache, Engine, LoadedAdapter, Output
+from trellis.engine import Engine, Output
 from trellis.engine_wire import MESSAGE, STATUS, FrameReader, read_error
-from trellis.errors import InternalError, InvalidArgument, NotFound, ResourceExhausted
-from trellis.serving.leases import AdapterLeases
+from trellis.errors import DeadlineExceeded, InternalError, InvalidArgument, NotFound, ResourceExhausted, Unavailable
+from trellis.lora.host import HostAdapter
 from trellis.serving.loop import EngineLoop
 from trellis.serving.service import EngineService
 from trellis.v1.engine_pb2 import StreamTokensRequest, StreamTokensResponse
@@ -38,10 +39,13 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 class Bench:
     def __init__(self, workshop: Workshop, engine: Engine) -> None:
         self.engine = engine
-        self.cache = AdapterCache(2, workshop.loader.load)
-        self.loop = EngineLoop(engine)
-        self.service = EngineService(self.loop, workshop.tokenizer, AdapterLeases(self.cache))
+        self.steps = 0
+        self.loop = EngineLoop(engine, self._count)
+        self.service = EngineService(self.loop, workshop.tokenizer)
         self.seen = Seen()
+
+    def _count(self, _engine: Engine) -> None:
+        self.steps += 1
 
     async def call(self, request: StreamTokensRequest) -> list[tuple[int, bytes]]:
         reader = FrameReader()
@@ -50,17 +54,18 @@ class Bench:
 
     async def idle(self) -> None:
         async with asyncio.timeout(20):
-            while self.engine.has_work or self.cache.pinned():
+            while self.engine.has_work or self.engine.usage.pins or self.engine.usage.kv_blocks_used:
                 await asyncio.sleep(0.01)
 
 
 @pytest_asyncio.fixture
 async def bench(workshop: Workshop) -> AsyncIterator[Bench]:
-    bench = Bench(workshop, workshop.engine(max_running=2, max_waiting=1))
-    bench.loop.start()
-    yield bench
-    bench.loop.stop()
-    assert not bench.loop.is_alive
+    with ThreadPoolExecutor(2) as threads:
+        bench = Bench(workshop, workshop.engine(max_running=2, max_waiting=1, executor=threads))
+        bench.loop.start()
+        yield bench
+        bench.loop.stop()
+        assert not bench.loop.is_alive
 
 
 def call(digest: str = "", max_tokens: int = 5) -> StreamTokensRequest:
@@ -79,6 +84,7 @@ async def test_an_answer_in_frames(bench: Bench, workshop: Workshop) -> None:
     pieces = [StreamTokensResponse.FromString(data).generate for kind, data in frames if kind == MESSAGE]
     assert pieces[0].adapter_digest == digest
     assert pieces[-1].usage.prompt_tokens == 5
+    assert not pieces[0].HasField("usage")
     assert len(bench.seen.outcomes) == 1
     await bench.idle()
 
@@ -88,7 +94,7 @@ async def test_closing_cancels_and_lets_go_of_the_adapter(bench: Bench, workshop
     frames = bench.service.frames(call(digest, 100).SerializeToString(), bench.seen)
     async with aclosing(frames):
         await anext(frames)
-        assert bench.cache.pinned() == 1
+        assert bench.engine.usage.pins == 1
     await bench.idle()
     assert bench.seen.outcomes == ["CANCELLED"]
 
@@ -131,28 +137,78 @@ async def test_a_broken_step_fails_what_is_in_flight_and_nothing_else(
     assert (await bench.call(call()))[-1][0] == MESSAGE
 
 
-async def test_who_leaves_while_the_adapter_loads_lets_go_of_it() -> None:
-    started, go = threading.Event(), threading.Event()
+class Gate:
+    """A store's loads that wait until they are let through."""
 
-    def load(digest: str, _key: str) -> LoadedAdapter:
-        started.set()
-        assert go.wait(10)
-        return LoadedAdapter(digest, {})
+    def __init__(self, workshop: Workshop) -> None:
+        self.started, self.open = threading.Event(), threading.Event()
+        self._load = workshop.loader.load
 
-    cache = AdapterCache(1, load)
-    leases = AdapterLeases(cache)
+    def __call__(self, digest: str, key: str) -> HostAdapter:
+        self.started.set()
+        assert self.open.wait(10)
+        return self._load(digest, key)
 
-    async def use() -> None:
-        async with leases.using("a", "key"):
-            pytest.fail("it was cancelled")
 
-    task = asyncio.create_task(use())
-    await asyncio.to_thread(started.wait, 10)
+@pytest.fixture
+def gate(workshop: Workshop, bench: Bench) -> Gate:
+    gate = Gate(workshop)
+    bench.engine._tiers._load = gate
+    return gate
+
+
+async def test_the_thread_sleeps_while_an_adapter_loads_and_others_are_answered(
+    bench: Bench, gate: Gate, workshop: Workshop
+) -> None:
+    digest = workshop.store_adapter(7)
+    waiting = asyncio.create_task(bench.call(call(digest)))
+    await asyncio.to_thread(gate.started.wait, 10)
+    assert (await bench.call(call()))[-1][0] == MESSAGE
+    async with asyncio.timeout(10):
+        while bench.engine.can_step:
+            await asyncio.sleep(0.01)
+    before = bench.steps
+    await asyncio.sleep(0.05)
+    assert bench.steps == before
+    gate.open.set()
+    frames = await waiting
+    assert StreamTokensResponse.FromString(frames[-1][1]).generate.usage.completion_tokens
+    await bench.idle()
+
+
+async def test_who_leaves_while_the_adapter_loads_leaves_nothing(bench: Bench, gate: Gate, workshop: Workshop) -> None:
+    digest = workshop.store_adapter(8)
+    task = asyncio.create_task(bench.call(call(digest)))
+    await asyncio.to_thread(gate.started.wait, 10)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    go.set()
+    await bench.idle()
+    gate.open.set()
     async with asyncio.timeout(10):
-        while cache.pinned():
+        while digest not in bench.engine.usage.host_digests:
             await asyncio.sleep(0.01)
-    assert cache.loaded() == ["a"]
+    assert bench.engine.usage.resident_digests == ()
+
+
+async def test_a_deadline_ends_the_wait_for_an_adapter(bench: Bench, gate: Gate, workshop: Workshop) -> None:
+    late = call(workshop.store_adapter(9))
+    late.deadline_seconds = 0.02
+    assert isinstance(error_of(await bench.call(late)), DeadlineExceeded)
+    gate.open.set()
+
+
+async def test_several_answers_come_with_their_index_and_one_usage(bench: Bench) -> None:
+    wanted = call()
+    wanted.generate.n = 2
+    pieces = [StreamTokensResponse.FromString(data).generate for _, data in await bench.call(wanted)]
+    assert {piece.index for piece in pieces} == {0, 1}
+    assert [piece.HasField("usage") for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    assert pieces[-1].usage.completion_tokens == 10
+
+
+async def test_an_engine_that_drains_takes_nothing_new(bench: Bench) -> None:
+    bench.loop.tell(Engine.drain)
+    error = error_of(await bench.call(call()))
+    assert isinstance(error, Unavailable)
+    assert error.retry_after

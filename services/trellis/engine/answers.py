@@ -1,0 +1,52 @@
+"""The answers to one request, and what is told of them."""
+
+from dataclasses import dataclass
+
+from trellis.engine.output import Output
+from trellis.engine.request import Request
+from trellis.engine.sampler import Choice
+from trellis.engine.sequence import Sequence
+from trellis.errors import TrellisError
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """A request with the sequences that answer it; the first computes the prompt for all."""
+
+    request: Request
+    sequences: tuple[Sequence, ...]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all of them are complete."""
+        return all(sequence.is_finished for sequence in self.sequences)
+
+    def append(self, sequence: Sequence, choice: Choice) -> Output:
+        """Give one of them its next token; the piece that it makes."""
+        said = sequence.append(choice)
+        return Output(
+            self.request.request_id,
+            index=sequence.index,
+            text=said.text,
+            token_ids=(choice.token_id,),
+            logprobs=said.logprobs,
+            finish_reason=said.finish_reason,
+            prompt_tokens=len(self.request.prompt_ids),
+            cached_prompt_tokens=self.sequences[0].cached,
+            completion_tokens=self._completion_tokens(),
+            is_last=said.finish_reason is not None and self.is_finished,
+        )
+
+    def fail(self, error: TrellisError) -> Output:
+        """The last piece, when they can't go on."""
+        return Output(
+            self.request.request_id,
+            error=error,
+            prompt_tokens=len(self.request.prompt_ids),
+            cached_prompt_tokens=self.sequences[0].cached,
+            completion_tokens=self._completion_tokens(),
+            is_last=True,
+        )
+
+    def _completion_tokens(self) -> int:
+        return sum(sequence.completion_tokens for sequence in self.sequences)

@@ -1,0 +1,247 @@
+"""Where adapters are: in the object store, in the host's memory, or in the bank beside the base."""
+
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from enum import StrEnum
+from queue import Empty, SimpleQueue
+
+from trellis.engine.request import AdapterRef
+from trellis.errors import InternalError, Reason, TrellisError, error_for
+from trellis.lora.bank import AdapterBank
+from trellis.lora.host import HostAdapter
+
+Load = Callable[[str, str], HostAdapter]
+"""Fetches and checks an adapter, by digest and key; blocks, and raises TrellisError."""
+
+
+class TierEvent(StrEnum):
+    """What happens to adapters; for counting."""
+
+    USED = "used"
+    """An answer began with one from the bank; less those that were copied, the ones that found it there."""
+    FETCHED = "fetched"
+    """From the object store into the host's memory."""
+    FAILED = "failed"
+    """Could not be fetched."""
+    COPIED = "copied"
+    """From the host's memory into the bank."""
+    EVICTED = "evicted"
+    """From the bank; the next use copies it again."""
+    DROPPED = "dropped"
+    """From the host's memory; the next use fetches it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailedLoad:
+    """An adapter that could not be loaded; the next request for it tries again."""
+
+    digest: str
+    error: TrellisError
+
+
+@dataclass(slots=True)
+class _Resident:
+    """A place in the bank and how many need it; what has pins is never evicted."""
+
+    slot: int
+    rows: int
+    pins: int = 0
+
+
+class AdapterTiers:
+    """Brings adapters closer before they are needed, and lets go of the least recently used.
+
+    Only the engine's thread calls it; loads run in the executor, and their ends are taken in by `poll`. An adapter is
+    known by its digest, which is of its content: a retrained one is another, and nothing here ever becomes stale.
+    """
+
+    def __init__(
+        self,
+        bank: AdapterBank,
+        load: Load,
+        executor: Executor,
+        host_bytes: int = 4 << 30,
+        on_event: Callable[[TierEvent], None] = lambda _: None,
+    ) -> None:
+        self._bank = bank
+        self._load = load
+        self._executor = executor
+        self._host_bytes = host_bytes
+        self._on_event = on_event
+        self._loading: set[str] = set()
+        self._ended: SimpleQueue[tuple[str, Future[HostAdapter]]] = SimpleQueue()
+        self._host: dict[str, HostAdapter] = {}  # this and the next: the least recently used first
+        self._host_used = 0
+        self._residents: dict[str, _Resident] = {}
+        self.on_load_end: Callable[[], None] = lambda: None
+        """Called in the load's thread when there is something to `poll`."""
+
+    @property
+    def loading(self) -> int:
+        """Loads that have not been taken in."""
+        return len(self._loading)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether a load has ended that was not taken in."""
+        return not self._ended.empty()
+
+    @property
+    def pins(self) -> int:
+        """Answers that use an adapter of the bank."""
+        return sum(resident.pins for resident in tuple(self._residents.values()))
+
+    @property
+    def resident_digests(self) -> tuple[str, ...]:
+        """The adapters in the bank."""
+        return tuple(self._residents)
+
+    @property
+    def host_digests(self) -> tuple[str, ...]:
+        """The adapters in the host's memory."""
+        return tuple(self._host)
+
+    @property
+    def host_bytes(self) -> int:
+        """What they take there."""
+        return self._host_used
+
+    def is_resident(self, digest: str) -> bool:
+        """Whether it is in the bank."""
+        return digest in self._residents
+
+    def is_at_hand(self, digest: str) -> bool:
+        """Whether only room in the bank is missing."""
+        return digest in self._host
+
+    def fetch(self, ref: AdapterRef) -> None:
+        """Begin to load it into the host's memory, if it is neither there nor on its way nor in the bank."""
+        if ref.digest in self._loading or ref.digest in self._host or ref.digest in self._residents:
+            return
+        self._loading.add(ref.digest)
+        loading = self._executor.submit(self._load, ref.digest, ref.key)
+        loading.add_done_callback(lambda ended: self._end(ref.digest, ended))
+
+    def poll(self) -> list[FailedLoad]:
+        """Take in the loads that have ended; those that failed."""
+        failed: list[FailedLoad] = []
+        while True:
+            try:
+                digest, ended = self._ended.get_nowait()
+            except Empty:
+                return failed
+            self._loading.discard(digest)
+            found = self._result(digest, ended)
+            if isinstance(found, TrellisError):
+                self._on_event(TierEvent.FAILED)
+                failed.append(FailedLoad(digest, found))
+            else:
+                self._on_event(TierEvent.FETCHED)
+                self._host[digest] = found
+                self._host_used += found.nbytes
+
+    def stock(self, wanted: Iterable[AdapterRef], copies: int) -> int:
+        """Fetch what is wanted, and copy at most `copies` adapters into the bank; how many were.
+
+        What comes earlier in `wanted` is never evicted for what comes later, and where one lacks room, none that comes
+        later takes what becomes free.
+        """
+        copied = 0
+        sooner: dict[str, None] = {}
+        room = True
+        for ref in wanted:
+            if ref.digest in sooner:
+                continue
+            if ref.digest not in self._residents:
+                self.fetch(ref)
+                if room and copied < copies and ref.digest in self._host:
+                    room = self._copy(ref.digest, sooner)
+                    copied += room
+            sooner[ref.digest] = None
+        self._shrink(sooner)
+        return copied
+
+    def would_fit(self, digest: str, without: Collection[str]) -> bool:
+        """Whether there is room in the bank without these and those that nobody uses."""
+        leaving = [r for d, r in self._residents.items() if r.pins == 0 or d in without]
+        return self._fits(self._host[digest].rows, leaving)
+
+    def pin(self, digest: str) -> int:
+        """Its slot in the bank, which it keeps until `unpin` was called as often."""
+        resident = self._residents.pop(digest)
+        self._residents[digest] = resident  # the most recently used now
+        resident.pins += 1
+        self._on_event(TierEvent.USED)
+        return resident.slot
+
+    def unpin(self, digest: str) -> None:
+        """One user less."""
+        self._residents[digest].pins -= 1
+        assert self._residents[digest].pins >= 0, "an adapter was let go of twice"
+
+    def forget(self, digest: str) -> None:
+        """Let go of an adapter that will not be called again, as far as nobody uses it."""
+        resident = self._residents.get(digest)
+        if resident is not None and resident.pins == 0:
+            self._evict(digest)
+        if digest in self._host:
+            self._drop(digest)
+
+    def _end(self, digest: str, ended: "Future[HostAdapter]") -> None:
+        self._ended.put((digest, ended))
+        self.on_load_end()
+
+    def _result(self, digest: str, ended: "Future[HostAdapter]") -> HostAdapter | TrellisError:
+        error: BaseException | None = InternalError(Reason.INTERNAL, "The engine is stopping.")
+        if not ended.cancelled():
+            error = ended.exception()
+            if error is None:
+                return self._checked(ended.result())
+        if isinstance(error, TrellisError):
+            return error
+        message = f"The adapter {digest[:24]} could not be loaded: {error}"
+        return InternalError(Reason.INTERNAL, message, metadata={"adapter_digest": digest})
+
+    def _checked(self, adapter: HostAdapter) -> HostAdapter | TrellisError:
+        if adapter.rows <= self._bank.rows:
+            return adapter
+        message = f"The adapter {adapter.digest[:24]} takes {adapter.rows} rank rows; the engine has {self._bank.rows}."
+        return error_for(Reason.ADAPTER_INVALID, message, metadata={"adapter_digest": adapter.digest})
+
+    def _fits(self, rows: int, leaving: Collection[_Resident]) -> bool:
+        slots = self._bank.max_slots - len(self._residents) + len(leaving)
+        return slots > 0 and self._bank.rows_free + sum(resident.rows for resident in leaving) >= rows
+
+    def _copy(self, digest: str, keep: Collection[str]) -> bool:
+        """Into the bank; whether there was room. Nothing is evicted when that would not make enough of it."""
+        adapter = self._host.pop(digest)
+        self._host[digest] = adapter  # the most recently used now
+        unused = [d for d, resident in self._residents.items() if resident.pins == 0 and d not in keep]
+        if not self._fits(adapter.rows, [self._residents[d] for d in unused]):
+            return False
+        for oldest in unused:
+            if self._bank.fits(adapter.rows):
+                break
+            self._evict(oldest)
+        self._residents[digest] = _Resident(self._bank.add(adapter), adapter.rows)
+        self._on_event(TierEvent.COPIED)
+        return True
+
+    def _evict(self, digest: str) -> None:
+        self._bank.remove(self._residents.pop(digest).slot)
+        self._on_event(TierEvent.EVICTED)
+
+    def _shrink(self, keep: Collection[str]) -> None:
+        """Drop what the host's memory has no room for, but for what is wanted soon and not in the bank yet."""
+        if self._host_used <= self._host_bytes:
+            return
+        for digest in list(self._host):
+            if digest not in keep or digest in self._residents:
+                self._drop(digest)
+            if self._host_used <= self._host_bytes:
+                return
+
+    def _drop(self, digest: str) -> None:
+        self._host_used -= self._host.pop(digest).nbytes
+        self._on_event(TierEvent.DROPPED)
