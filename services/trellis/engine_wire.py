@@ -16,6 +16,8 @@ from trellis.errors import CLASS_OF_STATUS, DOMAIN, FieldViolation, InternalErro
 STREAM_PATH: Final = "/stream-tokens"
 STATUS_PATH: Final = "/status"
 SECRET_HEADER: Final = "x-trellis-engine-secret"
+ADAPTER_HEADER: Final = "x-session-id"
+"""Holds the adapter's digest for Serve's choice of a replica; the name is one that Serve hands to its routers."""
 MEDIA_TYPE: Final = "application/x-trellis-frames"
 MESSAGE: Final = 0
 """The kind of a frame that holds the method's response."""
