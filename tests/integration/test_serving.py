@@ -20,7 +20,7 @@ import pytest
 import pytest_asyncio
 from tests.workshop import Workshop, make_workshop
 
-from trellis.engine import Request, Sampling
+from trellis.engine import AdapterRef, Request, Sampling
 from trellis.errors import InternalError, InvalidArgument, NotFound, Reason, TrellisError, Unavailable
 from trellis.local.processes import MARKER, Child, marked_pids, sweep
 from trellis.local.ray_head import RayPorts, ray_command, ray_environment
@@ -145,10 +145,10 @@ async def failure(cluster: ServeCluster, request: StreamTokensRequest) -> Trelli
 
 
 def expected(workshop: Workshop, digest: str, prompt: str = "hello", max_tokens: int = 12) -> list[int]:
-    adapter = workshop.loader.load(digest, f"adapters/{digest}") if digest else None
+    adapter = AdapterRef(digest, f"adapters/{digest}") if digest else None
     engine = workshop.engine()
     ids = tuple(workshop.tokenizer.encode_text(prompt))
-    engine.submit(Request("r", ids, adapter, Sampling(temperature=0.0), max_tokens))
+    engine.submit(Request("r", ids, adapter, sampling=Sampling(temperature=0.0), max_tokens=max_tokens))
     found = []
     while engine.has_work:
         found += [token for output in engine.step() for token in output.token_ids]

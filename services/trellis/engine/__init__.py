@@ -8,7 +8,7 @@ from trellis.engine.output import Alternative, FinishReason, Output, TokenChance
 from trellis.engine.request import AdapterRef, Request, ResponseFormat, Sampling
 from trellis.engine.runner import Runner, RunnerLimits
 from trellis.engine.tiers import AdapterTiers, TierEvent
-from trellis.engine.usage import EngineUsage
+from trellis.engine.usage import EngineUsage, StepSize
 
 __all__ = [
     "AdapterLoader",
@@ -26,6 +26,7 @@ __all__ = [
     "Runner",
     "RunnerLimits",
     "Sampling",
+    "StepSize",
     "TierEvent",
     "TokenChance",
 ]

@@ -17,7 +17,7 @@ from trellis.engine.scheduler import Scheduler
 from trellis.engine.sequence import Sequence
 from trellis.engine.throughput import Throughput
 from trellis.engine.tiers import AdapterTiers
-from trellis.engine.usage import EngineUsage
+from trellis.engine.usage import EngineUsage, StepSize
 from trellis.errors import (
     DeadlineExceeded,
     InternalError,
@@ -61,6 +61,8 @@ class Engine:
         )
         self._scheduler: Scheduler[Sequence] = Scheduler(limits, self._blocks, tiers)
         self._throughput = Throughput()
+        self.last_step = StepSize(0, 0, 0)
+        """Of those that computed something; for metrics."""
         self._answers: dict[str, Answers] = {}
         self._is_stuck = False
         self._is_draining = False
@@ -170,7 +172,8 @@ class Engine:
         plan = self._scheduler.plan()
         if plan:
             outputs += self._run(plan)
-            self._throughput.add(sum(tokens for _, tokens in plan), self._clock() - start)
+            self.last_step = StepSize(self.last_step.number + 1, len(plan), sum(tokens for _, tokens in plan))
+            self._throughput.add(self.last_step.tokens, self._clock() - start)
         self._is_stuck = not (outputs or progress or plan)
         assert not self._is_stuck or self._tiers.loading or not self.has_work, "requests wait for nothing"
         return outputs

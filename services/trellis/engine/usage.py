@@ -4,6 +4,16 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class StepSize:
+    """What a step worked at."""
+
+    number: int
+    """Of the step, from 1."""
+    answers: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineUsage:
     """For a status, for gauges, and to see that nothing leaks: an engine without work uses no block and pins nothing."""
 

@@ -109,9 +109,7 @@ def _engine_settings(config: ServerConfig, secret: bytes) -> EngineSettings:
         secret=derived(secret, "engines"),
         http_host=config.serve_host,
         http_port=config.serve_port,
-        cpus=config.engine_cpus,
-        gpus=config.engine_gpus,
-        threads=config.engine_threads,
+        options=config.engine_options,
     )
 
 

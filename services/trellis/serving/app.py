@@ -1,90 +1,51 @@
 """`build`, which Ray Serve's config names: one application for one base model."""
 
-import asyncio
 import hashlib
 import hmac
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from typing import Any
+from typing import Any, Final
 
-import torch
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import RequestRouterConfig
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
-from trellis.bases import read_base
-from trellis.engine import AdapterCache, AdapterLoader, Engine, Runner
+from trellis.bases import BaseFacts, read_base
 from trellis.engine_wire import MEDIA_TYPE, MESSAGE, SECRET_HEADER, STATUS_PATH, STREAM_PATH, frame
 from trellis.objects import ObjectStore
 from trellis.serving.config import EngineConfig
-from trellis.serving.leases import AdapterLeases
-from trellis.serving.loop import EngineLoop
+from trellis.serving.follower import WantedFollower
 from trellis.serving.metrics import EngineMetrics, RequestMeter
+from trellis.serving.responses import FramesResponse
+from trellis.serving.routing import AdapterRouter, residency
+from trellis.serving.served import ServedEngine
 from trellis.serving.service import EngineService
+from trellis.serving.trellis_engine import TrellisEngine
 from trellis.tokens import ChatTokenizer
 from trellis.v1.engine_pb2 import GetEngineStatusResponse
+from trellis.wanted_adapters import wanted_key
 
 _log = logging.getLogger(__name__)
-
-
-class FramesResponse(Response):
-    """A body of frames, sent as they are made; however the sending ends, the frames' source is closed."""
-
-    media_type = MEDIA_TYPE
-
-    def __init__(self, frames: AsyncGenerator[bytes, None]) -> None:
-        super().__init__()
-        self._frames = frames
-        del self.headers["content-length"]
-
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        """Send head and frames."""
-        sending = asyncio.create_task(self._send(send))
-        leaving = asyncio.create_task(_disconnected(receive))
-        try:
-            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
-                sending.result()
-        finally:
-            for task in (sending, leaving):
-                task.cancel()
-            await asyncio.gather(sending, leaving, return_exceptions=True)
-
-    async def _send(self, send: Send) -> None:
-        async with aclosing(self._frames) as frames:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            async for data in frames:
-                await send({"type": "http.response.body", "body": data, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+_STATS_SECONDS: Final = 1.0
 
 
 class EngineReplica:
     """One copy of a base model behind Ray Serve's HTTP proxy."""
 
     def __init__(self, config: EngineConfig) -> None:
-        torch.set_num_threads(config.threads)
         self._config = config
         self._base = read_base(config.source, config.revision)
         tokenizer = ChatTokenizer.load(self._base.path)
         if tokenizer.digest != config.tokenizer_digest:
             raise ValueError(f"The tokenizer of {config.base_model} is no longer the one that was registered.")
-        runner = Runner.load(self._base, precision=config.precision, device=config.device)
         self._metrics = EngineMetrics()
-        loader = AdapterLoader(ObjectStore.open(config.store_url), self._base, tokenizer.digest, runner.device)
-        metrics = self._metrics
-        self._adapters = AdapterCache(config.max_adapters, loader.load, metrics.loads.inc, metrics.evictions.inc)
-        self._engine = Engine(runner, tokenizer, self._base.context_length, config.limits)
-        self._loop = EngineLoop(self._engine, self._gauge)
-        self._loop.start()
-        self._service = EngineService(self._loop, tokenizer, AdapterLeases(self._adapters))
+        self._engine = _engine(config, self._base, tokenizer, self._metrics)
+        self._engine.start()
+        key = wanted_key(config.base_model.removeprefix("baseModels/"))
+        self._follower = WantedFollower(ObjectStore.open(config.store_url), key, self._engine.want)
+        self._follower.start()
+        self._service = EngineService(self._engine, tokenizer)
         _log.info("The engine of %s serves revision %s.", config.base_model, self._base.revision)
 
     async def __call__(self, request: HttpRequest) -> Response:
@@ -101,40 +62,57 @@ class EngineReplica:
 
     def check_health(self) -> None:
         """Ray Serve replaces the replica when this raises."""
-        if not self._loop.is_alive:
-            raise RuntimeError("The engine's thread has ended.")
+        if not self._engine.is_alive:
+            raise RuntimeError("The engine has ended.")
+
+    def record_routing_stats(self) -> dict[str, Any]:
+        """What Serve tells its proxies of this replica, for AdapterRouter."""
+        usage = self._engine.usage()
+        return residency(usage.resident_digests, usage.host_digests)
 
     def __del__(self) -> None:
-        """Ray Serve's word for the end of a replica."""
-        if hasattr(self, "_loop"):
-            self._loop.stop()
+        """Ray Serve's word for the end of a replica, after its calls are answered."""
+        if hasattr(self, "_follower"):
+            self._follower.stop()
+        if hasattr(self, "_engine"):
+            self._engine.stop()
 
     def _status(self) -> GetEngineStatusResponse:
+        usage = self._engine.usage()
         return GetEngineStatusResponse(
             base_model=self._config.base_model,
             base_revision=self._base.revision,
-            adapter_digests=self._adapters.loaded(),
-            running_requests=self._engine.running,
-            waiting_requests=self._engine.waiting,
+            adapter_digests=usage.resident_digests,
+            running_requests=usage.running,
+            waiting_requests=usage.waiting,
+            host_adapter_digests=usage.host_digests,
+            bank_rows=usage.bank_rows,
+            bank_rows_used=usage.bank_rows_used,
+            kv_blocks=usage.kv_blocks,
+            kv_blocks_used=usage.kv_blocks_used,
+            kv_blocks_cached=usage.kv_blocks_cached,
+            kv_block_tokens=usage.kv_block_tokens,
+            replica=serve.get_replica_context().replica_id.unique_id,
+            draining=usage.draining,
         )
 
-    def _gauge(self, engine: Engine) -> None:
-        self._metrics.running.set(engine.running)
-        self._metrics.waiting.set(engine.waiting)
+
+def _engine(config: EngineConfig, base: BaseFacts, tokenizer: ChatTokenizer, metrics: EngineMetrics) -> ServedEngine:
+    if config.options.kind == "vllm":
+        from trellis.serving.vllm_engine import VllmEngine  # noqa: PLC0415  an optional extra
+
+        return VllmEngine(config, base, tokenizer, metrics)
+    return TrellisEngine(config, base, tokenizer, metrics)
 
 
 def build(args: dict[str, Any]) -> Application:
     """The application that these args (EngineConfig's fields) describe."""
     config = EngineConfig.from_args(args)
-    deployed = serve.deployment(
-        name="engine",
-        num_replicas=config.replicas,
-        # The engine itself refuses what is too much, with a word on when to come again.
-        max_ongoing_requests=config.max_running + config.max_waiting + 16,
-        ray_actor_options={"num_cpus": config.cpus, "num_gpus": config.gpus},
-        graceful_shutdown_timeout_s=20.0,
-        health_check_period_s=5.0,
-        health_check_timeout_s=60.0,
-        max_constructor_retry_count=3,
+    make: Any = RequestRouterConfig  # its own annotations are wrong
+    router = make(
+        request_router_class=AdapterRouter,
+        request_router_kwargs={"slack": config.slack},
+        request_routing_stats_period_s=_STATS_SECONDS,
     )
+    deployed = serve.deployment(name="engine", request_router_config=router, **config.deployment)
     return deployed(EngineReplica).bind(config)

@@ -12,8 +12,8 @@ from trellis.engine import Output
 from trellis.engine_wire import MESSAGE, error_frame, frame
 from trellis.errors import InternalError, InvalidArgument, Reason, TrellisError
 from trellis.serving.convert import engine_request, prompt_ids, response
-from trellis.serving.loop import EngineLoop
 from trellis.serving.metrics import Observer
+from trellis.serving.served import Streaming
 from trellis.tokens import ChatTokenizer
 from trellis.v1.engine_pb2 import StreamTokensRequest
 
@@ -23,9 +23,11 @@ _log = logging.getLogger(__name__)
 class EngineService:
     """StreamTokens over one engine."""
 
-    def __init__(self, loop: EngineLoop, tokenizer: ChatTokenizer, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, engine: Streaming, tokenizer: ChatTokenizer, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """`clock` must be the engine's: deadlines are measured on it."""
-        self._loop = loop
+        self._engine = engine
         self._tokenizer = tokenizer
         self._clock = clock
 
@@ -33,7 +35,7 @@ class EngineService:
         """The frames of an answer; never raises but when it is closed, which cancels the request."""
         outcome = "CANCELLED"
         try:
-            async with aclosing(self._outputs(body)) as pieces:
+            async with aclosing(self._outputs(body, observer)) as pieces:
                 async for output, digest in pieces:
                     observer.see(output)
                     if output.error is not None:
@@ -50,13 +52,14 @@ class EngineService:
         finally:
             observer.end(outcome)
 
-    async def _outputs(self, body: bytes) -> AsyncGenerator[tuple[Output, str], None]:
+    async def _outputs(self, body: bytes, observer: Observer) -> AsyncGenerator[tuple[Output, str], None]:
         """The pieces, each with the adapter's digest if it is the first one."""
         call = _read(body)
+        observer.begin(call.tenant_id)
         prompt = prompt_ids(call.generate, self._tokenizer)
         request = engine_request(uuid.uuid4().hex, call, prompt, self._clock())
         digest = call.adapter_digest
-        async with aclosing(self._loop.stream(request)) as outputs:
+        async with aclosing(self._engine.stream(request)) as outputs:
             async for output in outputs:
                 yield output, digest
                 digest = ""

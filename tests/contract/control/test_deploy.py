@@ -10,6 +10,7 @@ from trellis.errors import Unavailable
 from trellis.server.app.ports import HostState
 from trellis.server.control.deploy import DeployAdapters
 from trellis.server.domain.adapter import Adapter, Deployment
+from trellis.wanted_adapters import WantedAdapters, wanted_key
 
 
 async def wanted(platform: Platform, number: int = 1) -> Adapter:
@@ -95,6 +96,25 @@ async def test_an_engine_that_nobody_wants_is_removed_unless_it_is_always_on(pla
     platform.settings = replace(platform.settings, always_on=("tiny", "unknown"))
     await DeployAdapters(platform.control()).once()
     assert list(platform.engines.engines) == ["tiny"]
+
+
+async def test_replicas_are_told_which_adapters_to_have_at_hand(platform: Platform) -> None:
+    step = DeployAdapters(platform.control())
+    platform.settings = replace(platform.settings, always_on=("tiny",))
+    first, second = await wanted(platform, 1), await wanted(platform, 2)
+    await step.once()
+    key = wanted_key("tiny")
+    listed = WantedAdapters.from_json(platform.store.read_bytes(key)).adapters
+    assert [adapter.digest for adapter in listed] == [second.digest, first.digest], "the one made last first"
+    assert listed[0].key == second.key
+    platform.store.delete(key)
+    await step.once()
+    assert not platform.store.exists(key), "what is so already is not said again"
+    async with platform.units() as unit:
+        await unit.adapters.save(replace(await look(platform, second), deployment=Deployment.UNDEPLOYED))
+        await unit.commit()
+    await step.once()
+    assert [a.digest for a in WantedAdapters.from_json(platform.store.read_bytes(key)).adapters] == [first.digest]
 
 
 async def test_an_unreachable_host_changes_nothing(platform: Platform) -> None:

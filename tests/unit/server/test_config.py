@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from trellis.engine_options import EngineOptions
 from trellis.server.config import _READERS, Address, ConfigError, ServerConfig
 from trellis.server.secret import derived, read_or_make_secret
 
@@ -42,12 +43,26 @@ def test_settings_come_from_the_environment() -> None:
         ("TRELLIS_SERVE_PORT", "-1"),
         ("TRELLIS_BASE_MODELS", "tiny"),
         ("TRELLIS_LOG_FORMAT", "xml"),
+        ("TRELLIS_ENGINE_KIND", "other"),
+        ("TRELLIS_ENGINE_PRECISION", "fp8"),
         ("TRELLIS_DATABASE_URL", " "),
     ],
 )
 def test_a_wrong_setting_is_named(variable: str, text: str) -> None:
     with pytest.raises(ConfigError, match=variable):
         ServerConfig.from_environment({**REQUIRED, variable: text})
+
+
+def test_engines_settings_are_the_engines_options() -> None:
+    assert ServerConfig.from_environment(REQUIRED).engine_options == EngineOptions()
+    given = {"TRELLIS_ENGINE_MIN_REPLICAS": "2", "TRELLIS_ENGINE_MAX_REPLICAS": "5", "TRELLIS_ENGINE_GPUS": "1"}
+    options = ServerConfig.from_environment({**REQUIRED, **given}).engine_options
+    assert options == EngineOptions(min_replicas=2, max_replicas=5, gpus=1.0)
+
+
+def test_engines_settings_must_go_together() -> None:
+    with pytest.raises(ConfigError, match=r"TRELLIS_ENGINE_….*min_replicas 3 must be 1 to max_replicas 1"):
+        ServerConfig.from_environment({**REQUIRED, "TRELLIS_ENGINE_MIN_REPLICAS": "3"})
 
 
 def test_the_secret_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
 
-from trellis.engine_wire import MESSAGE, SECRET_HEADER, error_frame, frame
+from trellis.engine_options import EngineOptions
+from trellis.engine_wire import ADAPTER_HEADER, MESSAGE, SECRET_HEADER, error_frame, frame
 from trellis.errors import InternalError, Reason, ResourceExhausted, Unavailable
 from trellis.server.app.ports import EngineHost, HostState
 from trellis.server.clusters.serve import EngineSettings, ServeCluster
@@ -113,6 +115,54 @@ async def test_states_say_why(cluster: ServeCluster, serve: FakeServe) -> None:
         "c": (HostState.FAILED, "It died."),
         "d": (HostState.ABSENT, ""),
     }
+
+
+def replicas(*states: str) -> dict[str, Any]:
+    return {"engine": {"message": "It is updating.", "replicas": [{"state": state} for state in states]}}
+
+
+async def test_an_engine_can_be_called_while_one_of_its_replicas_runs(cluster: ServeCluster, serve: FakeServe) -> None:
+    serve.applications = {
+        "trellis-a": {"status": "DEPLOYING", "deployments": replicas("RUNNING", "STARTING")},
+        "trellis-b": {"status": "DEPLOYING", "deployments": replicas("STOPPING", "STARTING")},
+        "trellis-c": {"status": "UNHEALTHY", "deployments": replicas("STARTING", "RUNNING")},
+        "trellis-d": {"status": "DEPLOY_FAILED", "deployments": replicas("RUNNING")},
+        "trellis-e": {"status": "DELETING", "deployments": replicas("RUNNING")},
+    }
+    assert {name: state for name, (state, _) in (await cluster.states()).items()} == {
+        "a": HostState.RUNNING,
+        "b": HostState.STARTING,
+        "c": HostState.RUNNING,
+        "d": HostState.RUNNING,
+        "e": HostState.ABSENT,
+    }
+
+
+async def test_settings_that_fail_do_not_take_away_the_replicas_of_the_old_ones(
+    cluster: ServeCluster, serve: FakeServe
+) -> None:
+    clock = [0.0]
+    cluster._seconds = lambda: clock[0]
+    await cluster.ensure([BASE])
+    serve.applications["trellis-tiny.v1"] |= {"status": "DEPLOY_FAILED", "deployments": replicas("RUNNING")}
+    for clock[0] in (0.0, 600.0):
+        await cluster.ensure([BASE])
+    assert len(serve.puts) == 1
+
+
+async def test_another_setting_is_another_deployment(cluster: ServeCluster, serve: FakeServe) -> None:
+    await cluster.ensure([BASE])
+    cluster._settings = replace(SETTINGS, options=EngineOptions(max_running=3))
+    await cluster.ensure([BASE])
+    assert [put["applications"][0]["args"]["options"]["max_running"] for put in serve.puts] == [32, 3]
+
+
+async def test_serve_is_told_the_adapter(cluster: ServeCluster, serve: FakeServe) -> None:
+    serve.answer = httpx.Response(200, content=piece("b", FINISH_REASON_STOP))
+    await answers(cluster)
+    async for _ in cluster.stream_tokens("tiny.v1", StreamTokensRequest(adapter_digest="ab" * 32)):
+        pass
+    assert [asked.headers.get(ADAPTER_HEADER) for asked in serve.asked] == [None, "ab" * 32]
 
 
 async def answers(cluster: ServeCluster) -> list[str]:

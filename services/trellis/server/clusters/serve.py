@@ -4,12 +4,22 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import httpx
 
-from trellis.engine_wire import MESSAGE, SECRET_HEADER, STATUS_PATH, STREAM_PATH, FrameReader, WireError, read_error
+from trellis.engine_options import EngineOptions
+from trellis.engine_wire import (
+    ADAPTER_HEADER,
+    MESSAGE,
+    SECRET_HEADER,
+    STATUS_PATH,
+    STREAM_PATH,
+    FrameReader,
+    WireError,
+    read_error,
+)
 from trellis.errors import InternalError, Reason, Unavailable
 from trellis.server.app.ports import HostState
 from trellis.server.domain.base_model import BaseModel
@@ -47,11 +57,8 @@ class EngineSettings:
     http_host: str = "127.0.0.1"
     """Where Serve's HTTP proxy is reached; it listens on this address only if that is a loopback one."""
     http_port: int = 8001
-    cpus: float = 0.1
-    """CPUs that a replica reserves."""
-    gpus: float = 0.0
-    threads: int = 1
-    """Threads that a replica computes with."""
+    options: EngineOptions = EngineOptions()
+    """How big they are and how they behave."""
     environment: tuple[tuple[str, str], ...] = ()
     """Further variables of the replicas' processes."""
 
@@ -64,9 +71,7 @@ class EngineSettings:
             "tokenizer_digest": base.tokenizer_digest,
             "store_url": self.store_url,
             "secret_sha256": hashlib.sha256(self.secret.encode()).hexdigest(),
-            "cpus": self.cpus,
-            "gpus": self.gpus,
-            "threads": self.threads,
+            "options": asdict(self.options),
         }
 
     @property
@@ -134,17 +139,19 @@ class ServeCluster:
         found = {}
         for name, app in (await self._applications()).items():
             if name.startswith(_PREFIX):
-                state = _STATES.get(str(app.get("status")), HostState.FAILED)
-                found[name.removeprefix(_PREFIX)] = (state, _message(app))
+                found[name.removeprefix(_PREFIX)] = (_state(app), _message(app))
         return found
 
     async def stream_tokens(
         self, base_model_id: str, request: StreamTokensRequest
     ) -> AsyncIterator[StreamTokensResponse]:
         path = f"/{application_name(base_model_id)}{STREAM_PATH}"
+        # For the choice of a replica alone: the engine goes by the request.
+        headers = {ADAPTER_HEADER: request.adapter_digest} if request.adapter_digest else {}
         finished = False
         try:
-            async with self._engines.stream("POST", path, content=request.SerializeToString()) as response:
+            content = request.SerializeToString()
+            async with self._engines.stream("POST", path, content=content, headers=headers) as response:
                 await _check(response, base_model_id)
                 reader = FrameReader()
                 async for data in response.aiter_bytes():
@@ -170,14 +177,19 @@ class ServeCluster:
         return GetEngineStatusResponse.FromString(content)
 
     def _given_up(self, present: Mapping[str, Mapping[str, Any]]) -> set[str]:
-        failed = {name for name, app in present.items() if app.get("status") == "DEPLOY_FAILED"}
+        # Where settings that don't work were to replace ones that do, the old replicas go on.
+        failed = {n for n, app in present.items() if app.get("status") == "DEPLOY_FAILED" and not _has_replica(app)}
         now = self._seconds()
         self._failed_since = {name: self._failed_since.get(name, now) for name in failed}
         return {name for name, since in self._failed_since.items() if now - since >= _FAILED_SECONDS}
 
     def _application(self, base: BaseModel) -> dict[str, Any]:
         name = application_name(base.base_model_id)
-        environment = {**_QUIET, "OMP_NUM_THREADS": str(self._settings.threads), **dict(self._settings.environment)}
+        environment = {
+            **_QUIET,
+            "OMP_NUM_THREADS": str(self._settings.options.threads),
+            **dict(self._settings.environment),
+        }
         return {
             "name": name,
             "route_prefix": f"/{name}",
@@ -211,6 +223,17 @@ def _config(application: Mapping[str, Any]) -> dict[str, Any]:
 def _same(mine: Mapping[str, Mapping[str, Any]], wanted: Sequence[Mapping[str, Any]]) -> bool:
     found = [{key: config.get(key) for key in _COMPARED} for _, config in sorted(mine.items())]
     return found == sorted(wanted, key=lambda config: str(config["name"]))
+
+
+def _state(application: Mapping[str, Any]) -> HostState:
+    """An engine of which one replica runs can be called, whatever becomes of the others."""
+    state = _STATES.get(str(application.get("status")), HostState.FAILED)
+    return HostState.RUNNING if state is not HostState.ABSENT and _has_replica(application) else state
+
+
+def _has_replica(application: Mapping[str, Any]) -> bool:
+    deployments = (application.get("deployments") or {}).values()
+    return any(r.get("state") == "RUNNING" for deployment in deployments for r in deployment.get("replicas") or ())
 
 
 def _message(application: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from trellis.server.control.context import ControlContext
 from trellis.server.control.each import for_each
 from trellis.server.domain.adapter import Adapter, Deployment
 from trellis.server.domain.base_model import BaseModel
+from trellis.wanted_adapters import WantedAdapter, WantedAdapters, wanted_key
 
 _log = structlog.get_logger(__name__)
 _DEPLOYMENT_OF = {
@@ -21,12 +22,13 @@ _DEPLOYMENT_OF = {
 
 
 class DeployAdapters:
-    """Reconciles: wanted adapters → their bases' engines → the adapters' deployments."""
+    """Reconciles: wanted adapters → their bases' engines → the adapters' deployments and the lists that replicas follow."""
 
     name = "deploy"
 
     def __init__(self, context: ControlContext) -> None:
         self._context = context
+        self._listed: dict[str, bytes] = {}
 
     async def once(self) -> bool:
         """One round over all wanted adapters."""
@@ -35,6 +37,7 @@ class DeployAdapters:
             ids = {a.base_model.removeprefix("baseModels/") for a in adapters} | {*self._context.settings.always_on}
             bases = [base for base_id in sorted(ids) if (base := await unit.base_models.get(base_id)) is not None]
         await self._reconcile(adapters, bases)
+        await self._list(adapters, bases)
         return False
 
     async def _reconcile(self, adapters: Sequence[Adapter], bases: Sequence[BaseModel]) -> None:
@@ -48,6 +51,16 @@ class DeployAdapters:
             await self._say(adapter, _DEPLOYMENT_OF[state], "" if state is HostState.RUNNING else message)
 
         await for_each(adapters, say)
+
+    async def _list(self, adapters: Sequence[Adapter], bases: Sequence[BaseModel]) -> None:
+        """Lay down for each engine's replicas what they shall have at hand, the adapters made last first."""
+        for base in bases:
+            base_id = base.base_model_id
+            wanted = [WantedAdapter(a.digest, a.key) for a in reversed(adapters) if a.base_model == base.name]
+            data = WantedAdapters(wanted).to_json()
+            if self._listed.get(base_id) != data:
+                await self._context.objects.run("put_bytes", wanted_key(base_id), data)
+                self._listed[base_id] = data
 
     async def _say(self, adapter: Adapter, deployment: Deployment, message: str) -> None:
         if (adapter.deployment, adapter.deployment_message) == (deployment, message):
