@@ -16,6 +16,8 @@ from transformers import AttentionInterface
 
 from trellis.engine.batch import Layout, Span
 from trellis.engine.kv_cache import KVCache, LayerCache, LayerShape
+from trellis.native import attention as native
+from trellis.native.build import available
 
 IMPLEMENTATION: Final = "trellis_paged"
 _CONTEXT: Final = "trellis_attention"
@@ -135,6 +137,32 @@ class SdpaBackend:
                 keys, values = cache.read(layout.block_lists[index], first, span.length)
             attended_TQD[rows] = _attend_one(q_TQD[rows].transpose(0, 1), keys, values, formula).transpose(0, 1)
         return attended_TQD
+
+
+class NativeBackend:
+    """The C++ kernels of `trellis.native.attention`, for a CPU."""
+
+    def attend(
+        self, q_TQD: Tensor, k_THD: Tensor, v_THD: Tensor, cache: LayerCache, layout: Layout, formula: Formula
+    ) -> Tensor:
+        """Write the tokens' keys and values, then let each token read its own sequence up to itself: (T, Q, D)."""
+        native.write(k_THD, v_THD, cache.operands, layout.native)
+        return native.attend(
+            q_TQD,
+            cache.operands,
+            layout.native,
+            scaling=formula.scaling,
+            window=formula.sliding_window or 0,
+            softcap=formula.softcap or 0.0,
+        )
+
+
+def choose_backend(cache: KVCache, device: torch.device) -> AttentionBackend:
+    """The fastest one that can serve the cache here."""
+    layers = [layer.keys_NHtD for layer in cache.layers.values()]
+    if device.type == "cpu" and available() and all(native.supports(keys.dtype, *keys.shape[2:]) for keys in layers):
+        return NativeBackend()
+    return SdpaBackend()
 
 
 def _first_read(span: Span, formula: Formula) -> int:

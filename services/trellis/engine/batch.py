@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trellis.native.attention import StepTable
+
 
 @dataclass(slots=True)
 class Piece:
@@ -59,10 +61,9 @@ class Layout:
     """int32; tokens of each piece's sequence that were in the KV cache before."""
     blocks_BM: Tensor
     """int32; the block tables, 0 where there is no block."""
-    write_blocks_T: Tensor
-    """int64; the block into which each token's keys and values go."""
-    write_offsets_T: Tensor
-    """int64; the place in that block."""
+    rows_T: Tensor
+    """int64; where each token's keys and values go: block · block_tokens + offset."""
+    block_tokens: int
 
     @cached_property
     def most_new(self) -> int:
@@ -73,6 +74,21 @@ class Layout:
     def most_kept(self) -> int:
         """Tokens of the longest sequence after the step."""
         return max(span.length for span in self.spans)
+
+    @cached_property
+    def write_blocks_T(self) -> Tensor:
+        """The block into which each token's keys and values go."""
+        return self.rows_T // self.block_tokens
+
+    @cached_property
+    def write_offsets_T(self) -> Tensor:
+        """The place of each token's keys and values in that block."""
+        return self.rows_T % self.block_tokens
+
+    @cached_property
+    def native(self) -> StepTable:
+        """The tables as the C++ kernels take them."""
+        return StepTable(self.starts_B1, self.positions_B, self.blocks_BM, self.rows_T, self.block_tokens)
 
     @cached_property
     def block_lists(self) -> tuple[Tensor, ...]:
@@ -125,14 +141,14 @@ def _layout(
     positions = np.repeat(befores - starts[:-1], counts) + np.arange(starts[-1])
     blocks = _block_tables(pieces, befores + counts, block_tokens)
     owners = np.repeat(np.arange(len(pieces)), counts)
-    write_blocks = blocks[owners, positions // block_tokens].astype(np.int64)
+    rows = blocks[owners, positions // block_tokens].astype(np.int64) * block_tokens + positions % block_tokens
     layout = Layout(
         tuple(Span(int(s), int(c), int(p)) for s, c, p in zip(starts, counts, befores, strict=False)),
         torch.from_numpy(starts.astype(np.int32)).to(device),
         torch.from_numpy(befores.astype(np.int32)).to(device),
         torch.from_numpy(blocks).to(device),
-        torch.from_numpy(write_blocks).to(device),
-        torch.from_numpy(positions % block_tokens).to(device),
+        torch.from_numpy(rows).to(device),
+        block_tokens,
     )
     return layout, positions
 

@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from trellis.native.attention import CacheOperands
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +26,21 @@ class LayerShape:
         return self.kv_heads * (self.key_size + self.value_size)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LayerCache:
     """One layer's keys and values; blocks first, so that a block of one head is one stretch of memory.
 
-    N blocks, H key-value heads, t tokens a block, D head size.
+    N blocks, H key-value heads, t tokens a block, D head size. In which order the numbers of a block and head lie is the
+    attention backend's own business: `write` and `read` are of the one that keeps to the shape.
     """
 
     keys_NHtD: Tensor
     values_NHtD: Tensor
+
+    @cached_property
+    def operands(self) -> CacheOperands:
+        """The tensors as the C++ kernels take them."""
+        return CacheOperands(self.keys_NHtD, self.values_NHtD)
 
     def write(self, keys_THD: Tensor, values_THD: Tensor, blocks_T: Tensor, offsets_T: Tensor) -> None:
         """Put each token's keys and values at its offset in its block."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from trellis.bases import BaseFacts
-from trellis.engine.attention import PagedAttention, SdpaBackend, attach
+from trellis.engine.attention import PagedAttention, attach, choose_backend
 from trellis.engine.batch import Batch, Piece
 from trellis.engine.compatibility import (
     TRIAL_TOKENS,
@@ -88,7 +88,7 @@ class Runner:
         self.dtype = model.dtype
         self._model = model
         self._lora = install(model, tuple(group.group for group in bank.groups.values()), bank)
-        self._attention = PagedAttention(cache, SdpaBackend())
+        self._attention = PagedAttention(cache, choose_backend(cache, model.device))
         attach(model, self._attention)
 
     @classmethod

@@ -19,7 +19,12 @@ from trellis.lora.peft_files import read_adapter
 
 _PROMPTS: Final = (3, 11, 1, 18, 7)
 _ANSWERS: Final = 8
-_LIMITS: Final = RunnerLimits(kv_blocks=40, block_tokens=4, bank_rows=64, max_slots=4)
+_BLOCK_TOKENS: Final = (4, 16)
+"""Blocks that PyTorch's own attention serves, and blocks that the native kernels do."""
+
+
+def _limits(block_tokens: int) -> RunnerLimits:
+    return RunnerLimits(kv_blocks=40, block_tokens=block_tokens, bank_rows=64, max_slots=4)
 
 
 def _prompts() -> list[list[int]]:
@@ -36,11 +41,12 @@ def _check(model: nn.Module, course: Course) -> None:
     torch.testing.assert_close(torch.stack(course.logits), whole, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("block_tokens", _BLOCK_TOKENS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_says_what_the_model_by_itself_says(family: str, tmp_path: Path) -> None:
+def test_says_what_the_model_by_itself_says(family: str, block_tokens: int, tmp_path: Path) -> None:
     """Chunks of prompts and last tokens of several sequences, side by side."""
     folder = write_tiny_model(tmp_path / "base", FAMILIES[family]())
-    runner = Runner.load(read_base(str(folder)), _LIMITS)
+    runner = Runner.load(read_base(str(folder)), _limits(block_tokens))
     courses = courses_of(runner, _prompts(), [None] * len(_PROMPTS), max(_PROMPTS) + _ANSWERS)
     run_greedily(runner, courses, answers=_ANSWERS, chunk=5)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
@@ -53,7 +59,7 @@ def test_says_what_peft_says(family: str, tmp_path: Path) -> None:
     """Two adapters of other ranks on all linears, and the base alone, in the same steps."""
     folder = write_tiny_model(tmp_path / "base", FAMILIES[family]())
     facts = read_base(str(folder))
-    runner = Runner.load(facts, _LIMITS)
+    runner = Runner.load(facts, _limits(16))
     slots: list[int | None] = []
     for seed, rank in ((1, 4), (2, 13)):
         files = tmp_path / f"adapter{seed}"
