@@ -49,4 +49,4 @@ class Answers:
         )
 
     def _completion_tokens(self) -> int:
-        return sum(sequence.completion_tokens for sequence in self.sequences)
+        return sum(sequence.answer_tokens for sequence in self.sequences)

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import torch
 from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer
+from numpy.typing import NDArray
 from torch import Tensor
 
 from trellis.engine.request import ResponseFormat
@@ -29,12 +30,27 @@ _LIMITS: Final = LLParserLimits(
 )
 
 
+class _Masks:
+    """Works out many masks of one vocabulary at once."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self._words = -(-vocab_size // _WORD_BITS)
+        self._executor = LLExecutor()
+
+    def compute(self, matchers: Sequence[LLMatcher]) -> NDArray[np.uint8]:
+        masks = np.zeros((len(matchers), self._words), dtype=np.int32)
+        row_bytes = self._words * masks.itemsize
+        places = [(matcher, row) for row, matcher in enumerate(matchers)]
+        self._executor.unsafe_compute_mask_ptr(places, masks.ctypes.data, row_bytes, len(matchers))
+        return np.unpackbits(masks.view(np.uint8), axis=-1, bitorder="little")
+
+
 class Grammar:
     """What one answer may still say: it follows the tokens as they are chosen."""
 
-    def __init__(self, matcher: LLMatcher, executor: LLExecutor) -> None:
+    def __init__(self, matcher: LLMatcher, masks: _Masks) -> None:
         self.matcher = matcher
-        self.executor = executor
+        self.masks = masks
 
     @property
     def is_complete(self) -> bool:
@@ -54,14 +70,13 @@ class Grammar:
 def allowed(grammars: Sequence[Grammar], width: int) -> Tensor:
     """Which tokens each answer may go on with, (grammars, width); one that ends the answer only if it is complete.
 
-    They must come from one compiler, whose threads share the work.
+    Grammars of one compiler, whose threads share the work. A model may have logits beyond its tokenizer's last token.
     """
-    words = -(-width // _WORD_BITS)
-    masks = np.zeros((len(grammars), words), dtype=np.int32)
-    matchers = [(grammar.matcher, row) for row, grammar in enumerate(grammars)]
-    grammars[0].executor.unsafe_compute_mask_ptr(matchers, masks.ctypes.data, words * masks.itemsize, len(grammars))
-    bits = np.unpackbits(masks.view(np.uint8), axis=-1, count=width, bitorder="little")
-    return torch.from_numpy(bits).view(torch.bool)
+    is_allowed = np.zeros((len(grammars), width), dtype=np.bool_)
+    bits = grammars[0].masks.compute([grammar.matcher for grammar in grammars])
+    known = min(width, bits.shape[1])
+    is_allowed[:, :known] = bits[:, :known]
+    return torch.from_numpy(is_allowed)
 
 
 class GrammarCompiler:
@@ -71,7 +86,7 @@ class GrammarCompiler:
         self._has_end = bool(tokenizer.eos_ids)
         ends = sorted(tokenizer.eos_ids) or None
         self._tokenizer = LLTokenizer(tokenizer.definition, eos_token=ends, slices=LLTokenizer.json_slices())
-        self._executor = LLExecutor()
+        self._masks = _Masks(self._tokenizer.vocab_size)
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
         self._lock = Lock()
 
@@ -89,7 +104,7 @@ class GrammarCompiler:
             matcher = self._compile(schema)
         with self._lock:
             self._remember(schema, matcher)
-            return Grammar(matcher.deep_copy(), self._executor)
+            return Grammar(matcher.deep_copy(), self._executor, self._tokenizer.vocab_size)
 
     def _compile(self, schema: str) -> LLMatcher:
         if not self._has_end:

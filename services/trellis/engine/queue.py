@@ -1,7 +1,7 @@
 """The requests that wait, in the order in which they will run."""
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Generic, TypeVar
@@ -56,23 +56,26 @@ class WaitingQueue(Generic[W]):
             del self._queues[work.tenant]
             self._counters.leave(work.tenant)
 
-    def pick(self, is_ready: Callable[[W], bool]) -> Pick[W] | None:
-        """The first that is ready; None when none is."""
+    def pick(self, is_ready: Callable[[W], bool], pledged: Mapping[str, float]) -> Pick[W] | None:
+        """The first that is ready; None when none is. `pledged` is what each tenant will have from what it runs."""
         passed: list[W] = []
-        for tenant in sorted(self._queues, key=self._counters.__getitem__):
+        for tenant in sorted(self._queues, key=lambda tenant: self._counters[tenant] + pledged.get(tenant, 0.0)):
             for work in self._queues[tenant]:
                 if is_ready(work):
                     return Pick(work, tuple(passed))
                 passed.append(work)
         return None
 
-    def upcoming(self, number: int) -> list[W]:
+    def upcoming(self, number: int, pledged: Mapping[str, float]) -> list[W]:
         """The next ones to run, first things first, as if each took all that it may take."""
-        return list(islice(self._in_turn(), number))
+        return list(islice(self._in_turn(pledged), number))
 
-    def _in_turn(self) -> Iterator[W]:
+    def _in_turn(self, pledged: Mapping[str, float]) -> Iterator[W]:
         ties = count()  # heapq must never compare queues
-        heap = [(self._counters[tenant], next(ties), iter(queue)) for tenant, queue in self._queues.items()]
+        heap = [
+            (self._counters[tenant] + pledged.get(tenant, 0.0), next(ties), iter(queue))
+            for tenant, queue in self._queues.items()
+        ]
         heapq.heapify(heap)
         while heap:
             counter, tie, queue = heap[0]

@@ -6,7 +6,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from trellis.engine.blocks import BlockPool
 from trellis.engine.budget import Demand, fair_shares
-from trellis.engine.fairness import VirtualTokenCounters
+from trellis.engine.fairness import VirtualTokenCounters, cost
 from trellis.engine.limits import EngineLimits
 from trellis.engine.queue import Pick, WaitingQueue
 from trellis.engine.request import AdapterRef
@@ -68,6 +68,8 @@ class Scheduler(Generic[W]):
         self._queue: WaitingQueue[W] = WaitingQueue(self._counters)
         self._running: dict[W, None] = {}
         self._drain: Drain[W] | None = None
+        self._typical: float | None = None
+        """Tokens of an answer, of late."""
 
     @property
     def running(self) -> int:
@@ -81,8 +83,9 @@ class Scheduler(Generic[W]):
 
     @property
     def tokens_left(self) -> int:
-        """Tokens that all of them may still take."""
-        return sum(work.left for work in self._all())
+        """Tokens that all of them will probably still take."""
+        works = (*self._running, *self._queue)
+        return sum(max(work.prompt_tokens - work.computed, 0) + self._answer_left(work) for work in works)
 
     def has_room(self, tenant: str, answers: int) -> bool:
         """Whether so many more answers may wait for this tenant."""
@@ -101,6 +104,7 @@ class Scheduler(Generic[W]):
             self._queue.remove(work)
             return
         del self._running[work]
+        self._typical = work.answer_tokens if self._typical is None else 0.9 * self._typical + 0.1 * work.answer_tokens
         assert work.table is not None
         self._blocks.close(work.table)
         work.table = None
@@ -116,7 +120,7 @@ class Scheduler(Generic[W]):
         began = self._begin_all()
         if not self._queue:
             return began
-        upcoming = self._queue.upcoming(self._limits.prefetched)
+        upcoming = self._queue.upcoming(self._limits.prefetched, self._pledged())
         self._update_drain(upcoming)
         if self._drain is not None:
             upcoming.insert(0, self._drain.work)
@@ -140,14 +144,26 @@ class Scheduler(Generic[W]):
         """A token was made for it."""
         self._counters.charge(work.tenant, work.weight, output=1)
 
-    def _all(self) -> Iterator[W]:
-        yield from self._running
-        yield from self._queue
+    def _answer_left(self, work: W) -> int:
+        """Tokens of its answer that will probably still come."""
+        typical = work.max_tokens if self._typical is None else min(int(self._typical), work.max_tokens)
+        return max(typical - work.answer_tokens, 0)
+
+    def _pledged(self) -> dict[str, float]:
+        """What each tenant will probably have had when its running answers end, beyond what it has had by now.
+
+        Without it, a tenant that is due one more place would be given all that are free at the moment.
+        """
+        pledged: dict[str, float] = {}
+        for work in self._running:
+            more = cost(work.weight, output=self._answer_left(work))
+            pledged[work.tenant] = pledged.get(work.tenant, 0.0) + more
+        return pledged
 
     def _begin_all(self) -> int:
         began = 0
         while self.running < self._limits.max_running:
-            pick = self._queue.pick(self._is_ready)
+            pick = self._queue.pick(self._is_ready, self._pledged()) if self._queue else None
             if pick is None or not self._begin(pick):
                 break
             began += 1

@@ -50,11 +50,6 @@ class Sequence(Work):
         self._decoder = StreamDecoder(tokenizer)
         self._stop = StopStrings(request.stop)
 
-    @property
-    def completion_tokens(self) -> int:
-        """The answer's tokens so far."""
-        return len(self.token_ids) - self.prompt_tokens
-
     def append(self, choice: Choice) -> Said:
         """Take the next token in; what it makes of the answer."""
         self.token_ids.append(choice.token_id)
@@ -71,7 +66,7 @@ class Sequence(Work):
     def _finish_reason(self, ends_turn: bool) -> FinishReason | None:
         if ends_turn or self._stop.found:
             return FinishReason.STOP
-        return FinishReason.LENGTH if self.completion_tokens >= self.max_tokens else None
+        return FinishReason.LENGTH if self.answer_tokens >= self.max_tokens else None
 
     def _chance(self, choice: Choice) -> TokenChance:
         alternatives = tuple(

@@ -43,6 +43,11 @@ class Work:
         return "" if self.adapter is None else self.adapter.digest
 
     @property
+    def answer_tokens(self) -> int:
+        """The answer's tokens so far."""
+        return len(self.token_ids) - self.prompt_tokens
+
+    @property
     def pending(self) -> int:
         """Tokens that are still to be computed before the next one can be chosen."""
         return len(self.token_ids) - self.computed

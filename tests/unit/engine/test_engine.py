@@ -221,7 +221,7 @@ def test_when_to_come_again_is_worked_out_from_the_queue_and_the_speed(workshop:
     engine.step()  # the prompt of five tokens in half a second
     with pytest.raises(ResourceExhausted) as caught:
         engine.submit(request(workshop, "c"))
-    assert caught.value.retry_after == pytest.approx((30 + 35) / 10)
+    assert caught.value.retry_after == pytest.approx((29 + 35) / 10)
 
 
 def test_one_tenants_flood_leaves_room_for_another(workshop: Workshop) -> None:

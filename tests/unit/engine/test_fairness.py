@@ -77,7 +77,7 @@ def test_tenants_take_turns_and_one_tenants_requests_keep_their_order() -> None:
     light = [work("light") for _ in range(2)]
     for waiting in (*flood, *light):
         queue.add(waiting)
-    assert queue.upcoming(9) == [flood[0], light[0], flood[1], light[1], flood[2], flood[3]]
+    assert queue.upcoming(9, {}) == [flood[0], light[0], flood[1], light[1], flood[2], flood[3]]
 
 
 @pytest.mark.parametrize("weight", [2.0, 3.0])
@@ -86,7 +86,7 @@ def test_a_heavier_tenant_has_more_turns(weight: float) -> None:
     for _ in range(40):
         queue.add(work("heavy", weight=weight))
         queue.add(work("plain"))
-    turns = [waiting.tenant for waiting in queue.upcoming(24)]
+    turns = [waiting.tenant for waiting in queue.upcoming(24, {})]
     assert turns.count("heavy") == pytest.approx(24 * weight / (weight + 1), abs=1)
 
 
@@ -95,11 +95,11 @@ def test_the_first_that_is_ready_goes_past_those_that_are_not() -> None:
     first, second, third = work("a"), work("a"), work("b")
     for waiting in (first, second, third):
         queue.add(waiting)
-    pick = queue.pick(lambda waiting: waiting is third)
+    pick = queue.pick(lambda waiting: waiting is third, {})
     assert pick is not None
     assert (pick.work, pick.passed) == (third, (first, second))
-    assert queue.pick(lambda _: False) is None
+    assert queue.pick(lambda _: False, {}) is None
     for waiting in (second, third, first):
         queue.remove(waiting)
     assert len(queue) == 0
-    assert queue.upcoming(3) == []
+    assert queue.upcoming(3, {}) == []
