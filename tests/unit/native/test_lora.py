@@ -98,7 +98,7 @@ CASES = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(CASES)
 def test_is_what_plain_products_give_with_any_count_of_threads(kernels: Kernels, threads: Threads, case: Case) -> None:
     kernels(lora)
