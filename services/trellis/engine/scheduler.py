@@ -118,8 +118,6 @@ class Scheduler(Generic[W]):
         The number of requests that began and of adapters that came into the bank.
         """
         began = self._begin_all()
-        if not self._queue:
-            return began
         upcoming = self._queue.upcoming(self._limits.prefetched, self._pledged())
         self._update_drain(upcoming)
         if self._drain is not None:

@@ -119,8 +119,8 @@ class AdapterTiers:
         """Begin to load it into the host's memory, if it is neither there nor on its way nor in the bank."""
         if ref.digest in self._loading or ref.digest in self._host or ref.digest in self._residents:
             return
-        self._loading.add(ref.digest)
         loading = self._executor.submit(self._load, ref.digest, ref.key)
+        self._loading.add(ref.digest)
         loading.add_done_callback(lambda ended: self._end(ref.digest, ended))
 
     def poll(self) -> list[FailedLoad]:
