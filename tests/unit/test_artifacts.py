@@ -94,6 +94,11 @@ def test_patterns_set_rank_and_alpha_of_single_modules(tmp_path: Path) -> None:
     assert facts.scalings == {Q: 3.0, DOWN: 2.0}
 
 
+def test_a_rank_stabilised_adapter_is_scaled_by_the_root_of_its_rank(tmp_path: Path) -> None:
+    facts = check_adapter_folder(write(tmp_path / "a", {**CONFIG, "use_rslora": True}, tensors()), FACTS)
+    assert facts.scalings == pytest.approx({Q: 4 / 2**0.5, DOWN: 4 / 2**0.5})
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_other_float_dtypes_pass(tmp_path: Path, dtype: Any) -> None:
     weights = {name: value.astype(dtype) for name, value in tensors().items()}
@@ -104,8 +109,7 @@ def test_other_float_dtypes_pass(tmp_path: Path, dtype: Any) -> None:
     ("change", "code", "says"),
     [
         ({"peft_type": "IA3"}, "unsupported", "'IA3'"),
-        ({"use_dora": True}, "unsupported", "'use_dora'"),
-        ({"use_rslora": True}, "unsupported", "use_rslora"),
+        ({"use_dora": True}, "unsupported", "use_dora is on"),
         ({"bias": "all"}, "unsupported", "bias is 'all'"),
         ({"modules_to_save": ["lm_head"]}, "unsupported", "modules_to_save"),
         ({"fan_in_fan_out": True}, "unsupported", "fan_in_fan_out"),

@@ -37,6 +37,8 @@ class AdapterConfig:
     """Whether every module that fits target_modules must have weights."""
     rank_pattern: Mapping[str, int]
     alpha_pattern: Mapping[str, float]
+    rank_stabilised: bool = False
+    """rsLoRA, https://arxiv.org/abs/2312.03732."""
 
     def targets(self, module: str) -> bool:
         """Whether the module is to be adapted."""
@@ -46,8 +48,13 @@ class AdapterConfig:
         """The rank at this module."""
         return next((rank for end, rank in self.rank_pattern.items() if _ends_with(module, end)), self.rank)
 
+    def scaling_of(self, module: str) -> float:
+        """What the module's LoRA is scaled by: alpha / rank, or alpha / √rank when it is rank-stabilised."""
+        rank = self.rank_of(module)
+        return self.alpha_of(module) / (math.sqrt(rank) if self.rank_stabilised else rank)
+
     def alpha_of(self, module: str) -> float:
-        """The alpha at this module; what its LoRA adds is scaled by alpha / rank."""
+        """The alpha at this module."""
         return next((alpha for end, alpha in self.alpha_pattern.items() if _ends_with(module, end)), self.alpha)
 
 
@@ -64,6 +71,7 @@ def read_adapter_config(path: Path) -> AdapterConfig:
         and not any(values.get(key) for key in ("exclude_modules", "layers_to_transform", "layers_pattern")),
         rank_pattern={_pattern(key): _rank(rank, "rank_pattern") for key, rank in _mapping(values, "rank_pattern")},
         alpha_pattern={_pattern(key): _alpha(a, "alpha_pattern") for key, a in _mapping(values, "alpha_pattern")},
+        rank_stabilised=bool(values.get("use_rslora")),
     )
 
 
@@ -86,10 +94,8 @@ def _refuse_unsupported(values: Mapping[str, Any]) -> None:
         raise _unsupported(f"bias is {values['bias']!r}, but biases can't be adapted; train with bias='none'")
     if values.get("modules_to_save"):
         raise _unsupported("modules_to_save names modules that are replaced whole; train without it")
-    if values.get("use_rslora"):
-        raise _unsupported(
-            "use_rslora is on; set lora_alpha to lora_alpha * sqrt(r), which is the same, and turn it off"
-        )
+    if values.get("use_dora"):
+        raise _unsupported("use_dora is on: DoRA rescales the base's own weights, which are shared; train without it")
     if values.get("fan_in_fan_out"):
         raise _unsupported("fan_in_fan_out is on, but the linears of the supported bases are not transposed")
     start = values.get("init_lora_weights")

@@ -36,7 +36,7 @@ class AdapterFacts:
     ranks: Mapping[str, int]
     """By module path, such as `model.layers.0.self_attn.q_proj`."""
     scalings: Mapping[str, float]
-    """By module path: alpha / rank."""
+    """By module path: alpha / rank, or alpha / √rank when rank-stabilised."""
 
 
 def check_adapter_folder(folder: Path, facts: BaseFacts) -> AdapterFacts:
@@ -151,7 +151,7 @@ def _facts(
         parameter_count=sum(tensor.size for tensor in header.tensors.values()),
         size_bytes=sum((folder / name).stat().st_size for name in ADAPTER_FILES),
         ranks=ranks,
-        scalings={module: config.alpha_of(module) / rank for module, rank in ranks.items()},
+        scalings={module: config.scaling_of(module) for module in ranks},
     )
 
 

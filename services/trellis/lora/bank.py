@@ -10,6 +10,7 @@ from torch import Tensor
 from trellis.lora.groups import LoraGroup
 from trellis.lora.host import HostAdapter, split_blob
 from trellis.lora.rows import RowMap
+from trellis.lora.weights import LoraPair, LoraWeights
 from trellis.native.lora import LoraOperands
 
 
@@ -81,7 +82,7 @@ class AdapterBank:
         """The slot's first rank row, and how many it owns."""
         return self._map.of(slot)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def add(self, adapter: HostAdapter) -> int:
         """Copy an adapter in; its slot. Raises BankFullError."""
         if not self.fits(adapter.rows):
@@ -96,7 +97,7 @@ class AdapterBank:
         self._copy_in(adapter, slot, start)
         return slot
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def remove(self, slot: int) -> None:
         """Forget an adapter; its rows are zero afterwards."""
         start, count = self._map.give_back(slot)
@@ -104,6 +105,26 @@ class AdapterBank:
         torch._foreach_zero_([side[start : start + count] for side in sides])
         torch._foreach_zero_([bank.scale_SP[slot] for bank in self.groups.values()])
         self._free_slots.append(slot)
+
+    def require_gradients(self) -> None:
+        """Make the adapters trainable: every tensor of weights gets a gradient, of zeros, that backward adds to."""
+        for bank in self.groups.values():
+            for side in (bank.a_RPI, bank.b_RO):
+                side.requires_grad = True
+                side.grad = torch.zeros_like(side)
+
+    def read(self, slot: int, rank: int, digest: str = "") -> LoraWeights:
+        """Copies of the first `rank` rank rows of a slot, by module path; the rest is padding."""
+        start, count = self._map.of(slot)[0], rank
+        pairs = {}
+        for bank in self.groups.values():
+            outs = bank.b_RO.detach()[start : start + count].split(bank.group.out_features, 1)
+            for number, (part, b_Ro) in enumerate(zip(bank.group.parts, outs, strict=True)):
+                scaling = float(bank.scale_SP[slot, number])
+                if scaling:
+                    a_RI = bank.a_RPI.detach()[start : start + count, number]
+                    pairs[part] = LoraPair(a_RI.clone(), b_Ro.T.contiguous(), scaling)
+        return LoraWeights(digest, pairs)
 
     def _empty(self, group: LoraGroup) -> GroupBank:
         parts = len(group.parts)

@@ -7,6 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from trellis.artifacts import ArtifactError
 from trellis.lora.groups import LoraGroup
 from trellis.lora.weights import LoraPair, LoraWeights
 
@@ -32,10 +33,15 @@ class HostAdapter:
 
     @classmethod
     def pack(cls, weights: LoraWeights, groups: Sequence[LoraGroup], dtype: torch.dtype, pin: bool = False) -> Self:
-        """Lay weights out for a bank of these groups. Raises ValueError for a module that is in none of them."""
+        """Lay weights out for a bank of these groups.
+
+        Raises ArtifactError (`unknown_tensor`) for a module that is in none of them, and (`not_finite`) for a number that
+        is none in the bank's dtype: nothing of the kind ever lies beside another tenant's weights.
+        """
         unknown = weights.pairs.keys() - {part for group in groups for part in group.parts}
         if unknown:
-            raise ValueError(f"The adapter changes {min(unknown)!r}, which the base model does not have.")
+            message = f"The adapter changes {min(unknown)!r}, which the base model does not have."
+            raise ArtifactError("unknown_tensor", message)
         rows = weights.rows
         blob = torch.zeros(rows * sum(group.row_values for group in groups), dtype=dtype, pin_memory=pin)
         adapter = cls(weights.digest, rows, blob, tuple(_scales(weights, group) for group in groups))
@@ -45,6 +51,8 @@ class HostAdapter:
                 if pair is not None:
                     a_RPI[: pair.rank, number] = pair.a_RI
                     b_Ro[: pair.rank] = pair.b_OR.T
+        if not bool(torch.isfinite(blob).all()):
+            raise ArtifactError("not_finite", f"The adapter holds numbers that {dtype} does not have; train it anew.")
         return adapter
 
 

@@ -1,8 +1,8 @@
 """The linears of a base model with the adapters of a bank beside them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,46 +10,61 @@ from torch.nn import functional
 
 from trellis.lora.bank import AdapterBank, GroupBank
 from trellis.lora.groups import LoraGroup
-from trellis.lora.ops import Op, choose
+from trellis.lora.ops import Op, choose, choose_for_training, lora
 from trellis.lora.segments import Segments
 
 
-@dataclass(slots=True)
 class ActiveLora:
     """What the linears of one model add in the forward that is run next."""
 
-    op: Op
-    segments: Segments | None = None
-    """None when all rows are the base's alone, which then costs nothing more."""
+    def __init__(self, bank: AdapterBank) -> None:
+        self._bank = bank
+        self._segments: Segments | None = None
+        self._op: Op | None = None
 
+    @property
+    def segments(self) -> Segments | None:
+        """The forward's segments; None when all rows are the base's alone, which then costs nothing more."""
+        return self._segments
 
-class Product(Protocol):
-    """x Wᵀ + bias of a group's fused weight."""
+    @segments.setter
+    def segments(self, segments: Segments | None) -> None:
+        self._segments = None if segments is None or segments.is_empty else segments
+        if self._segments is not None:
+            self._op = choose(self._bank.device, self._bank.dtype, self._segments)
 
-    def __call__(self, x: Tensor) -> Tensor: ...
-
-
-class PlainProduct:
-    """By PyTorch, differentiable."""
-
-    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
-        self.weight_OI, self.bias_O = weight_OI, bias_O
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.weight_OI, self.bias_O)
-
-
-class PackedProduct:
-    """By oneDNN, with the weight in the order in which it reads it: twice as fast for a few rows on a CPU, in bfloat16."""
-
-    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight_OI.contiguous(), None)
-        self._bias_O = bias_O
-        self._run: Any = torch.ops.mkldnn._linear_pointwise.default
-
-    def __call__(self, x: Tensor) -> Tensor:
-        y: Tensor = self._run(x, self._weight, self._bias_O, "none", [], "")
+    def add_to(self, y: Tensor, x: Tensor, bank: GroupBank) -> Tensor:
+        """The base's output and what the adapters add to it: in place, or with gradients where they are wanted."""
+        segments = self._segments
+        if segments is None:
+            return y
+        y_TO, x_TI = y.view(-1, bank.group.columns), x.reshape(-1, bank.group.in_features)
+        if torch.is_grad_enabled() and bank.a_RPI.requires_grad:
+            op = choose_for_training(x.device, x.dtype)
+            return (y_TO + lora(x_TI, bank, segments, op)).view(y.shape)
+        assert self._op is not None
+        self._op.add_lora(y_TO, x_TI, bank, segments)
         return y
+
+
+def plain_product(weight_OI: Tensor, bias_O: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """x Wᵀ + bias by PyTorch, differentiable."""
+    return partial(functional.linear, weight=weight_OI, bias=bias_O)
+
+
+def packed_product(weight_OI: Tensor, bias_O: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """x Wᵀ + bias by oneDNN, with the weight in the order in which it reads it; for inference on a CPU.
+
+    Measured in bfloat16 on two cores with AMX, all linears of a 135 M Llama: 1.4 to 2.7 times as fast at 2 to 32 rows.
+    """
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.contiguous(), None)  # noqa: SLF001  named so by PyTorch
+    run: Any = torch.ops.mkldnn._linear_pointwise.default  # noqa: SLF001
+
+    def product(x: Tensor) -> Tensor:
+        y: Tensor = run(x, packed, bias_O, "none", [], "")
+        return y
+
+    return product
 
 
 class FusedGroup:
@@ -63,12 +78,10 @@ class FusedGroup:
             torch.cat([linear.weight.data for linear in linears]) if len(linears) > 1 else linears[0].weight.data
         )
         bias_O = _fuse_biases(linears)
-        self.product: Product = (PackedProduct if prepack else PlainProduct)(weight_OI, bias_O)
+        self._product = (packed_product if prepack else plain_product)(weight_OI, bias_O)
         self._bank = bank
         self._active = active
         self._outs = bank.group.out_features
-        self._columns = bank.group.columns
-        self._in_features = bank.group.in_features
         self._last = len(linears) - 1
         self._x: Tensor | None = None
         self._parts: tuple[Tensor, ...] = ()
@@ -86,12 +99,7 @@ class FusedGroup:
         return y
 
     def _compute(self, x: Tensor) -> Tensor:
-        y = self.product(x)
-        segments = self._active.segments
-        if segments is not None:
-            y_TO, x_TI = y.view(-1, self._columns), x.reshape(-1, self._in_features)
-            self._active.op.add_lora(y_TO, x_TI, self._bank, segments)
-        return y
+        return self._active.add_to(self._product(x), x, self._bank)
 
 
 class LoraLinear(nn.Module):
@@ -115,7 +123,7 @@ def install(
 
     `prepack` lays weights out for oneDNN (inference only, there is no second copy): by default on a CPU in bfloat16.
     """
-    active = ActiveLora(choose(bank.device, bank.dtype))
+    active = ActiveLora(bank)
     if prepack is None:
         prepack = bank.device.type == "cpu" and bank.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()
     for group in groups:
@@ -129,11 +137,8 @@ def install(
 
 
 def _fuse_biases(linears: Sequence[nn.Linear]) -> Tensor | None:
-    if all(linear.bias is None for linear in linears):
+    biases: list[Tensor | None] = [linear.bias for linear in linears]
+    if not any(bias is not None for bias in biases):
         return None
-    return torch.cat(
-        [
-            linear.bias.data if linear.bias is not None else linear.weight.new_zeros(linear.out_features)
-            for linear in linears
-        ]
-    )
+    zeros = (linear.weight.new_zeros(linear.out_features) for linear in linears)
+    return torch.cat([zero if bias is None else bias.data for bias, zero in zip(biases, zeros, strict=True)])

@@ -1,10 +1,10 @@
 """Which rows of a step belong to which adapter."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -44,6 +44,8 @@ class Segments:
     all: tuple[Segment, ...]
     tokens: int
     """Rows of the whole batch."""
+    kept: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What an op made of them for its own use, by the op's name."""
 
     @classmethod
     def of_runs(cls, runs: Sequence[tuple[int | None, int]], bank: AdapterBank) -> Self:
@@ -73,12 +75,12 @@ class Segments:
         return max((segment.tokens for segment in self.all), default=0)
 
     @cached_property
-    def table_N5(self) -> Tensor:
-        """int32: first row, rows, first rank row, rank rows, slot of each segment."""
-        table = np.array([(s.token, s.tokens, s.row, s.rows, s.slot) for s in self.all], dtype=np.int32)
-        return torch.from_numpy(table.reshape(-1, 5))
+    def table(self) -> Tensor:
+        """(segments, 5) int32: first row, rows, first rank row, rank rows, slot of each segment."""
+        rows = np.array([(s.token, s.tokens, s.row, s.rows, s.slot) for s in self.all], dtype=np.int32)
+        return torch.from_numpy(rows.reshape(-1, 5))
 
     @cached_property
     def native(self) -> SegmentTable:
         """The table as the C++ kernels take it."""
-        return SegmentTable(self.table_N5)
+        return SegmentTable(self.table)

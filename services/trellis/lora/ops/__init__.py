@@ -4,9 +4,10 @@ An op is a module with NAME, `supports(device, dtype)` and `add_lora(y_TO, x_TI,
 and lets no segment's rows or weights into another's.
 """
 
-from trellis.lora.ops import native, reference, segmented
-from trellis.lora.ops.plan import Op, choose
+from trellis.lora.ops import grouped, native, reference, segmented, stacked, triton
+from trellis.lora.ops.differentiable import lora
+from trellis.lora.ops.plan import Op, TrainingOp, choose, choose_for_training
 
-OPS = {op.NAME: op for op in (reference, segmented, native)}
+OPS: dict[str, Op] = {op.NAME: op for op in (reference, segmented, stacked, grouped, native, triton)}
 
-__all__ = ["OPS", "Op", "choose"]
+__all__ = ["OPS", "Op", "TrainingOp", "choose", "choose_for_training", "lora"]

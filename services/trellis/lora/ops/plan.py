@@ -1,13 +1,26 @@
-"""Which op computes a step."""
+"""Which op computes what.
 
-from typing import Protocol
+| device | inference | training |
+|---|---|---|
+| CPU, float32 or bfloat16, with a C++ compiler | native | segmented |
+| CPU else, few rows an adapter (decode) | stacked | segmented |
+| CPU else | segmented | segmented |
+| CUDA with Triton | triton | triton |
+| CUDA else, bfloat16 | grouped | segmented |
+| else | segmented | segmented |
+"""
+
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
 
 from trellis.lora.bank import GroupBank
-from trellis.lora.ops import native, segmented
+from trellis.lora.ops import grouped, native, segmented, stacked, triton
 from trellis.lora.segments import Segments
+
+STACKED_TOKENS: Final = 4
+"""Rows an adapter up to which one product over all active rank rows is quicker than two an adapter, on a CPU."""
 
 
 class Op(Protocol):
@@ -15,7 +28,7 @@ class Op(Protocol):
 
     NAME: str
 
-    def supports(self, device: torch.device, dtype: torch.dtype) -> bool:
+    def supports(self, _device: torch.device, _dtype: torch.dtype, /) -> bool:
         """Whether it works there."""
         ...
 
@@ -24,7 +37,34 @@ class Op(Protocol):
         ...
 
 
-def choose(device: torch.device, dtype: torch.dtype) -> Op:
-    """The fastest op for inference there."""
-    op: Op = native if native.supports(device, dtype) else segmented
-    return op
+class TrainingOp(Op, Protocol):
+    """One that has gradients too."""
+
+    def backward(
+        self,
+        grad_x_TI: Tensor | None,
+        grad_a_RPI: Tensor,
+        grad_b_RO: Tensor,
+        grad_y_TO: Tensor,
+        x_TI: Tensor,
+        bank: GroupBank,
+        segments: Segments,
+    ) -> None:
+        """Add to the gradients, in place."""
+        ...
+
+
+def choose(device: torch.device, dtype: torch.dtype, segments: Segments) -> Op:
+    """The op for inference on these segments."""
+    if native.supports(device, dtype):
+        return native
+    if triton.supports(device, dtype):
+        return triton
+    if device.type == "cpu":
+        return stacked if segments.max_tokens <= STACKED_TOKENS else segmented
+    return grouped if grouped.supports(device, dtype) else segmented
+
+
+def choose_for_training(device: torch.device, dtype: torch.dtype) -> TrainingOp:
+    """The op for training: a tenant's gradients are its own tokens' alone, so never `stacked`."""
+    return triton if device.type == "cuda" and triton.supports(device, dtype) else segmented

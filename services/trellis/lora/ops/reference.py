@@ -9,7 +9,7 @@ from trellis.lora.segments import Segments
 NAME = "reference"
 
 
-def supports(device: torch.device, dtype: torch.dtype) -> bool:
+def supports(_device: torch.device, _dtype: torch.dtype) -> bool:
     """Everywhere."""
     return True
 

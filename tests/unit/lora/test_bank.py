@@ -1,0 +1,101 @@
+"""Who owns which rank rows, and that moving them changes nothing."""
+
+import pytest
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.lora_mixes import GROUPS, MODULES, bank_of, random_weights
+
+from trellis.artifacts import ArtifactError
+from trellis.lora import AdapterBank, BankFullError, HostAdapter, LoraPair, LoraWeights
+
+ROWS, SLOTS = 64, 5
+
+
+class Comings(RuleBasedStateMachine):
+    """Adapters come and go at random; what is in the bank is always whole and nobody else's."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.bank = AdapterBank(GROUPS, ROWS, SLOTS, torch.float32)
+        self.inside: dict[int, LoraWeights] = {}
+        self.count = 0
+
+    @rule(rank=st.integers(1, 40))
+    def come(self, rank: int) -> None:
+        self.count += 1
+        weights = random_weights(str(self.count), rank, MODULES[self.count % 3 :], self.count)
+        adapter = HostAdapter.pack(weights, GROUPS, torch.float32)
+        used = sum(each.rows for each in self.inside.values())
+        fits = len(self.inside) < SLOTS and used + adapter.rows <= ROWS
+        assert self.bank.fits(adapter.rows) == fits
+        if fits:
+            self.inside[self.bank.add(adapter)] = weights
+        else:
+            with pytest.raises(BankFullError):
+                self.bank.add(adapter)
+
+    @precondition(lambda self: self.inside)
+    @rule(which=st.integers(0, SLOTS))
+    def go(self, which: int) -> None:
+        slot = sorted(self.inside)[which % len(self.inside)]
+        self.bank.remove(slot)
+        del self.inside[slot]
+
+    @invariant()
+    def all_are_whole(self) -> None:
+        owned: set[int] = set()
+        for slot, weights in self.inside.items():
+            start, count = self.bank.slot_rows(slot)
+            assert not owned & set(range(start, start + count))
+            owned |= set(range(start, start + count))
+            found = self.bank.read(slot, weights.rank)
+            assert found.pairs.keys() == weights.pairs.keys()
+            for module, pair in weights.pairs.items():
+                assert torch.equal(found.pairs[module].a_RI, pair.a_RI)
+                assert torch.equal(found.pairs[module].b_OR, pair.b_OR)
+                assert found.pairs[module].scaling == pytest.approx(pair.scaling)
+        assert self.bank.rows_free == ROWS - len(owned)
+        assert self.bank.slots_used == len(self.inside)
+        free = [row for row in range(ROWS) if row not in owned]
+        assert not any(bank.a_RPI[free].any() or bank.b_RO[free].any() for bank in self.bank.groups.values())
+
+
+Comings.TestCase.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+TestComings = Comings.TestCase
+
+
+def test_an_adapter_takes_its_rank_and_no_more() -> None:
+    bank, _ = bank_of([random_weights("a", 9, MODULES, 0), random_weights("b", 1, MODULES, 1)], torch.bfloat16, spare=0)
+    assert (bank.rows, bank.rows_free) == (16 + 8, 0)
+    held = sum(group.a_RPI.nbytes + group.b_RO.nbytes for group in bank.groups.values())
+    assert held == bank.rows * bank.bytes_per_row
+
+
+def test_ranks_and_scales_that_differ_by_module_stay_their_modules() -> None:
+    small, large = "m.self_attn.q_proj", "m.mlp.down_proj"
+    pairs = {
+        small: LoraPair(torch.ones(2, 16), torch.ones(24, 2), 0.5),
+        large: LoraPair(torch.ones(12, 40), torch.ones(16, 12), 3.0),
+    }
+    bank, (slot,) = bank_of([LoraWeights("a", pairs)], torch.float32)
+    assert bank.slot_rows(slot)[1] == 16
+    qkv, down = bank.groups["m.self_attn.qkv"], bank.groups[large]
+    assert qkv.scale_SP[slot].tolist() == [0.5, 0.0, 0.0]
+    assert (int(qkv.a_RPI.sum()), int(down.a_RPI.sum())) == (2 * 16, 12 * 40)
+
+
+def test_a_number_that_the_banks_dtype_does_not_have_is_refused() -> None:
+    pair = LoraPair(torch.full((1, 16), 3.4e38), torch.ones(24, 1), 1.0)
+    weights = LoraWeights("a", {"m.self_attn.q_proj": pair})
+    HostAdapter.pack(weights, GROUPS, torch.float32)
+    with pytest.raises(ArtifactError, match="bfloat16 does not have") as raised:
+        HostAdapter.pack(weights, GROUPS, torch.bfloat16)
+    assert raised.value.code == "not_finite"
+
+
+def test_a_module_that_the_base_does_not_have_is_refused() -> None:
+    weights = LoraWeights("a", {"m.lm_head": LoraPair(torch.ones(1, 16), torch.ones(8, 1), 1.0)})
+    with pytest.raises(ArtifactError, match=r"'m.lm_head'"):
+        HostAdapter.pack(weights, GROUPS, torch.float32)

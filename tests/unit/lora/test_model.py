@@ -1,0 +1,111 @@
+"""Adapters installed in a model of transformers, beside PEFT with each alone."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from tests.tiny_llama import write_tiny_llama
+from transformers import AutoModelForCausalLM
+
+from trellis.bases import BaseFacts, read_base
+from trellis.lora import (
+    AdapterBank,
+    HostAdapter,
+    LoraWeights,
+    Segments,
+    find_groups,
+    install,
+    read_adapter,
+    write_adapter,
+)
+
+ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+KINDS: dict[str, dict[str, Any]] = {
+    "all": {"r": 4, "lora_alpha": 8, "target_modules": list(ALL)},
+    "two": {"r": 13, "lora_alpha": 5, "target_modules": ["q_proj", "down_proj"]},
+    "patterns": {
+        "r": 4,
+        "lora_alpha": 8,
+        "target_modules": list(ALL),
+        "rank_pattern": {"v_proj": 12, "layers.1.mlp.up_proj": 2},
+        "alpha_pattern": {"k_proj": 3},
+    },
+    "rank_stabilised": {"r": 9, "lora_alpha": 8, "target_modules": list(ALL), "use_rslora": True},
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> BaseFacts:
+    return read_base(str(write_tiny_llama(tmp_path_factory.mktemp("base") / "tiny")))
+
+
+def load(base: BaseFacts, dtype: torch.dtype = torch.float32) -> Any:
+    return AutoModelForCausalLM.from_pretrained(base.path, dtype=dtype).eval().requires_grad_(False)
+
+
+def write_with_peft(base: BaseFacts, folder: Path, kind: str) -> Path:
+    torch.manual_seed(len(kind))
+    tuned = get_peft_model(load(base), LoraConfig(**KINDS[kind]))
+    with torch.no_grad():
+        for name, weight in tuned.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.2)
+    tuned.save_pretrained(str(folder))
+    (folder / "README.md").unlink(missing_ok=True)
+    return folder
+
+
+def prepare(base: BaseFacts, model: Any, adapters: list[LoraWeights]) -> tuple[AdapterBank, list[int], Any]:
+    groups = find_groups(base.linear_shapes)
+    bank = AdapterBank(groups, sum(weights.rows for weights in adapters), len(adapters), model.dtype)
+    slots = [bank.add(HostAdapter.pack(weights, groups, model.dtype)) for weights in adapters]
+    return bank, slots, install(model, groups, bank)
+
+
+@torch.inference_mode()
+def test_each_row_of_a_mixed_batch_has_the_logits_of_its_adapter_alone(base: BaseFacts, tmp_path: Path) -> None:
+    folders = {kind: write_with_peft(base, tmp_path / kind, kind) for kind in KINDS}
+    model = load(base)
+    bank, slots, active = prepare(base, model, [read_adapter(folder, base, kind) for kind, folder in folders.items()])
+    ids_BT = torch.randint(6, 200, (len(KINDS) + 1, 7), generator=torch.Generator().manual_seed(1))
+    active.segments = Segments.of_runs([(slot, 7) for slot in [*slots, None]], bank)
+    mixed = model(ids_BT).logits
+    for row, folder in enumerate(folders.values()):
+        alone = PeftModel.from_pretrained(load(base), str(folder)).eval()(ids_BT[row : row + 1]).logits[0]
+        torch.testing.assert_close(mixed[row], alone, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(mixed[-1], load(base)(ids_BT[-1:]).logits[0], atol=1e-4, rtol=1e-4)
+    active.segments = None
+    torch.testing.assert_close(model(ids_BT).logits, load(base)(ids_BT).logits, atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_bfloat16_is_near_peft_in_bfloat16(base: BaseFacts, tmp_path: Path) -> None:
+    """With the weights in oneDNN's order."""
+    folder = write_with_peft(base, tmp_path / "a", "all")
+    model = load(base, torch.bfloat16)
+    bank, (slot,), active = prepare(base, model, [read_adapter(folder, base, "a")])
+    ids_BT = torch.randint(6, 200, (2, 9), generator=torch.Generator().manual_seed(1))
+    active.segments = Segments.of_runs([(slot, 18)], bank)
+    alone = PeftModel.from_pretrained(load(base, torch.bfloat16), str(folder)).eval()(ids_BT).logits
+    difference = (model(ids_BT).logits - alone).float()
+    assert float(difference.abs().mean()) < 0.02 * float(alone.float().abs().mean())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.inference_mode()
+def test_peft_loads_what_is_written(base: BaseFacts, tmp_path: Path, kind: str) -> None:
+    folder = write_with_peft(base, tmp_path / "peft", kind)
+    weights = read_adapter(folder, base, kind)
+    ours = tmp_path / "ours"
+    ours.mkdir()
+    write_adapter(ours, weights, "tiny")
+    again = read_adapter(ours, base, kind)
+    assert {m: p.rank for m, p in again.pairs.items()} == {m: p.rank for m, p in weights.pairs.items()}
+    scalings = {m: p.scaling for m, p in weights.pairs.items()}
+    assert {m: p.scaling for m, p in again.pairs.items()} == pytest.approx(scalings)
+    ids_BT = torch.randint(6, 200, (1, 8), generator=torch.Generator().manual_seed(1))
+    first = PeftModel.from_pretrained(load(base), str(folder)).eval()(ids_BT).logits
+    second = PeftModel.from_pretrained(load(base), str(ours)).eval()(ids_BT).logits
+    torch.testing.assert_close(second, first, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,106 @@
+"""Gradients: right, and each adapter's from its own rows alone, bit for bit."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from tests.lora_mixes import GROUPS, MODULES, bank_of, mixes, random_weights, segments_of
+
+from trellis.lora import AdapterBank, LoraWeights, Segments, lora
+
+Gradients = dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+
+
+def gradients(bank: AdapterBank, segments: Segments, x_scale: float = 1.0) -> Gradients:
+    """Of x, A and B of every group, for a loss that weighs every output differently."""
+    bank.require_gradients()
+    found: Gradients = {}
+    for name, group in bank.groups.items():
+        generator = torch.Generator().manual_seed(len(name))
+        x = torch.randn(segments.tokens, group.group.in_features, generator=generator, dtype=bank.dtype) * x_scale
+        weight = torch.randn(segments.tokens, group.group.columns, generator=generator, dtype=bank.dtype)
+        x.requires_grad_()
+        (lora(x, group, segments) * weight).sum().backward()
+        assert x.grad is not None
+        assert group.a_RPI.grad is not None
+        assert group.b_RO.grad is not None
+        found[name] = (x.grad, group.a_RPI.grad, group.b_RO.grad)
+    return found
+
+
+def plain_gradients(bank: AdapterBank, segments: Segments) -> Gradients:
+    """The same by autograd over the formula."""
+    found: Gradients = {}
+    for name, group in bank.groups.items():
+        generator = torch.Generator().manual_seed(len(name))
+        x = torch.randn(
+            segments.tokens, group.group.in_features, generator=generator, dtype=bank.dtype
+        ).requires_grad_()
+        weight = torch.randn(segments.tokens, group.group.columns, generator=generator, dtype=bank.dtype)
+        a, b = (side.detach().clone().requires_grad_() for side in (group.a_RPI, group.b_RO))
+        loss = x.sum() * 0 + a.sum() * 0 + b.sum() * 0
+        for s in segments.all:
+            columns = 0
+            for part, width in enumerate(group.group.out_features):
+                added = x[s.span] @ a[s.rank_rows, part].T @ b[s.rank_rows, columns : columns + width]
+                loss = loss + (added * group.scale_SP[s.slot, part] * weight[s.span, columns : columns + width]).sum()
+                columns += width
+        loss.backward()
+        assert x.grad is not None
+        assert a.grad is not None
+        assert b.grad is not None
+        found[name] = (x.grad, a.grad, b.grad)
+    return found
+
+
+@settings(max_examples=40, deadline=None)
+@given(mix=mixes())
+def test_gradients_are_those_of_the_formula(mix: tuple[list[LoraWeights], list[tuple[int | None, int]]]) -> None:
+    adapters, runs = mix
+    bank, slots = bank_of(adapters, torch.float64)
+    segments = segments_of(runs, slots, bank)
+    expected = plain_gradients(bank, segments)
+    for name, found in gradients(bank, segments).items():
+        for ours, plain in zip(found, expected[name], strict=True):
+            torch.testing.assert_close(ours, plain, atol=1e-9, rtol=1e-9)
+
+
+def test_an_adapters_gradients_are_the_same_bits_alone_and_among_others() -> None:
+    """Beside others that come before and after it, be their weights ever so big."""
+    mine = random_weights("mine", 8, MODULES, 1)
+    alone, (slot,) = bank_of([mine], torch.float32)
+    expected = gradients(alone, Segments.of_runs([(slot, 6)], alone))
+    bank, slots = bank_of([random_weights("other", 16, MODULES, 2, 1e30), mine], torch.float32)
+    segments = Segments.of_runs([(slots[0], 5), (slots[1], 6), (None, 3)], bank)
+    start, count = bank.slot_rows(slots[1])
+    bank.require_gradients()
+    for name, group in bank.groups.items():
+        generator = torch.Generator().manual_seed(len(name))
+        x6 = torch.randn(6, group.group.in_features, generator=generator)
+        weight6 = torch.randn(6, group.group.columns, generator=generator)
+        x = torch.cat([torch.full((5, x6.shape[1]), 1e30), x6, x6[:3]]).requires_grad_()
+        weight = torch.cat([weight6[:5], weight6, weight6[:3]])
+        (lora(x, group, segments) * weight).sum().backward()
+        assert x.grad is not None
+        assert group.a_RPI.grad is not None
+        assert group.b_RO.grad is not None
+        grad_x, grad_a, grad_b = expected[name]
+        assert torch.equal(x.grad[5:11], grad_x)
+        assert torch.equal(group.a_RPI.grad[start : start + count], grad_a[:count])
+        assert torch.equal(group.b_RO.grad[start : start + count], grad_b[:count])
+
+
+def test_rows_without_tokens_get_no_gradient() -> None:
+    bank, slots = bank_of([random_weights(str(n), 8, MODULES, n) for n in range(3)], torch.float32)
+    found = gradients(bank, Segments.of_runs([(slots[1], 4)], bank))
+    start, count = bank.slot_rows(slots[1])
+    idle = [row for row in range(bank.rows) if not start <= row < start + count]
+    assert all(not a[idle].any() and not b[idle].any() and a[start].any() for _, a, b in found.values())
+
+
+def test_training_without_gradients_to_add_to_is_refused() -> None:
+    bank, (slot,) = bank_of([random_weights("a", 8, MODULES, 0)], torch.float32)
+    group = bank.groups[GROUPS[0].name]
+    group.a_RPI.requires_grad = True
+    added = lora(torch.ones(2, group.group.in_features), group, Segments.of_runs([(slot, 2)], bank))
+    with pytest.raises(RuntimeError, match="give the bank gradients"):
+        added.sum().backward()
