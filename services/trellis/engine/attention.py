@@ -126,7 +126,7 @@ class SdpaBackend:
         self, q_TQD: Tensor, k_THD: Tensor, v_THD: Tensor, cache: LayerCache, layout: Layout, formula: Formula
     ) -> Tensor:
         """Write the tokens' keys and values, then let each token read its own sequence up to itself: (T, Q, D)."""
-        cache.write(k_THD, v_THD, layout.write_blocks_T, layout.write_offsets_T)
+        cache.write(k_THD, v_THD, layout.write_blocks, layout.write_offsets)
         attended_TQD = q_TQD.new_empty(*q_TQD.shape[:2], v_THD.shape[2])
         for index, span in enumerate(layout.spans):
             rows = slice(span.start, span.stop)

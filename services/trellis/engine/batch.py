@@ -76,12 +76,12 @@ class Layout:
         return max(span.length for span in self.spans)
 
     @cached_property
-    def write_blocks_T(self) -> Tensor:
+    def write_blocks(self) -> Tensor:
         """The block into which each token's keys and values go."""
         return self.rows_T // self.block_tokens
 
     @cached_property
-    def write_offsets_T(self) -> Tensor:
+    def write_offsets(self) -> Tensor:
         """The place of each token's keys and values in that block."""
         return self.rows_T % self.block_tokens
 

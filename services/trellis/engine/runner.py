@@ -22,6 +22,7 @@ from trellis.engine.compatibility import (
     trial_tokens,
     usable_context,
 )
+from trellis.engine.fused import pack_head
 from trellis.engine.kv_cache import KVCache, bytes_per_block
 from trellis.lora.bank import AdapterBank
 from trellis.lora.groups import LoraGroup, find_groups
@@ -88,6 +89,7 @@ class Runner:
         self.dtype = model.dtype
         self._model = model
         self._lora = install(model, tuple(group.group for group in bank.groups.values()), bank)
+        pack_head(model)
         self._attention = PagedAttention(cache, choose_backend(cache, model.device))
         attach(model, self._attention)
 

@@ -6,12 +6,12 @@ from typing import Final
 import pytest
 import torch
 from peft import PeftModel
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
-
 from tests.runner_rig import Course, courses_of, run_greedily
 from tests.tiny_adapter import write_adapter
 from tests.tiny_families import FAMILIES, VOCABULARY, write_tiny_model
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
 from trellis.bases import read_base
 from trellis.engine.runner import Runner, RunnerLimits
 from trellis.lora.host import HostAdapter
