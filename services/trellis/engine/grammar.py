@@ -1,5 +1,6 @@
 """Binds answers to a JSON schema: which tokens may come next."""
 
+import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from threading import Lock
@@ -20,6 +21,7 @@ _FIELD: Final = "response_format"
 _ANY_OBJECT: Final = '{"type": "object"}'
 _MOST_SCHEMAS: Final = 64
 _LONGEST_REASON: Final = 500
+_NOT_SAID: Final = "<non-verbose/>"
 _WORD_BITS: Final = 32
 # One tenant's schema must neither take the replica's memory nor hold up the step that it shares with others.
 _LIMITS: Final = LLParserLimits(
@@ -104,19 +106,14 @@ class GrammarCompiler:
             matcher = self._compile(schema)
         with self._lock:
             self._remember(schema, matcher)
-            return Grammar(matcher.deep_copy(), self._executor, self._tokenizer.vocab_size)
+            return Grammar(matcher.deep_copy(), self._masks)
 
     def _compile(self, schema: str) -> LLMatcher:
         if not self._has_end:
             raise InvalidArgument.for_field(_FIELD, "The base model has no token that ends an answer.")
         if len(schema.encode()) > MAX_SCHEMA_BYTES:
             raise InvalidArgument.for_field(_FIELD, f"The JSON schema has more than {MAX_SCHEMA_BYTES} bytes.")
-        try:
-            # A schema may set options of its own; but not one that passes over what the library can't hold it to.
-            grammar = LLMatcher.grammar_from_json_schema(schema, overrides={"lenient": False})
-        except ValueError as error:
-            raise _invalid(str(error)) from None
-        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=_LIMITS)
+        matcher = LLMatcher(self._tokenizer, _grammar(schema), log_level=0, limits=_LIMITS)
         if not matcher.is_error():
             matcher.compute_bitmask()  # fills its caches, which copies share, and finds what is wrong only in use
         if matcher.is_error():
@@ -130,5 +127,17 @@ class GrammarCompiler:
             self._compiled.popitem(last=False)
 
 
+def _grammar(schema: str) -> str:
+    """The schema as the library's own grammar, whose errors come when it is used."""
+    try:
+        if not isinstance(json.loads(schema), dict):
+            raise TypeError("it is no JSON object")
+        # A schema may set options of its own; but not the one that passes over what answers can't be held to.
+        return LLMatcher.grammar_from_json_schema(schema, overrides={"lenient": False})
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _invalid(str(error)) from None
+
+
 def _invalid(reason: str) -> InvalidArgument:
-    return InvalidArgument.for_field(_FIELD, f"The JSON schema can't be followed: {reason.strip()[:_LONGEST_REASON]}")
+    said = reason.removesuffix(_NOT_SAID).strip()[:_LONGEST_REASON]
+    return InvalidArgument.for_field(_FIELD, f"The JSON schema can't be followed: {said}")

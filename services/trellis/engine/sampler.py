@@ -7,7 +7,7 @@ vocabulary, W the same filled up to whole blocks, K likeliest tokens.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from trellis.engine.request import MAX_LOGPROBS, Sampling
 from trellis.engine.token_counts import TokenCounts, penalise
 from trellis.engine.truncation import weights
 from trellis.errors import InvalidArgument
+
+_CACHED: Final = 1 << 18
+"""Logits of a part of a step on a CPU: 1 MiB, of which there are three at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +81,14 @@ def choose(logits_NV: Tensor, samplers: Sequence[Sampler]) -> list[Choice | NotF
     assert logits_NV.shape[0] == len(samplers), "one sampler for each row"
     values_N, ids_N = _likeliest(logits_NV)
     is_finite_N = values_N.isfinite()
-    shaped = [row for row, sampler in enumerate(samplers) if not sampler.is_plain]
-    if shaped:
+    for shaped in _parts(logits_NV, [row for row, sampler in enumerate(samplers) if not sampler.is_plain]):
         values_M, ids_M = _choose_shaped(filled(_rows(logits_NV, shaped)), [samplers[row] for row in shaped])
         rows_M = _places(shaped, ids_N)
         ids_N[rows_M] = ids_M.clamp(max=logits_NV.shape[1] - 1)  # rows of NaN draw what isn't there
         is_finite_N[rows_M] &= values_M.isfinite()
     asking = [row for row, sampler in enumerate(samplers) if sampler.logprobs is not None]
-    columns = _logprobs(logits_NV, ids_N, asking) if asking else ()
-    found = _lists((ids_N, is_finite_N, *columns))
+    parts = [_logprobs(logits_NV, ids_N, rows) for rows in _parts(logits_NV, asking)]
+    found = _lists((ids_N, is_finite_N, *(torch.cat(column) for column in zip(*parts, strict=True))))
     chances = dict(zip(asking, zip(*found[2:], strict=True), strict=True)) if asking else {}
     return [
         _outcome(sampler, int(token_id), bool(is_finite), chances.get(row))
@@ -118,6 +120,12 @@ def _likeliest(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
     logits_NV = logits_NV.detach().float()
     ids_N = torch.from_numpy(logits_NV.numpy().argmax(-1))
     return logits_NV.gather(-1, ids_N[:, None]).squeeze(-1), ids_N
+
+
+def _parts(logits_NV: Tensor, rows: Sequence[int]) -> Iterable[Sequence[int]]:
+    """The rows, on a CPU in parts that stay in its cache from one operation to the next."""
+    size = len(rows) if logits_NV.is_cuda else max(1, _CACHED // logits_NV.shape[1])
+    return (rows[at : at + size] for at in range(0, len(rows), size))
 
 
 def _choose_shaped(logits_MW: Tensor, samplers: Sequence[Sampler]) -> tuple[Tensor, Tensor]:
