@@ -15,6 +15,7 @@ from trellis.engine.fairness import cost
 from trellis.engine.limits import EngineLimits
 from trellis.engine.scheduler import Scheduler
 from trellis.engine.work import Work
+from trellis.lora.host import HostAdapter
 
 LIMITS = EngineLimits(max_running=8, max_waiting=1000, step_tokens=64, fairness_window=200.0)
 
@@ -227,6 +228,28 @@ def test_requests_run_with_their_adapters_pinned() -> None:
     assert works[0].slot == works[2].slot != works[1].slot
     rig.finish()
     assert {work.slot for work in works} == {None}
+
+
+def test_adapters_are_fetched_in_the_order_in_which_they_will_be_needed() -> None:
+    rig = Rig(replace(LIMITS, max_running=1, prefetched=5), slots=2)
+    fetched: list[str] = []
+    load = rig.tiers._load
+
+    def recorded(digest: str, key: str) -> HostAdapter:
+        fetched.append(digest)
+        return load(digest, key)
+
+    rig.tiers._load = recorded
+    for number in range(3):
+        rig.add("a", adapter=f"a{number}")
+    for number in range(3):
+        rig.add("b", adapter=f"b{number}")
+    rig.step()
+    assert fetched == ["a0", "b0", "a1", "b1", "a2"]
+    rig.step()
+    assert rig.tiers.resident_digests == ("b0", "a0"), "of the two that come next, one runs"
+    rig.finish()
+    assert fetched[5] == "b2"
 
 
 def test_who_waits_for_an_adapter_holds_up_nobody() -> None:
