@@ -99,10 +99,9 @@ class AdapterBank:
 
     @torch.no_grad()
     def remove(self, slot: int) -> None:
-        """Forget an adapter; its rows are zero afterwards."""
+        """Forget an adapter; its rows are zero afterwards, and so are their gradients."""
         start, count = self._map.give_back(slot)
-        sides = [side for bank in self.groups.values() for side in (bank.a_RPI, bank.b_RO)]
-        torch._foreach_zero_([side[start : start + count] for side in sides])
+        torch._foreach_zero_([side[start : start + count] for side in self._tensors()])
         torch._foreach_zero_([bank.scale_SP[slot] for bank in self.groups.values()])
         self._free_slots.append(slot)
 
@@ -141,14 +140,20 @@ class AdapterBank:
         stop = start + adapter.rows
         targets = [side[start:stop] for bank in self.groups.values() for side in (bank.a_RPI, bank.b_RO)]
         torch._foreach_copy_(targets, [side for pair in pairs for side in pair])
-        for bank, scales in zip(self.groups.values(), adapter.scales, strict=True):
-            bank.scale_SP[slot] = torch.tensor(scales, device=self.device)
+        # One copy for the scales, too: on a GPU each small one would wait for the step that runs.
+        scales = torch.tensor([scale for group in adapter.scales for scale in group], dtype=torch.float32)
+        pieces = scales.to(self.device, non_blocking=True).split([len(group.parts) for group in groups])
+        torch._foreach_copy_([bank.scale_SP[slot] for bank in self.groups.values()], pieces)
 
     def _close_gaps(self) -> None:
         for start, to, count in self._map.close_gaps():
-            for bank in self.groups.values():
-                for side in (bank.a_RPI, bank.b_RO):
-                    # The clone: the two places may overlap. What is left behind is cleared, so that free rows are zero.
-                    moved = side[start : start + count].clone()
-                    side[start : start + count] = 0
-                    side[to : to + count] = moved
+            for side in self._tensors():
+                # The clone: the two places may overlap. What is left behind is cleared, so that free rows are zero.
+                moved = side[start : start + count].clone()
+                side[start : start + count] = 0
+                side[to : to + count] = moved
+
+    def _tensors(self) -> list[Tensor]:
+        """Everything that an adapter owns rows of: weights, and gradients where there are any."""
+        sides = [side for bank in self.groups.values() for side in (bank.a_RPI, bank.b_RO)]
+        return sides + [side.grad for side in sides if side.grad is not None]

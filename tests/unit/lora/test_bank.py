@@ -99,3 +99,19 @@ def test_a_module_that_the_base_does_not_have_is_refused() -> None:
     weights = LoraWeights("a", {"m.lm_head": LoraPair(torch.ones(1, 16), torch.ones(8, 1), 1.0)})
     with pytest.raises(ArtifactError, match=r"'m.lm_head'"):
         HostAdapter.pack(weights, GROUPS, torch.float32)
+
+
+@pytest.mark.parametrize("scaling", [1e8, float("inf"), float("nan")])
+def test_weights_that_are_finite_only_before_they_are_scaled_are_refused(scaling: float) -> None:
+    pair = LoraPair(torch.ones(1, 16), torch.full((24, 1), 1e33), scaling)
+    with pytest.raises(ArtifactError, match=r"'m.self_attn.q_proj', alone or scaled"):
+        HostAdapter.pack(LoraWeights("a", {"m.self_attn.q_proj": pair}), GROUPS, torch.float32)
+
+
+@pytest.mark.parametrize(("a_shape", "b_shape"), [((2, 1), (24, 2)), ((2, 16), (24, 1)), ((0, 16), (24, 0))])
+def test_sizes_that_are_not_the_linears_are_refused(a_shape: tuple[int, int], b_shape: tuple[int, int]) -> None:
+    """Some of them would broadcast."""
+    pair = LoraPair(torch.ones(a_shape), torch.ones(b_shape), 1.0)
+    with pytest.raises(ArtifactError, match=r"'m.self_attn.q_proj' have the shapes .* 16 inputs and 24 outputs") as why:
+        HostAdapter.pack(LoraWeights("a", {"m.self_attn.q_proj": pair}), GROUPS, torch.float32)
+    assert why.value.code == "wrong_shape"

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from tests.lora_mixes import GROUPS, MODULES, bank_of, mixes, random_weights, segments_of
 
-from trellis.lora import AdapterBank, LoraWeights, Segments, lora
+from trellis.lora import AdapterBank, HostAdapter, LoraWeights, Segments, lora
 
 Gradients = dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
@@ -104,3 +104,24 @@ def test_training_without_gradients_to_add_to_is_refused() -> None:
     added = lora(torch.ones(2, group.group.in_features), group, Segments.of_runs([(slot, 2)], bank))
     with pytest.raises(RuntimeError, match="give the bank gradients"):
         added.sum().backward()
+
+
+def test_gradients_stay_their_adapters_when_others_come_and_go() -> None:
+    """What is half gathered moves along when gaps are closed, and nobody inherits it."""
+    bank, (first, second, third) = bank_of(
+        [random_weights(str(n), 8, MODULES, n) for n in range(3)], torch.float32, spare=0
+    )
+    gradients(bank, Segments.of_runs([(first, 2), (second, 3), (third, 4)], bank))
+    before = own_gradients(bank, second)
+    bank.remove(first)
+    bank.remove(third)
+    newcomer = bank.add(HostAdapter.pack(random_weights("new", 16, MODULES, 4), GROUPS, torch.float32))
+    assert bank.slot_rows(second) == (0, 8)
+    assert all(torch.equal(*pair) for pair in zip(own_gradients(bank, second), before, strict=True))
+    assert not any(gradient.any() for gradient in own_gradients(bank, newcomer))
+
+
+def own_gradients(bank: AdapterBank, slot: int) -> list[torch.Tensor]:
+    start, count = bank.slot_rows(slot)
+    sides = [side.grad for group in bank.groups.values() for side in (group.a_RPI, group.b_RO)]
+    return [gradient[start : start + count].clone() for gradient in sides if gradient is not None]
