@@ -24,6 +24,8 @@ class LocalRay:
 
     ports: RayPorts
     token_file: Path
+    marker: str
+    """In the environment of all its processes."""
 
     @property
     def url(self) -> str:
@@ -45,7 +47,7 @@ def local_ray(cpus: int) -> Iterator[LocalRay]:
             assert child.exit_code() is None, child.last_lines(50)
             assert time.monotonic() < deadline, child.last_lines(50)
             time.sleep(0.1)
-        yield LocalRay(ports, token_file)
+        yield LocalRay(ports, token_file, marker)
     finally:
         child.stop(10.0)
         sweep(marker)

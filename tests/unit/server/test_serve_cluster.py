@@ -138,6 +138,20 @@ async def test_an_engine_can_be_called_while_one_of_its_replicas_runs(cluster: S
     }
 
 
+async def test_an_engine_can_be_called_while_its_application_is_built_anew(
+    cluster: ServeCluster, serve: FakeServe
+) -> None:
+    building = {"status": "DEPLOYING", "deployments": {}}
+    serve.applications = {"trellis-a": {"status": "RUNNING", "deployments": replicas("RUNNING")}, "trellis-b": building}
+    await cluster.states()
+    serve.applications["trellis-a"] = building
+    for _ in range(2):
+        states = await cluster.states()
+        assert {name: state for name, (state, _) in states.items()} == {"a": HostState.RUNNING, "b": HostState.STARTING}
+    serve.applications["trellis-a"] = {"status": "DEPLOYING", "deployments": replicas("STARTING")}
+    assert (await cluster.states())["a"][0] is HostState.STARTING
+
+
 async def test_settings_that_fail_do_not_take_away_the_replicas_of_the_old_ones(
     cluster: ServeCluster, serve: FakeServe
 ) -> None:

@@ -98,6 +98,7 @@ class ServeCluster:
         self._settings = settings
         self._seconds = seconds
         self._failed_since: dict[str, float] = {}
+        self._ran: set[str] = set()
         self._dashboard = httpx.AsyncClient(
             base_url=dashboard_url.rstrip("/"),
             headers={"authorization": f"Bearer {token}"} if token else {},
@@ -136,11 +137,10 @@ class ServeCluster:
             })  # fmt: skip
 
     async def states(self) -> dict[str, tuple[HostState, str]]:
-        found = {}
-        for name, app in (await self._applications()).items():
-            if name.startswith(_PREFIX):
-                found[name.removeprefix(_PREFIX)] = (_state(app), _message(app))
-        return found
+        mine = {name: app for name, app in (await self._applications()).items() if name.startswith(_PREFIX)}
+        states = {name: _state(app, name in self._ran) for name, app in mine.items()}
+        self._ran = {name for name, state in states.items() if state is HostState.RUNNING}
+        return {name.removeprefix(_PREFIX): (states[name], _message(app)) for name, app in mine.items()}
 
     async def stream_tokens(
         self, base_model_id: str, request: StreamTokensRequest
@@ -225,10 +225,16 @@ def _same(mine: Mapping[str, Mapping[str, Any]], wanted: Sequence[Mapping[str, A
     return found == sorted(wanted, key=lambda config: str(config["name"]))
 
 
-def _state(application: Mapping[str, Any]) -> HostState:
-    """An engine of which one replica runs can be called, whatever becomes of the others."""
+def _state(application: Mapping[str, Any], ran: bool) -> HostState:
+    """An engine of which one replica runs can be called, whatever becomes of the others.
+
+    While Serve builds an application anew it does not say what runs of it; what ran still does.
+    """
     state = _STATES.get(str(application.get("status")), HostState.FAILED)
-    return HostState.RUNNING if state is not HostState.ABSENT and _has_replica(application) else state
+    is_built_anew = ran and state is HostState.STARTING and not application.get("deployments")
+    return (
+        HostState.RUNNING if state is not HostState.ABSENT and (is_built_anew or _has_replica(application)) else state
+    )
 
 
 def _has_replica(application: Mapping[str, Any]) -> bool:
