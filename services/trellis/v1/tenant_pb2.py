@@ -25,11 +25,12 @@ _sym_db = _symbol_database.Default()
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from trellis.v1 import access_pb2 as trellis_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17trellis/v1/tenant.proto\x12\ntrellis.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17trellis/v1/access.proto\"\xdd\x01\n\x06Tenant\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x1a\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x35\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1c\n\x0eserving_weight\x18\x05 \x01(\x01\x42\x04\xe2\x41\x01\x01::\xea\x41\x37\n\x12trellis.dev/Tenant\x12\x10tenants/{tenant}*\x07tenants2\x06tenant\"r\n\x13\x43reateTenantRequest\x12\x17\n\ttenant_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12(\n\x06tenant\x18\x02 \x01(\x0b\x32\x12.trellis.v1.TenantB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"&\n\x10GetTenantRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"G\n\x12ListTenantsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"S\n\x13ListTenantsResponse\x12#\n\x07tenants\x18\x01 \x03(\x0b\x32\x12.trellis.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"R\n\x13\x44\x65leteTenantRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x13\n\x05\x66orce\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x32\xd2\x02\n\rTenantService\x12K\n\x0c\x43reateTenant\x12\x1f.trellis.v1.CreateTenantRequest\x1a\x12.trellis.v1.Tenant\"\x06\xaa\xd4\x18\x02\x08\x03\x12K\n\tGetTenant\x12\x1c.trellis.v1.GetTenantRequest\x1a\x12.trellis.v1.Tenant\"\x0c\xaa\xd4\x18\x08\x08\x01\x12\x04name\x12V\n\x0bListTenants\x12\x1e.trellis.v1.ListTenantsRequest\x1a\x1f.trellis.v1.ListTenantsResponse\"\x06\xaa\xd4\x18\x02\x08\x03\x12O\n\x0c\x44\x65leteTenant\x12\x1f.trellis.v1.DeleteTenantRequest\x1a\x16.google.protobuf.Empty\"\x06\xaa\xd4\x18\x02\x08\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17trellis/v1/tenant.proto\x12\ntrellis.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17trellis/v1/access.proto\"\xdd\x01\n\x06Tenant\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x1a\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x35\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1c\n\x0eserving_weight\x18\x05 \x01(\x01\x42\x04\xe2\x41\x01\x01::\xea\x41\x37\n\x12trellis.dev/Tenant\x12\x10tenants/{tenant}*\x07tenants2\x06tenant\"r\n\x13\x43reateTenantRequest\x12\x17\n\ttenant_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12(\n\x06tenant\x18\x02 \x01(\x0b\x32\x12.trellis.v1.TenantB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"&\n\x10GetTenantRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"G\n\x12ListTenantsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"S\n\x13ListTenantsResponse\x12#\n\x07tenants\x18\x01 \x03(\x0b\x32\x12.trellis.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"v\n\x13UpdateTenantRequest\x12(\n\x06tenant\x18\x01 \x01(\x0b\x32\x12.trellis.v1.TenantB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\"R\n\x13\x44\x65leteTenantRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x13\n\x05\x66orce\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x32\x9f\x03\n\rTenantService\x12K\n\x0c\x43reateTenant\x12\x1f.trellis.v1.CreateTenantRequest\x1a\x12.trellis.v1.Tenant\"\x06\xaa\xd4\x18\x02\x08\x03\x12K\n\tGetTenant\x12\x1c.trellis.v1.GetTenantRequest\x1a\x12.trellis.v1.Tenant\"\x0c\xaa\xd4\x18\x08\x08\x01\x12\x04name\x12V\n\x0bListTenants\x12\x1e.trellis.v1.ListTenantsRequest\x1a\x1f.trellis.v1.ListTenantsResponse\"\x06\xaa\xd4\x18\x02\x08\x03\x12K\n\x0cUpdateTenant\x12\x1f.trellis.v1.UpdateTenantRequest\x1a\x12.trellis.v1.Tenant\"\x06\xaa\xd4\x18\x02\x08\x03\x12O\n\x0c\x44\x65leteTenant\x12\x1f.trellis.v1.DeleteTenantRequest\x1a\x16.google.protobuf.Empty\"\x06\xaa\xd4\x18\x02\x08\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -60,6 +61,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTTENANTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
   _globals['_LISTTENANTSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTTENANTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
+  _globals['_UPDATETENANTREQUEST'].fields_by_name['tenant']._loaded_options = None
+  _globals['_UPDATETENANTREQUEST'].fields_by_name['tenant']._serialized_options = b'\342A\001\002'
+  _globals['_UPDATETENANTREQUEST'].fields_by_name['update_mask']._loaded_options = None
+  _globals['_UPDATETENANTREQUEST'].fields_by_name['update_mask']._serialized_options = b'\342A\001\001'
   _globals['_DELETETENANTREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_DELETETENANTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_DELETETENANTREQUEST'].fields_by_name['etag']._loaded_options = None
@@ -72,20 +77,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENANTSERVICE'].methods_by_name['GetTenant']._serialized_options = b'\252\324\030\010\010\001\022\004name'
   _globals['_TENANTSERVICE'].methods_by_name['ListTenants']._loaded_options = None
   _globals['_TENANTSERVICE'].methods_by_name['ListTenants']._serialized_options = b'\252\324\030\002\010\003'
+  _globals['_TENANTSERVICE'].methods_by_name['UpdateTenant']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['UpdateTenant']._serialized_options = b'\252\324\030\002\010\003'
   _globals['_TENANTSERVICE'].methods_by_name['DeleteTenant']._loaded_options = None
   _globals['_TENANTSERVICE'].methods_by_name['DeleteTenant']._serialized_options = b'\252\324\030\002\010\003'
-  _globals['_TENANT']._serialized_start=187
-  _globals['_TENANT']._serialized_end=408
-  _globals['_CREATETENANTREQUEST']._serialized_start=410
-  _globals['_CREATETENANTREQUEST']._serialized_end=524
-  _globals['_GETTENANTREQUEST']._serialized_start=526
-  _globals['_GETTENANTREQUEST']._serialized_end=564
-  _globals['_LISTTENANTSREQUEST']._serialized_start=566
-  _globals['_LISTTENANTSREQUEST']._serialized_end=637
-  _globals['_LISTTENANTSRESPONSE']._serialized_start=639
-  _globals['_LISTTENANTSRESPONSE']._serialized_end=722
-  _globals['_DELETETENANTREQUEST']._serialized_start=724
-  _globals['_DELETETENANTREQUEST']._serialized_end=806
-  _globals['_TENANTSERVICE']._serialized_start=809
-  _globals['_TENANTSERVICE']._serialized_end=1147
+  _globals['_TENANT']._serialized_start=221
+  _globals['_TENANT']._serialized_end=442
+  _globals['_CREATETENANTREQUEST']._serialized_start=444
+  _globals['_CREATETENANTREQUEST']._serialized_end=558
+  _globals['_GETTENANTREQUEST']._serialized_start=560
+  _globals['_GETTENANTREQUEST']._serialized_end=598
+  _globals['_LISTTENANTSREQUEST']._serialized_start=600
+  _globals['_LISTTENANTSREQUEST']._serialized_end=671
+  _globals['_LISTTENANTSRESPONSE']._serialized_start=673
+  _globals['_LISTTENANTSRESPONSE']._serialized_end=756
+  _globals['_UPDATETENANTREQUEST']._serialized_start=758
+  _globals['_UPDATETENANTREQUEST']._serialized_end=876
+  _globals['_DELETETENANTREQUEST']._serialized_start=878
+  _globals['_DELETETENANTREQUEST']._serialized_end=960
+  _globals['_TENANTSERVICE']._serialized_start=963
+  _globals['_TENANTSERVICE']._serialized_end=1378
 # @@protoc_insertion_point(module_scope)

@@ -51,6 +51,11 @@ class TenantServiceStub:
                 request_serializer=trellis_dot_v1_dot_tenant__pb2.ListTenantsRequest.SerializeToString,
                 response_deserializer=trellis_dot_v1_dot_tenant__pb2.ListTenantsResponse.FromString,
                 _registered_method=True)
+        self.UpdateTenant = channel.unary_unary(
+                '/trellis.v1.TenantService/UpdateTenant',
+                request_serializer=trellis_dot_v1_dot_tenant__pb2.UpdateTenantRequest.SerializeToString,
+                response_deserializer=trellis_dot_v1_dot_tenant__pb2.Tenant.FromString,
+                _registered_method=True)
         self.DeleteTenant = channel.unary_unary(
                 '/trellis.v1.TenantService/DeleteTenant',
                 request_serializer=trellis_dot_v1_dot_tenant__pb2.DeleteTenantRequest.SerializeToString,
@@ -83,6 +88,13 @@ class TenantServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateTenant(self, request, context):
+        """Changes a tenant. Errors: NOT_FOUND, ABORTED (etag), INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteTenant(self, request, context):
         """Deletes a tenant. Errors: NOT_FOUND, ABORTED (etag), FAILED_PRECONDITION while it still has datasets, jobs or
         adapters, unless `force` is set: then its active jobs are cancelled and everything of it goes.
@@ -108,6 +120,11 @@ def add_TenantServiceServicer_to_server(servicer, server):
                     servicer.ListTenants,
                     request_deserializer=trellis_dot_v1_dot_tenant__pb2.ListTenantsRequest.FromString,
                     response_serializer=trellis_dot_v1_dot_tenant__pb2.ListTenantsResponse.SerializeToString,
+            ),
+            'UpdateTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateTenant,
+                    request_deserializer=trellis_dot_v1_dot_tenant__pb2.UpdateTenantRequest.FromString,
+                    response_serializer=trellis_dot_v1_dot_tenant__pb2.Tenant.SerializeToString,
             ),
             'DeleteTenant': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteTenant,
@@ -197,6 +214,33 @@ class TenantService:
             '/trellis.v1.TenantService/ListTenants',
             trellis_dot_v1_dot_tenant__pb2.ListTenantsRequest.SerializeToString,
             trellis_dot_v1_dot_tenant__pb2.ListTenantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trellis.v1.TenantService/UpdateTenant',
+            trellis_dot_v1_dot_tenant__pb2.UpdateTenantRequest.SerializeToString,
+            trellis_dot_v1_dot_tenant__pb2.Tenant.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,8 @@ class TenantServiceStub:
     """Reads one tenant. Errors: NOT_FOUND."""
     ListTenants: _grpc.UnaryUnaryMultiCallable[_tenant_pb2.ListTenantsRequest, _tenant_pb2.ListTenantsResponse]
     """Lists all tenants, oldest first."""
+    UpdateTenant: _grpc.UnaryUnaryMultiCallable[_tenant_pb2.UpdateTenantRequest, _tenant_pb2.Tenant]
+    """Changes a tenant. Errors: NOT_FOUND, ABORTED (etag), INVALID_ARGUMENT."""
     DeleteTenant: _grpc.UnaryUnaryMultiCallable[_tenant_pb2.DeleteTenantRequest, _empty_pb2.Empty]
     """Deletes a tenant. Errors: NOT_FOUND, ABORTED (etag), FAILED_PRECONDITION while it still has datasets, jobs or
     adapters, unless `force` is set: then its active jobs are cancelled and everything of it goes.
@@ -56,6 +58,8 @@ class TenantServiceAsyncStub(TenantServiceStub):
     """Reads one tenant. Errors: NOT_FOUND."""
     ListTenants: _aio.UnaryUnaryMultiCallable[_tenant_pb2.ListTenantsRequest, _tenant_pb2.ListTenantsResponse]  # type: ignore[assignment]
     """Lists all tenants, oldest first."""
+    UpdateTenant: _aio.UnaryUnaryMultiCallable[_tenant_pb2.UpdateTenantRequest, _tenant_pb2.Tenant]  # type: ignore[assignment]
+    """Changes a tenant. Errors: NOT_FOUND, ABORTED (etag), INVALID_ARGUMENT."""
     DeleteTenant: _aio.UnaryUnaryMultiCallable[_tenant_pb2.DeleteTenantRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes a tenant. Errors: NOT_FOUND, ABORTED (etag), FAILED_PRECONDITION while it still has datasets, jobs or
     adapters, unless `force` is set: then its active jobs are cancelled and everything of it goes.
@@ -87,6 +91,14 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tenant_pb2.ListTenantsResponse, _abc.Awaitable[_tenant_pb2.ListTenantsResponse]]:
         """Lists all tenants, oldest first."""
+
+    @_abc_1.abstractmethod
+    def UpdateTenant(
+        self,
+        request: _tenant_pb2.UpdateTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_pb2.Tenant, _abc.Awaitable[_tenant_pb2.Tenant]]:
+        """Changes a tenant. Errors: NOT_FOUND, ABORTED (etag), INVALID_ARGUMENT."""
 
     @_abc_1.abstractmethod
     def DeleteTenant(

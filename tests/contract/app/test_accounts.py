@@ -19,10 +19,12 @@ from trellis.errors import (
 )
 from trellis.server.app import api_keys, authentication, authorisation, datasets, tenants
 from trellis.server.app.api_keys import NewApiKey, key_name
+from trellis.server.app.etags import etag_of
 from trellis.server.app.idempotency import RequestKey
 from trellis.server.app.pages import PageQuery
 from trellis.server.domain.base_model import BaseModel
 from trellis.server.domain.caller import Caller, Role
+from trellis.server.domain.tenant import Tenant
 
 
 async def new_key(world: World, tenant: str, role: Role = Role.MEMBER, **changes: object) -> tuple[str, str]:
@@ -106,8 +108,59 @@ async def test_the_same_request_id_gives_the_same_tenant(world: World) -> None:
 
 async def test_all_wrong_fields_are_said_at_once(world: World) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        await tenants.create_tenant(world.context, "../x", "a" * 101, RequestKey("r" * 101))
-    assert {v.field for v in caught.value.violations} == {"tenant_id", "tenant.display_name", "request_id"}
+        await tenants.create_tenant(world.context, "../x", "a" * 101, RequestKey("r" * 101), serving_weight=-1)
+    assert {v.field for v in caught.value.violations} == {
+        "tenant_id", "tenant.display_name", "tenant.serving_weight", "request_id"
+    }  # fmt: skip
+
+
+async def test_what_the_mask_names_is_changed(world: World) -> None:
+    made = await tenants.create_tenant(world.context, "acme", "A", RequestKey(), serving_weight=3)
+
+    async def update(
+        mask: tuple[str, ...], display_name: str = "", serving_weight: float = 0.0, etag: str = ""
+    ) -> Tenant:
+        wanted = {"display_name": display_name, "serving_weight": serving_weight}
+        return await tenants.update_tenant(world.context, "tenants/acme", etag, wanted, mask)
+
+    assert await update((), "B") == replace(made, display_name="B", revision=2)
+    assert await update(("serving_weight",), "C", 0.5) == replace(
+        made, display_name="B", serving_weight=0.5, revision=3
+    )
+    assert await update(("serving_weight",), "C", 0.5) == await tenants.get_tenant(world.context, "tenants/acme")
+    changed = await update(("*",))
+    assert changed == replace(made, display_name="", serving_weight=1.0, revision=4)
+    old = etag_of("tenants/acme", made.create_time, 3)
+    with pytest.raises(TrellisError) as caught:
+        await update((), "D", etag=old)
+    assert caught.value.reason == Reason.ETAG_MISMATCH
+    assert await update((), "D", etag=etag_of("tenants/acme", made.create_time, 4)) != changed
+
+
+@pytest.mark.parametrize(
+    ("wanted", "mask", "fields"),
+    [
+        ({"serving_weight": 0.009}, (), ["tenant.serving_weight"]),
+        ({"serving_weight": 100.5}, (), ["tenant.serving_weight"]),
+        ({"serving_weight": float("nan")}, (), ["tenant.serving_weight"]),
+        ({"display_name": "a" * 101}, ("*",), ["tenant.display_name"]),
+        ({}, ("name", "display_name"), ["update_mask"]),
+    ],
+)
+async def test_what_cannot_be_changed_so_is_named(
+    world: World, wanted: dict[str, object], mask: tuple[str, ...], fields: list[str]
+) -> None:
+    await tenants.create_tenant(world.context, "acme", "", RequestKey())
+    with pytest.raises(InvalidArgument) as caught:
+        await tenants.update_tenant(
+            world.context, "tenants/acme", "", {"display_name": "", "serving_weight": 0.0, **wanted}, mask
+        )
+    assert [violation.field for violation in caught.value.violations] == fields
+
+
+async def test_a_tenant_that_is_not_there_cannot_be_changed(world: World) -> None:
+    with pytest.raises(NotFound):
+        await tenants.update_tenant(world.context, "tenants/x", "", {"display_name": "x", "serving_weight": 0.0}, ())
 
 
 async def test_pages_hold_everything_once_and_tokens_fit_one_list(world: World, base: BaseModel) -> None:

@@ -10,15 +10,23 @@ from tests.contract.app.test_adapters import ALIAS, folder, imported
 from tests.server_fakes import ADMIN, World, collected
 
 from trellis.errors import NotFound, Reason, TrellisError
-from trellis.server.app import adapters, inference
+from trellis.server.app import adapters, inference, tenants
 from trellis.server.app.context import Context
 from trellis.server.domain.adapter import Adapter, Deployment
 from trellis.server.domain.base_model import BaseModel
 from trellis.v1.engine_pb2 import StreamTokensRequest, StreamTokensResponse
-from trellis.v1.inference_pb2 import ChatInput, ChatMessage, GenerateRequest, GenerateResponse, SamplingParams, Usage
+from trellis.v1.inference_pb2 import (
+    ChatInput,
+    ChatMessage,
+    GenerateRequest,
+    GenerateResponse,
+    ResponseFormat,
+    SamplingParams,
+    Usage,
+)
 
 __all__ = ["folder"]
-ANSWER = (
+ANSWER: tuple[GenerateResponse, ...] = (
     GenerateResponse(text="He", token_ids=[1, 2]),
     GenerateResponse(text="y", token_ids=[3], finish_reason=1, usage=Usage(prompt_tokens=7, completion_tokens=3)),
 )
@@ -30,13 +38,14 @@ class TalkingEngine:
     def __init__(self) -> None:
         self.asked: list[tuple[str, StreamTokensRequest]] = []
         self.closed = 0
+        self.answer = ANSWER
 
     async def stream_tokens(
         self, base_model_id: str, request: StreamTokensRequest
     ) -> AsyncIterator[StreamTokensResponse]:
         self.asked.append((base_model_id, request))
         try:
-            for piece in ANSWER:
+            for piece in self.answer:
                 yield StreamTokensResponse(generate=piece)
         finally:
             self.closed += 1
@@ -54,6 +63,10 @@ def context(world: World, engine_host: TalkingEngine) -> Context:
 
 def asking(model: str) -> GenerateRequest:
     return GenerateRequest(model=model, prompt="Hi")
+
+
+def asking_for_json(schema: str) -> GenerateRequest:
+    return GenerateRequest(prompt="a", response_format=ResponseFormat(json_schema=schema))
 
 
 async def deployed(world: World, folder: Path) -> Adapter:
@@ -96,6 +109,30 @@ async def test_an_answer_that_nobody_hears_to_its_end_is_metered_too(
     assert await totals(world) == {"inference_completion_tokens": 2.0}
 
 
+async def test_the_engine_hears_of_the_tenants_share_and_of_the_callers_patience(
+    world: World, base: BaseModel, context: Context, engine_host: TalkingEngine
+) -> None:
+    await tenants.update_tenant(context, "tenants/acme", "", {"display_name": "", "serving_weight": 2.5}, ())
+    for caller, seconds in ((world.member("acme"), None), (world.member("acme"), 1.5), (ADMIN, 0.0)):
+        await collected(inference.generate(context, caller, asking(base.name), "r", seconds))
+    sent = [(request.tenant_weight, request.deadline_seconds) for _, request in engine_host.asked]
+    assert sent == [(2.5, 0.0), (2.5, 1.5), (1.0, 0.001)]
+
+
+async def test_several_answers_to_one_prompt_are_metered_as_one_prompt(
+    world: World, base: BaseModel, context: Context, engine_host: TalkingEngine
+) -> None:
+    used = Usage(prompt_tokens=7, completion_tokens=4, cached_prompt_tokens=6)
+    engine_host.answer = (
+        GenerateResponse(token_ids=[1]),
+        GenerateResponse(token_ids=[1, 2], index=1, finish_reason=1),
+        GenerateResponse(token_ids=[3], finish_reason=1, usage=used),
+    )
+    pieces = await collected(inference.generate(context, world.member("acme"), asking(base.name), "r"))
+    assert [piece.index for piece in pieces] == [0, 1, 0]  # type: ignore[attr-defined]
+    assert await totals(world) == {"inference_prompt_tokens": 7.0, "inference_completion_tokens": 4.0}
+
+
 async def test_only_deployed_adapters_can_be_called(
     world: World, base: BaseModel, folder: Path, context: Context
 ) -> None:
@@ -129,8 +166,16 @@ async def test_only_deployed_adapters_can_be_called(
         ("stop", GenerateRequest(prompt="a", stop=["x"] * 9)),
         ("stop", GenerateRequest(prompt="a", stop=[""])),
         ("logprobs", GenerateRequest(prompt="a", logprobs=21)),
+        ("sampling.min_p", GenerateRequest(prompt="a", sampling=SamplingParams(min_p=1.1))),
+        ("sampling.repetition_penalty", GenerateRequest(prompt="a", sampling=SamplingParams(repetition_penalty=0))),
+        ("sampling.repetition_penalty", GenerateRequest(prompt="a", sampling=SamplingParams(repetition_penalty=11))),
+        ("sampling.presence_penalty", GenerateRequest(prompt="a", sampling=SamplingParams(presence_penalty=-2.1))),
+        ("sampling.frequency_penalty", GenerateRequest(prompt="a", sampling=SamplingParams(frequency_penalty=3))),
+        ("n", GenerateRequest(prompt="a", n=9)),
+        ("n", GenerateRequest(prompt="a", n=-1)),
+        ("response_format.json_schema", asking_for_json("x" * 65537)),
     ],
-    ids=map(str, range(12)),
+    ids=map(str, range(20)),
 )
 async def test_wrong_parameters_are_named(world: World, field: str, request_: GenerateRequest) -> None:
     request_.model = "baseModels/tiny"

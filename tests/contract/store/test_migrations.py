@@ -7,7 +7,7 @@ import sys
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, inspect, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from tests.contract.store import samples
 
@@ -56,6 +56,23 @@ async def test_migrating_again_keeps_what_is_there(database_url: str) -> None:
     await migrate(database_url)
     async with units(write=False) as unit:
         assert await unit.tenants.get("acme") == samples.tenant()
+    await engine.dispose()
+
+
+async def test_tenants_of_the_first_tables_get_the_usual_weight(database_url: str) -> None:
+    await migrate(database_url)
+    await downgrade(database_url, "v0001")
+    engine = create_engine_for(database_url)
+    async with engine.begin() as connection:
+        values = "('old', '', '2026-01-01 00:00:00+00:00', 1)"
+        await connection.execute(
+            text(f"INSERT INTO tenants (tenant_id, display_name, create_time, revision) VALUES {values}")
+        )
+    await migrate(database_url)
+    async with SqlUnitOfWorkFactory(engine)(write=False) as unit:
+        found = await unit.tenants.get("old")
+    assert found is not None
+    assert found.serving_weight == 1.0
     await engine.dispose()
 
 

@@ -54,6 +54,17 @@ async def test_a_name_is_given_once(units: UnitOfWorkFactory) -> None:
     assert caught.value.metadata == {"resource": "tenants/acme"}
 
 
+async def test_a_tenant_is_changed(units: UnitOfWorkFactory) -> None:
+    await samples.seed(units)
+    changed = replace(samples.tenant(), display_name="New", serving_weight=2.5, revision=2)
+    async with units() as unit:
+        assert await unit.tenants.get("acme", for_update=True) == samples.tenant()
+        await unit.tenants.save(changed)
+        assert await unit.tenants.get("acme") == changed
+        with pytest.raises(NotFound):
+            await unit.tenants.save(samples.tenant("nobody"))
+
+
 async def test_tenants_are_listed_oldest_first(units: UnitOfWorkFactory) -> None:
     async with units() as unit:
         for name, seconds in (("c", 1), ("a", 3), ("b", 2), ("d", 2)):

@@ -1,7 +1,6 @@
 """Calls of models: a name becomes a digest, the engine answers, and what it took is recorded once."""
 
 import asyncio
-import math
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -11,17 +10,18 @@ from trellis.names import AdapterName, AliasName, BaseModelName, tenant_of
 from trellis.server.app.adapters import present_adapter, present_alias
 from trellis.server.app.base_models import present_base_model
 from trellis.server.app.context import Context
-from trellis.server.app.fields import Violations
+from trellis.server.app.generate_request import check_generate
 from trellis.server.app.ports import UnitOfWork, UsageRecord
 from trellis.server.domain.adapter import Adapter, Deployment
 from trellis.server.domain.caller import Caller
+from trellis.server.domain.tenant import DEFAULT_SERVING_WEIGHT
 from trellis.v1.engine_pb2 import StreamTokensRequest
-from trellis.v1.inference_pb2 import ChatInput, GenerateRequest, GenerateResponse, SamplingParams
+from trellis.v1.inference_pb2 import GenerateRequest, GenerateResponse
 
 PLATFORM_TENANT = "platform"
-_ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
-_MAX_STOPS, _MAX_STOP_LENGTH, _MAX_LOGPROBS, _MAX_TEMPERATURE = 8, 100, 20, 2.0
 _RETRY_SECONDS = 2.0
+_LEAST_SECONDS = 0.001
+"""A deadline that has just passed is still one; 0 would be none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +37,23 @@ class _Model:
 
 
 async def generate(
-    context: Context, caller: Caller, request: GenerateRequest, request_id: str
+    context: Context, caller: Caller, request: GenerateRequest, request_id: str, seconds: float | None = None
 ) -> AsyncIterator[GenerateResponse]:
-    """The model's answer in pieces; closing the iterator ends the work. The usage is recorded in any case."""
-    _check(request)
+    """The model's answers in pieces; closing the iterator ends the work. The usage is recorded in any case.
+
+    `seconds` is how long the caller will wait from now on.
+    """
+    check_generate(request)
     async with context.units(write=False) as unit:
         model = await _resolve(unit, caller, request.model)
+        tenant = await unit.tenants.get(model.tenant)
     _require_deployed(model)
+    wanted = _engine_request(model, request, request_id)
+    wanted.tenant_weight = tenant.serving_weight if tenant else DEFAULT_SERVING_WEIGHT
+    wanted.deadline_seconds = 0.0 if seconds is None else max(seconds, _LEAST_SECONDS)
     tally = _Tally()
     try:
-        pieces = context.engines.stream_tokens(model.base_model_id, _engine_request(model, request, request_id))
+        pieces = context.engines.stream_tokens(model.base_model_id, wanted)
         async with aclosing(pieces) as answer:  # type: ignore[type-var]
             async for piece in answer:
                 response = piece.generate
@@ -59,7 +66,7 @@ async def generate(
 
 
 class _Tally:
-    """What an answer took so far; the engine's last piece has the final word."""
+    """What a call's answers took so far; the engine's very last piece has the final word."""
 
     def __init__(self) -> None:
         self.begun = False
@@ -127,51 +134,3 @@ async def _record(context: Context, model: _Model, tally: _Tally) -> None:
     async with context.units() as unit:
         await unit.usage.add(records)
         await unit.commit()
-
-
-def _check(request: GenerateRequest) -> None:
-    violations = Violations()
-    _check_input(request, violations)
-    _check_sampling(request.sampling, violations)
-    if request.max_tokens < 0:
-        violations.add("max_tokens", "It must not be negative.")
-    if len(request.stop) > _MAX_STOPS:
-        violations.add("stop", f"At most {_MAX_STOPS} may be given.")
-    if any(not 1 <= len(stop) <= _MAX_STOP_LENGTH for stop in request.stop):
-        violations.add("stop", f"Each must have 1 to {_MAX_STOP_LENGTH} characters.")
-    if request.HasField("logprobs") and not 0 <= request.logprobs <= _MAX_LOGPROBS:
-        violations.add("logprobs", f"{request.logprobs} is not between 0 and {_MAX_LOGPROBS}.")
-    violations.raise_any()
-
-
-def _check_input(request: GenerateRequest, violations: Violations) -> None:
-    match request.WhichOneof("input"):
-        case "chat":
-            _check_chat(request.chat, violations)
-        case "prompt":
-            if not request.prompt:
-                violations.add("prompt", "It is empty.")
-        case _:
-            violations.add("chat", "Either chat or prompt must be set.")
-
-
-def _check_chat(chat: ChatInput, violations: Violations) -> None:
-    if not chat.messages:
-        violations.add("chat.messages", "There must be at least one message.")
-    for number, message in enumerate(chat.messages):
-        if message.role not in _ROLES:
-            known = ", ".join(sorted(_ROLES))
-            violations.add(f"chat.messages[{number}].role", f"{message.role[:50]!r} is none of {known}.")
-
-
-def _check_sampling(sampling: SamplingParams, violations: Violations) -> None:
-    if sampling.HasField("temperature") and not _within(sampling.temperature, 0.0, _MAX_TEMPERATURE):
-        violations.add("sampling.temperature", f"{sampling.temperature} is not between 0 and {_MAX_TEMPERATURE:g}.")
-    if sampling.HasField("top_p") and not (_within(sampling.top_p, 0.0, 1.0) and sampling.top_p > 0):
-        violations.add("sampling.top_p", f"{sampling.top_p} is not between 0 (exclusive) and 1.")
-    if sampling.HasField("top_k") and sampling.top_k < 0:
-        violations.add("sampling.top_k", "It must not be negative.")
-
-
-def _within(number: float, low: float, high: float) -> bool:
-    return math.isfinite(number) and low <= number <= high

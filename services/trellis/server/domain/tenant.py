@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
+
+DEFAULT_SERVING_WEIGHT: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,3 +15,5 @@ class Tenant:
     display_name: str
     create_time: datetime
     revision: int = 1
+    serving_weight: float = DEFAULT_SERVING_WEIGHT
+    """Its share of an engine's work beside other tenants that have work there."""

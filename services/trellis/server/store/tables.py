@@ -36,6 +36,7 @@ tenants = Table(
     Column("display_name", Words, nullable=False),
     Column("create_time", UtcTime, nullable=False),
     Column("revision", BigInteger, nullable=False),
+    Column("serving_weight", Double, nullable=False, server_default=text("1")),
     Index(None, "create_time", "tenant_id"),
 )
 

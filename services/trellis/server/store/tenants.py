@@ -3,15 +3,16 @@
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Row, delete, select
+from sqlalchemy import Row, delete, select, update
 
 from trellis.server.app.ports import Page
 from trellis.server.domain.tenant import Tenant
 from trellis.server.store import tables
-from trellis.server.store.failures import already_exists
+from trellis.server.store.failures import already_exists, expect_one
 from trellis.server.store.pages import Keyset
 from trellis.server.store.rows import named
 from trellis.server.store.transaction import Rows
+from trellis.server.store.transaction import for_update as locked
 
 _t = tables.tenants.c
 _OLDEST_FIRST = Keyset((_t.create_time, _t.tenant_id))
@@ -28,12 +29,17 @@ class SqlTenants(Rows):
         if not await self._transaction.add(tables.tenants, asdict(tenant)):
             raise already_exists(f"tenants/{tenant.tenant_id}")
 
-    async def get(self, tenant_id: str) -> Tenant | None:
-        row = await self._transaction.row(select(tables.tenants).where(_t.tenant_id == tenant_id))
+    async def get(self, tenant_id: str, *, for_update: bool = False) -> Tenant | None:
+        statement = select(tables.tenants).where(_t.tenant_id == tenant_id)
+        row = await self._transaction.row(locked(statement) if for_update else statement)
         return _read(row) if row else None
 
     async def list(self, limit: int, cursor: str | None) -> Page[Tenant]:
         return await self._transaction.page(_OLDEST_FIRST, select(tables.tenants), limit, cursor, _read)
+
+    async def save(self, tenant: Tenant) -> None:
+        statement = update(tables.tenants).where(_t.tenant_id == tenant.tenant_id).values(asdict(tenant))
+        expect_one(await self._transaction.change(statement), f"tenants/{tenant.tenant_id}")
 
     async def delete(self, tenant_id: str) -> None:
         requests = tables.requests

@@ -15,4 +15,5 @@ def tenant(value: Tenant) -> pb.Tenant:
         display_name=value.display_name,
         create_time=timestamp(value.create_time),
         etag=etag_of(name, value.create_time, value.revision),
+        serving_weight=value.serving_weight,
     )

@@ -16,5 +16,6 @@ class InferenceServicer(InferenceServiceServicer):
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    def Generate(self, request: pb.GenerateRequest, _: ServicerContext) -> AsyncIterator[pb.GenerateResponse]:
-        return inference.generate(self._context, current_caller(), request, current().request_id)
+    def Generate(self, request: pb.GenerateRequest, call: ServicerContext) -> AsyncIterator[pb.GenerateResponse]:
+        seconds = call.time_remaining()
+        return inference.generate(self._context, current_caller(), request, current().request_id, seconds)

@@ -18,7 +18,10 @@ class TenantServicer(TenantServiceServicer):
 
     async def CreateTenant(self, request: pb.CreateTenantRequest, _: ServicerContext) -> pb.Tenant:
         key = request_key(request, request.request_id)
-        made = await tenants.create_tenant(self._context, request.tenant_id, request.tenant.display_name, key)
+        wanted = request.tenant
+        made = await tenants.create_tenant(
+            self._context, request.tenant_id, wanted.display_name, key, serving_weight=wanted.serving_weight
+        )
         return tenant(made)
 
     async def GetTenant(self, request: pb.GetTenantRequest, _: ServicerContext) -> pb.Tenant:
@@ -27,6 +30,14 @@ class TenantServicer(TenantServiceServicer):
     async def ListTenants(self, request: pb.ListTenantsRequest, _: ServicerContext) -> pb.ListTenantsResponse:
         page = await tenants.list_tenants(self._context, page_query(request))
         return pb.ListTenantsResponse(tenants=map(tenant, page.items), next_page_token=page.next_page_token)
+
+    async def UpdateTenant(self, request: pb.UpdateTenantRequest, _: ServicerContext) -> pb.Tenant:
+        sent = request.tenant
+        wanted = {"display_name": sent.display_name, "serving_weight": sent.serving_weight}
+        changed = await tenants.update_tenant(
+            self._context, sent.name, sent.etag, wanted, tuple(request.update_mask.paths)
+        )
+        return tenant(changed)
 
     async def DeleteTenant(self, request: pb.DeleteTenantRequest, _: ServicerContext) -> Empty:
         await tenants.delete_tenant(self._context, request.name, request.etag, force=request.force)
