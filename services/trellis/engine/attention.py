@@ -95,8 +95,14 @@ def attach(model: nn.Module, attention: Attention) -> None:
             setattr(module, _CONTEXT, attention)
 
 
+def attention_of(module: nn.Module) -> Attention:
+    """What `attach` has put behind the module."""
+    attention: Attention = getattr(module, _CONTEXT)
+    return attention
+
+
 def _forward(
-    module: nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -111,8 +117,8 @@ def _forward(
     if attention_mask is not None or s_aux is not None:
         raise UnknownAttentionError("Its attention needs a mask of its own or attention sinks.")
     formula = Formula(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap)
-    rows = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    attended_TQD = getattr(module, _CONTEXT)(module.layer_idx, *rows, formula)
+    q_TQD, k_THD, v_THD = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    attended_TQD = attention_of(module)(module.layer_idx, q_TQD, k_THD, v_THD, formula)
     return attended_TQD.unsqueeze(0), None
 
 
@@ -135,7 +141,7 @@ class SdpaBackend:
                 keys, values = (tensor[rows].transpose(0, 1) for tensor in (k_THD, v_THD))
             else:
                 keys, values = cache.read(layout.block_lists[index], first, span.length)
-            attended_TQD[rows] = _attend_one(q_TQD[rows].transpose(0, 1), keys, values, formula).transpose(0, 1)
+            attended_TQD[rows] = attend_one(q_TQD[rows].transpose(0, 1), keys, values, formula).transpose(0, 1)
         return attended_TQD
 
 
@@ -170,7 +176,7 @@ def _first_read(span: Span, formula: Formula) -> int:
     return 0 if formula.sliding_window is None else max(0, span.position + 1 - formula.sliding_window)
 
 
-def _attend_one(q_QnD: Tensor, k_HLD: Tensor, v_HLD: Tensor, formula: Formula) -> Tensor:
+def attend_one(q_QnD: Tensor, k_HLD: Tensor, v_HLD: Tensor, formula: Formula) -> Tensor:
     """One sequence's new tokens, the last n of the L that it reads."""
     new, read = q_QnD.shape[1], k_HLD.shape[1]
     mask_nL = _mask(new, read, formula.sliding_window, q_QnD.device)

@@ -22,11 +22,11 @@ from trellis.engine.compatibility import (
     trial_tokens,
     usable_context,
 )
-from trellis.engine.fused import pack_head
+from trellis.engine.fused import fuse
 from trellis.engine.kv_cache import KVCache, bytes_per_block
 from trellis.lora.bank import AdapterBank
 from trellis.lora.groups import LoraGroup, find_groups
-from trellis.lora.linear import install
+from trellis.lora.linear import ActiveLora, install
 from trellis.lora.segments import Segments
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -79,7 +79,9 @@ class Runner:
     alone, so that a neighbour's NaN changes no other answer.
     """
 
-    def __init__(self, model: PreTrainedModel, bank: AdapterBank, cache: KVCache, context_length: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, lora: ActiveLora, bank: AdapterBank, cache: KVCache, context_length: int
+    ) -> None:
         """`load` makes one of a base."""
         self.bank = bank
         self.cache = cache
@@ -88,8 +90,7 @@ class Runner:
         self.device = model.device
         self.dtype = model.dtype
         self._model = model
-        self._lora = install(model, tuple(group.group for group in bank.groups.values()), bank)
-        pack_head(model)
+        self._lora = lora
         self._attention = PagedAttention(cache, choose_backend(cache, model.device))
         attach(model, self._attention)
 
@@ -110,12 +111,14 @@ class Runner:
         model = _load_model(facts, precision, device)
         tokens = trial_tokens(facts, limits.kv_blocks * limits.block_tokens or TRIAL_TOKENS)
         expected_V = trial_logits(model, tokens)
-        shapes = probe_attention(model, facts).shapes
+        probe = probe_attention(model, facts)
         groups = find_groups(_adaptable(model, facts))
         bank = AdapterBank(groups, limits.rows(groups, model.dtype), limits.max_slots, model.dtype, model.device)
-        blocks = limits.blocks(bytes_per_block(shapes.values(), limits.block_tokens, model.dtype), model.device)
-        cache = KVCache(shapes, blocks, limits.block_tokens, model.dtype, model.device)
-        runner = cls(model, bank, cache, usable_context(model.config, facts.context_length))
+        lora = install(model, groups, bank)
+        fuse(model, probe.formulas, tokens)
+        blocks = limits.blocks(bytes_per_block(probe.shapes.values(), limits.block_tokens, model.dtype), model.device)
+        cache = KVCache(probe.shapes, blocks, limits.block_tokens, model.dtype, model.device)
+        runner = cls(model, lora, bank, cache, usable_context(model.config, facts.context_length))
         check_same(facts, expected_V, lambda: runner._trial(tokens))
         return runner
 
