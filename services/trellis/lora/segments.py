@@ -75,6 +75,11 @@ class Segments:
         return max((segment.tokens for segment in self.all), default=0)
 
     @cached_property
+    def reach(self) -> tuple[int, int]:
+        """The lowest rank row of all segments' adapters, and one past the highest."""
+        return min(segment.row for segment in self.all), max(segment.row + segment.rows for segment in self.all)
+
+    @cached_property
     def table(self) -> Tensor:
         """(segments, 5) int32: first row, rows, first rank row, rank rows, slot of each segment."""
         rows = np.array([(s.token, s.tokens, s.row, s.rows, s.slot) for s in self.all], dtype=np.int32)

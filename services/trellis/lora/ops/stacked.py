@@ -1,7 +1,7 @@
 """One product for all adapters together, over the rank rows from the first active one to the last: decode without kernels.
 
 It computes every row against every adapter there and takes each row's own, so it pays for few rows and adapters that lie
-side by side. What others would give is left out by selection, never by a factor of zero, for 0 · inf is NaN; their B is
+side by side. The last bits of a row may depend on where its adapter lies among the others, never on what they hold. What others would give is left out by selection, never by a factor of zero, for 0 · inf is NaN; their B is
 multiplied by exact zeros, which is safe because no bank holds a number that is not finite.
 """
 
@@ -23,8 +23,7 @@ def add_lora(y_TO: Tensor, x_TI: Tensor, bank: GroupBank, segments: Segments) ->
     """y += scale · (x Aᵀ) B for each segment's rows and each part's columns, in place."""
     if segments.is_empty:
         return
-    low = min(segment.row for segment in segments.all)
-    high = max(segment.row + segment.rows for segment in segments.all)
+    low, high = segments.reach
     own_TR, slots_T = _owners(segments, low, high, x_TI.device)
     s_TRP = (x_TI @ bank.a_RPI[low:high].flatten(0, 1).T).unflatten(1, (high - low, len(bank.group.parts)))
     s_TRP = torch.where(own_TR.unsqueeze(-1), s_TRP * bank.scale_SP[slots_T].to(s_TRP.dtype).unsqueeze(1), 0)
