@@ -56,6 +56,9 @@ if TYPE_CHECKING:
         Alternative as Alternative,
     )
     from trellis.client.types import (
+        Answer as Answer,
+    )
+    from trellis.client.types import (
         ApiKey as ApiKey,
     )
     from trellis.client.types import (
@@ -235,6 +238,7 @@ __all__ = [
     "Alias",
     "AlreadyExists",
     "Alternative",
+    "Answer",
     "ApiKey",
     "AsyncClient",
     "BaseModel",

@@ -33,7 +33,10 @@ class Tenants(TenantServiceServicer):
         if name in self.tenants:
             abort(context, AlreadyExists("RESOURCE_EXISTS", f"{name} exists."))
         self.request_ids.append(request.request_id)
-        self.tenants[name] = tenant_pb2.Tenant(name=name, display_name=request.tenant.display_name, etag="1")
+        weight = request.tenant.serving_weight or 1.0
+        self.tenants[name] = tenant_pb2.Tenant(
+            name=name, display_name=request.tenant.display_name, etag="1", serving_weight=weight
+        )
         self.tenants[name].create_time.FromJsonString("2026-01-02T03:04:05Z")
         return self.tenants[name]
 
@@ -43,6 +46,12 @@ class Tenants(TenantServiceServicer):
     def ListTenants(self, request: Any, context: Any) -> Any:
         tenants, token = page_of(list(self.tenants.values()), request)
         return tenant_pb2.ListTenantsResponse(tenants=tenants, next_page_token=token)
+
+    def UpdateTenant(self, request: Any, context: Any) -> Any:
+        tenant = found(self.tenants, request.tenant.name, context)
+        request.update_mask.MergeMessage(request.tenant, tenant)
+        tenant.etag += "1"
+        return tenant
 
     def DeleteTenant(self, request: Any, context: Any) -> Any:
         found(self.tenants, request.name, context)

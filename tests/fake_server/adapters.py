@@ -124,12 +124,19 @@ class Inference(InferenceServiceServicer):
             while not self.gone.is_set():
                 yield inference_pb2.GenerateResponse(text="more ", token_ids=[1])
             return
+        indexes = range(request.n or 1)
         for number, word in enumerate(text.split()):
-            piece = inference_pb2.GenerateResponse(text=f"{word} ", token_ids=[number], adapter_digest="d" * 64)
-            if request.HasField("logprobs"):
-                token = inference_pb2.TokenLogprob(token_id=number, text=word, logprob=-0.5)
-                token.alternatives.add(token_id=9, text="other", logprob=-2.0)
-                piece.logprobs.append(token)
-            yield piece
-        usage = inference_pb2.Usage(prompt_tokens=3, completion_tokens=len(text.split()))
-        yield inference_pb2.GenerateResponse(finish_reason=inference_pb2.FINISH_REASON_STOP, usage=usage)
+            for index in indexes:
+                piece = inference_pb2.GenerateResponse(text=f"{word} ", token_ids=[number], index=index)
+                piece.adapter_digest = "d" * 64
+                if request.HasField("logprobs"):
+                    token = inference_pb2.TokenLogprob(token_id=number, text=word, logprob=-0.5)
+                    token.alternatives.add(token_id=9, text="other", logprob=-2.0)
+                    piece.logprobs.append(token)
+                yield piece
+        for index in reversed(indexes):
+            last = inference_pb2.GenerateResponse(finish_reason=inference_pb2.FINISH_REASON_STOP, index=index)
+            if index == 0:
+                last.usage.prompt_tokens = 3
+                last.usage.completion_tokens = len(text.split()) * len(indexes)
+            yield last

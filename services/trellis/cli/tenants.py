@@ -6,6 +6,10 @@ from trellis.cli.commands import group
 from trellis.cli.output import deleted, print_many, print_one
 from trellis.cli.state import State
 
+_serving_weight = click.option(
+    "--serving-weight", type=float, help="Its share of an engine's work beside others, 0.01 to 100.  [default: 1]"
+)
+
 
 @group("tenants")
 def tenants() -> None:
@@ -15,10 +19,12 @@ def tenants() -> None:
 @tenants.command("create")
 @click.argument("tenant_id")
 @click.option("--display-name", default="", help="What people call it.")
+@_serving_weight
 @click.pass_obj
-def create(state: State, tenant_id: str, display_name: str) -> None:
+def create(state: State, tenant_id: str, display_name: str, serving_weight: float | None) -> None:
     """Create a tenant."""
-    print_one(state.client.tenants.create(tenant_id, display_name=display_name), as_json=state.json)
+    made = state.client.tenants.create(tenant_id, display_name=display_name, serving_weight=serving_weight or 0.0)
+    print_one(made, as_json=state.json)
 
 
 @tenants.command("get")
@@ -33,7 +39,21 @@ def get(state: State, name: str) -> None:
 @click.pass_obj
 def list_(state: State) -> None:
     """List the tenants."""
-    print_many(state.client.tenants.list(), ("name", "display_name", "create_time"), as_json=state.json)
+    columns = ("name", "display_name", "serving_weight", "create_time")
+    print_many(state.client.tenants.list(), columns, as_json=state.json)
+
+
+@tenants.command("update")
+@click.argument("name")
+@click.option("--display-name", help="What people call it.")
+@_serving_weight
+@click.pass_obj
+def update(state: State, name: str, display_name: str | None, serving_weight: float | None) -> None:
+    """Change a tenant."""
+    if display_name is None and serving_weight is None:
+        raise click.UsageError("Give --display-name or --serving-weight.")
+    changed = state.client.tenants.update(name, display_name=display_name, serving_weight=serving_weight)
+    print_one(changed, as_json=state.json)
 
 
 @tenants.command("delete")

@@ -46,13 +46,20 @@ class ClientCore:
         temperature: float | None = None,
         top_p: float | None = None,
         top_k: int | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        frequency_penalty: float | None = None,
         seed: int | None = None,
         max_tokens: int = 0,
         stop: Sequence[str] = (),
         logprobs: int | None = None,
+        n: int = 1,
+        json_schema: str | Mapping[str, Any] | None = None,
+        json_object: bool = False,
         timeout: float | None = None,
     ) -> Generation:
-        """Ask an adapter, an alias or a base model, and return the whole answer; all as for `generate_stream`."""
+        """Ask an adapter, an alias or a base model, and return the whole answers; all as for `generate_stream`."""
         return await _generate.joined(
             self.generate_stream(
                 model,
@@ -63,10 +70,17 @@ class ClientCore:
                 temperature=temperature,
                 top_p=top_p,
                 top_k=top_k,
+                min_p=min_p,
+                repetition_penalty=repetition_penalty,
+                presence_penalty=presence_penalty,
+                frequency_penalty=frequency_penalty,
                 seed=seed,
                 max_tokens=max_tokens,
                 stop=stop,
                 logprobs=logprobs,
+                n=n,
+                json_schema=json_schema,
+                json_object=json_object,
                 timeout=timeout,
             )
         )
@@ -82,10 +96,17 @@ class ClientCore:
         temperature: float | None = None,
         top_p: float | None = None,
         top_k: int | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        frequency_penalty: float | None = None,
         seed: int | None = None,
         max_tokens: int = 0,
         stop: Sequence[str] = (),
         logprobs: int | None = None,
+        n: int = 1,
+        json_schema: str | Mapping[str, Any] | None = None,
+        json_object: bool = False,
         timeout: float | None = None,
     ) -> AsyncGenerator[GenerationChunk, None]:
         """Ask an adapter, an alias or a base model, and get the answer as it is made; closing the iterator cancels it.
@@ -93,14 +114,25 @@ class ClientCore:
         A short `model` is one of the tenant's aliases, or an adapter when it is one's id; a base model is
         `baseModels/…`. `messages` is what the user says, or a conversation; `prompt` instead is plain text that is
         continued as it is. What is None or 0 gets the platform's default: temperature 1 (0 is greedy), top_p 1, top_k
-        all, max_tokens 256. `logprobs` asks for each token's log probability and so many alternatives. `timeout` is in
-        seconds, none when None. Raises NotFound, FailedPrecondition (ADAPTER_NOT_DEPLOYED), InvalidArgument
+        all, min_p 0, no penalties, max_tokens 256. `logprobs` asks for each token's log probability and so many
+        alternatives; `n` for so many answers, whose pieces come mixed, each with its `index`. With `json_schema` (as
+        text or as a dict) the answer is JSON that the schema describes, with `json_object` any JSON object, unless
+        max_tokens ends it earlier. `timeout` is in seconds, none when None. Raises NotFound, FailedPrecondition (ADAPTER_NOT_DEPLOYED), InvalidArgument
         (CONTEXT_EXCEEDED), ResourceExhausted (ENGINE_BUSY), Unavailable.
         """
         if isinstance(stop, str):
             raise InvalidArgument.for_field("stop", "`stop` must be a list of strings.")
         request = _generate.request_of(self.names.model(model), messages, prompt, system, tools)
-        sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+        sampling = {
+            "temperature": temperature,
+            "top_p": top_p,
+            "top_k": top_k,
+            "seed": seed,
+            "min_p": min_p,
+            "repetition_penalty": repetition_penalty,
+            "presence_penalty": presence_penalty,
+            "frequency_penalty": frequency_penalty,
+        }
         for field, value in sampling.items():
             if value is not None:
                 setattr(request.sampling, field, value)
@@ -108,6 +140,10 @@ class ClientCore:
         request.stop.extend(stop)
         if logprobs is not None:
             request.logprobs = logprobs
+        request.n = n
+        wanted = _generate.response_format(json_schema, json_object)
+        if wanted is not None:
+            request.response_format.CopyFrom(wanted)
         async for chunk in _generate.chunks(self.caller, request, timeout):
             yield chunk
 

@@ -1,5 +1,6 @@
 """Asking a model."""
 
+import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from trellis.client._caller import Caller
 from trellis.client._convert import fill, from_proto
 from trellis.client._method import Method
-from trellis.client.types import ChatMessage, FinishReason, Generation, GenerationChunk, Usage
+from trellis.client.types import Answer, ChatMessage, FinishReason, Generation, GenerationChunk, Usage
 from trellis.errors import InvalidArgument, ResourceExhausted, TrellisError, Unavailable
 from trellis.v1 import inference_pb2 as pb
 
@@ -43,16 +44,23 @@ def _hopeless(error: TrellisError) -> bool:
 
 
 async def joined(pieces: AsyncGenerator[GenerationChunk, None]) -> Generation:
-    """A whole answer from its pieces."""
-    found = [piece async for piece in pieces]
-    last = found[-1] if found else None
-    return Generation(
-        text="".join(piece.text for piece in found),
-        token_ids=tuple(token for piece in found for token in piece.token_ids),
-        logprobs=tuple(token for piece in found for token in piece.logprobs),
-        finish_reason=last.finish_reason if last else FinishReason.UNSPECIFIED,
-        usage=(last.usage if last else None) or Usage(0, 0),
-        adapter_digest=next((piece.adapter_digest for piece in found if piece.adapter_digest), ""),
+    """Whole answers from their pieces."""
+    by_index: dict[int, list[GenerationChunk]] = {0: []}
+    usage, adapter_digest = Usage(0, 0), ""
+    async for piece in pieces:
+        by_index.setdefault(piece.index, []).append(piece)
+        usage = piece.usage or usage
+        adapter_digest = adapter_digest or piece.adapter_digest
+    answers = tuple(_answer(found) for _, found in sorted(by_index.items()))
+    return Generation(answers, usage, adapter_digest)
+
+
+def _answer(pieces: Sequence[GenerationChunk]) -> Answer:
+    return Answer(
+        text="".join(piece.text for piece in pieces),
+        token_ids=tuple(token for piece in pieces for token in piece.token_ids),
+        logprobs=tuple(token for piece in pieces for token in piece.logprobs),
+        finish_reason=pieces[-1].finish_reason if pieces else FinishReason.UNSPECIFIED,
     )
 
 
@@ -79,6 +87,20 @@ def request_of(
     for tool in tools:
         request.chat.tools.add().update(tool)
     return request
+
+
+def response_format(json_schema: str | Mapping[str, Any] | None, json_object: bool) -> pb.ResponseFormat | None:
+    """What shape the answer must have; raises InvalidArgument when both are given, or the schema is no JSON."""
+    if json_schema is None:
+        return pb.ResponseFormat(json_object=True) if json_object else None
+    if json_object:
+        raise InvalidArgument.for_field("json_schema", "Give either `json_schema` or `json_object`.")
+    if isinstance(json_schema, str):
+        return pb.ResponseFormat(json_schema=json_schema)
+    try:
+        return pb.ResponseFormat(json_schema=json.dumps(json_schema, ensure_ascii=False))
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument.for_field("json_schema", f"It can't be written as JSON: {error}.") from None
 
 
 def _turn(message: ChatMessage | Mapping[str, Any]) -> ChatMessage:

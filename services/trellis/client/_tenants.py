@@ -10,11 +10,13 @@ from trellis.client._convert import from_proto
 from trellis.client._method import Method
 from trellis.client._names import Names, tenant_name
 from trellis.client.types import Tenant
+from trellis.errors import InvalidArgument
 from trellis.v1 import tenant_pb2 as pb
 
 _CREATE = Method("TenantService/CreateTenant", pb.CreateTenantRequest, pb.Tenant)
 _GET = Method("TenantService/GetTenant", pb.GetTenantRequest, pb.Tenant)
 _LIST = Method("TenantService/ListTenants", pb.ListTenantsRequest, pb.ListTenantsResponse)
+_UPDATE = Method("TenantService/UpdateTenant", pb.UpdateTenantRequest, pb.Tenant)
 _DELETE = Method("TenantService/DeleteTenant", pb.DeleteTenantRequest, Empty)
 
 
@@ -25,11 +27,16 @@ class AsyncTenants:
         self._caller = caller
         self._names = names
 
-    async def create(self, tenant_id: str, *, display_name: str = "", request_id: str = "") -> Tenant:
-        """Create a tenant; `tenant_id` is the last part of its name. Raises AlreadyExists."""
+    async def create(
+        self, tenant_id: str, *, display_name: str = "", serving_weight: float = 0.0, request_id: str = ""
+    ) -> Tenant:
+        """Create a tenant; `tenant_id` is the last part of its name.
+
+        `serving_weight` is its share of an engine's work beside others, 0.01 to 100; 1 when 0. Raises AlreadyExists.
+        """
         request = pb.CreateTenantRequest(
             tenant_id=tenant_id,
-            tenant=pb.Tenant(display_name=display_name),
+            tenant=pb.Tenant(display_name=display_name, serving_weight=serving_weight),
             request_id=request_id or self._caller.new_request_id(),
         )
         return from_proto(Tenant, await self._caller.unary(_CREATE, request))
@@ -44,6 +51,23 @@ class AsyncTenants:
             for item in page.tenants:
                 yield from_proto(Tenant, item)
 
+    async def update(
+        self, name: str, *, display_name: str | None = None, serving_weight: float | None = None, etag: str = ""
+    ) -> Tenant:
+        """Change what is not None; a `serving_weight` of 0 is the default again.
+
+        Raises NotFound; Aborted when `etag` is an old one.
+        """
+        tenant = pb.Tenant(name=tenant_name(name), etag=etag)
+        request = pb.UpdateTenantRequest(tenant=tenant)
+        for field, value in (("display_name", display_name), ("serving_weight", serving_weight)):
+            if value is not None:
+                setattr(request.tenant, field, value)
+                request.update_mask.paths.append(field)
+        if not request.update_mask.paths:
+            raise InvalidArgument.for_field("update_mask", "Give `display_name` or `serving_weight`.")
+        return from_proto(Tenant, await self._caller.unary(_UPDATE, request))
+
     async def delete(self, name: str, *, etag: str = "", force: bool = False) -> None:
         """Delete a tenant; with `force` everything that it has as well. Raises NotFound, FailedPrecondition, Aborted."""
         await self._caller.delete(_DELETE, pb.DeleteTenantRequest(name=tenant_name(name), etag=etag, force=force))
@@ -55,4 +79,5 @@ class Tenants(Blocking[AsyncTenants]):
     create = blocking(AsyncTenants.create)
     get = blocking(AsyncTenants.get)
     list = iterating(AsyncTenants.list)
+    update = blocking(AsyncTenants.update)
     delete = blocking(AsyncTenants.delete)

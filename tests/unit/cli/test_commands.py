@@ -27,14 +27,18 @@ def file(tmp_path: Path) -> Path:
 def test_tenants(trellis: Run) -> None:
     made = trellis("tenants", "create", "acme", "--display-name", "Acme", "--format", "json")
     assert made.json == {
-        "name": "tenants/acme", "display_name": "Acme", "create_time": "2026-01-02T03:04:05Z", "etag": "1"
+        "name": "tenants/acme", "display_name": "Acme", "create_time": "2026-01-02T03:04:05Z", "etag": "1",
+        "serving_weight": 1.0,
     }  # fmt: skip
     assert trellis("--format", "json", "tenants", "list").json == [made.json]
     assert trellis("tenants", "--format", "json", "get", "acme").json == made.json
     listed = trellis("tenants", "list").out.splitlines()
-    assert listed[0].split() == ["NAME", "DISPLAY", "NAME", "CREATE", "TIME"]
+    assert listed[0].split() == ["NAME", "DISPLAY", "NAME", "SERVING", "WEIGHT", "CREATE", "TIME"]
     assert listed[1].startswith("tenants/acme   Acme")
     assert "name" in trellis("tenants", "get", "acme").out
+    changed = trellis("tenants", "update", "acme", "--serving-weight", "2", "--format", "json").json
+    assert (changed["display_name"], changed["serving_weight"]) == ("Acme", 2.0)
+    assert trellis("tenants", "update", "acme").code == 2
     assert trellis("tenants", "delete", "acme", "--format", "json").json == {"deleted": "acme"}
     assert trellis("tenants", "list", "--format=json").json == []
 
@@ -244,10 +248,40 @@ def test_generate(trellis: Run, server: FakeServer, monkeypatch: pytest.MonkeyPa
     assert server.inference.requests[0].model == "tenants/acme/aliases/support"
     lines = trellis("generate", "a b", "-m", "support", "--raw", "--format", "json").lines
     assert [line["text"] for line in lines] == ["a ", "b ", ""]
-    assert lines[-1]["usage"] == {"prompt_tokens": 3, "completion_tokens": 2}
+    assert lines[-1]["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "cached_prompt_tokens": 0}
     assert "other" in trellis("generate", "a", "-m", "support", "--logprobs", "1").out
     monkeypatch.setattr("sys.stdin", io.StringIO("from a pipe"))
     assert trellis("generate", "-m", "support").out == "from a pipe \n"
+
+
+def test_generate_several_answers(trellis: Run) -> None:
+    found = trellis("generate", "a b", "-m", "support", "--n", "2")
+    assert found.out == "a b \na b \n"
+    assert found.err.index("[answer 1, stop]") < found.err.index("[answer 0, stop, 3 + 4 tokens]")
+    lines = trellis("generate", "a", "-m", "support", "--n", "2", "--format", "json").lines
+    assert [line["index"] for line in lines] == [0, 1, 1, 0]
+
+
+def test_generate_of_a_shape(trellis: Run, server: FakeServer, tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object"}')
+    penalties = (
+        "--min-p",
+        "0.1",
+        "--repetition-penalty",
+        "1.2",
+        "--presence-penalty",
+        "-1",
+        "--frequency-penalty",
+        "1",
+    )
+    assert trellis("generate", "a", "-m", "support", "--json-schema", str(schema), *penalties).code == 0
+    assert trellis("generate", "a", "-m", "support", "--json-object").code == 0
+    bound, loose = server.inference.requests
+    assert bound.response_format.json_schema == '{"type": "object"}'
+    assert (bound.sampling.min_p, bound.sampling.repetition_penalty) == (0.1, 1.2)
+    assert (bound.sampling.presence_penalty, bound.sampling.frequency_penalty) == (-1.0, 1.0)
+    assert loose.response_format.json_object
 
 
 def test_config(offline: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: FakeServer) -> None:

@@ -1,6 +1,7 @@
 """Asking models."""
 
 import asyncio
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +36,35 @@ async def test_only_what_was_said_is_sent(rig: Rig) -> None:
     sampling = inference_pb2.SamplingParams(temperature=0, top_p=0.5, top_k=3, seed=7)
     assert (full.sampling, full.max_tokens, list(full.stop)) == (sampling, 9, ["x"])
     assert full.sampling.HasField("temperature")
+    assert not full.HasField("response_format")
+
+
+async def test_how_tokens_are_chosen(rig: Rig) -> None:
+    wanted = {"min_p": 0.1, "repetition_penalty": 1.5, "presence_penalty": -1.0, "frequency_penalty": 0.0}
+    await got(rig.client.generate("support", "hi", **wanted))
+    (sent,) = rig.server.inference.requests
+    assert sent.sampling == inference_pb2.SamplingParams(**wanted)
+
+
+async def test_several_answers(rig: Rig) -> None:
+    found = await got(rig.client.generate("support", "a b", n=3))
+    assert [answer.text for answer in found.answers] == ["a b "] * 3
+    assert all(answer == trellis.Answer("a b ", (0, 1), (), trellis.FinishReason.STOP) for answer in found.answers)
+    assert (found.text, found.token_ids, found.usage) == ("a b ", (0, 1), trellis.Usage(3, 6))
+    pieces = await all_of(rig.client.generate_stream("support", "a b", n=2))
+    assert [(piece.index, piece.text) for piece in pieces] == [
+        (0, "a "), (1, "a "), (0, "b "), (1, "b "), (1, ""), (0, "")
+    ]  # fmt: skip
+    assert [piece.usage for piece in pieces[:-1]] == [None] * 5
+
+
+async def test_the_shape_of_an_answer(rig: Rig) -> None:
+    schema = {"type": "object", "properties": {"größe": {"type": "integer"}}}
+    for wanted in ({"json_schema": schema}, {"json_schema": json.dumps(schema)}, {"json_object": True}):
+        await got(rig.client.generate("support", "hi", **wanted))
+    one, other, any_object = (request.response_format for request in rig.server.inference.requests)
+    assert json.loads(one.json_schema) == json.loads(other.json_schema) == schema
+    assert any_object == inference_pb2.ResponseFormat(json_object=True)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +106,8 @@ async def test_a_conversation_with_tools(rig: Rig) -> None:
         {"messages": [{"content": "a"}]},
         {"messages": [{"role": "user", "text": "a"}]},
         {"messages": "a", "stop": "x"},
+        {"messages": "a", "json_schema": {}, "json_object": True},
+        {"messages": "a", "json_schema": {"enum": [object()]}},
     ],
 )
 async def test_wrong_questions_are_refused_here(rig: Rig, wrong: dict[str, Any]) -> None:

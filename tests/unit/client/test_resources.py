@@ -13,11 +13,24 @@ async def test_tenants(rig: Rig) -> None:
     tenants = rig.client.tenants
     made = await got(tenants.create("acme", display_name="Acme"))
     moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-    assert made == trellis.Tenant("tenants/acme", "Acme", moment, "1")
+    assert made == trellis.Tenant("tenants/acme", "Acme", moment, "1", 1.0)
     assert await got(tenants.get("acme")) == made == await got(tenants.get("tenants/acme"))
     await got(tenants.delete("acme"))
     with pytest.raises(trellis.NotFound, match="does not exist"):
         await got(tenants.get("acme"))
+
+
+async def test_only_what_is_said_of_a_tenant_is_changed(rig: Rig) -> None:
+    tenants = rig.client.tenants
+    made = await got(tenants.create("acme", display_name="Acme", serving_weight=0.5))
+    assert made.serving_weight == 0.5
+    changed = await got(tenants.update("acme", serving_weight=2))
+    assert (changed.display_name, changed.serving_weight, changed.etag) == ("Acme", 2.0, "11")
+    assert (await got(tenants.update("acme", display_name=""))).serving_weight == 2.0
+    with pytest.raises(trellis.InvalidArgument, match="serving_weight"):
+        await got(tenants.update("acme"))
+    with pytest.raises(trellis.NotFound):
+        await got(tenants.update("nobody", serving_weight=2))
 
 
 async def test_lists_fetch_their_pages_as_they_are_needed(rig: Rig) -> None:

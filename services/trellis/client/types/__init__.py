@@ -12,6 +12,7 @@ from trellis.client.types.dataset import (
 )
 from trellis.client.types.generation import (
     Alternative,
+    Answer,
     ChatMessage,
     FinishReason,
     Generation,
@@ -42,6 +43,7 @@ __all__ = [
     "Adapter",
     "Alias",
     "Alternative",
+    "Answer",
     "ApiKey",
     "BaseModel",
     "ChatMessage",

@@ -47,15 +47,16 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What an answer took, in tokens."""
+    """What a call took, in tokens, all its answers together; some of the prompt's may be remembered from before."""
 
     prompt_tokens: int
     completion_tokens: int
+    cached_prompt_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationChunk:
-    """A piece of an answer; the last one has the finish reason and the usage."""
+    """A piece of the answer at `index`; its last one has the finish reason, and the last of all the usage."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -63,15 +64,43 @@ class GenerationChunk:
     finish_reason: FinishReason
     usage: Usage | None
     adapter_digest: str
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One whole answer of the `n` that were asked for."""
+
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason = FinishReason.UNSPECIFIED
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A whole answer; `adapter_digest` is empty when a base model gave it."""
+    """What a model answered: `text` and the like are the first answer's; `adapter_digest` is empty for a base model."""
 
-    text: str
-    token_ids: tuple[int, ...]
-    logprobs: tuple[TokenLogprob, ...]
-    finish_reason: FinishReason
+    answers: tuple[Answer, ...]
     usage: Usage
     adapter_digest: str
+
+    @property
+    def text(self) -> str:
+        """The first answer's text."""
+        return self.answers[0].text
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The first answer's tokens."""
+        return self.answers[0].token_ids
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprob, ...]:
+        """One for each of the first answer's tokens, when asked for."""
+        return self.answers[0].logprobs
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why the first answer ended."""
+        return self.answers[0].finish_reason

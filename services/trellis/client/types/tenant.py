@@ -13,6 +13,8 @@ class Tenant:
     display_name: str
     create_time: datetime | None
     etag: str
+    serving_weight: float = 1.0
+    """Its share of an engine's work beside other tenants that have work there."""
 
 
 class Role(StrEnum):
