@@ -17,7 +17,6 @@ from transformers import AttentionInterface
 from trellis.engine.batch import Layout, Span
 from trellis.engine.kv_cache import KVCache, LayerCache, LayerShape
 from trellis.native import attention as native
-from trellis.native.build import available
 
 IMPLEMENTATION: Final = "trellis_paged"
 _CONTEXT: Final = "trellis_attention"
@@ -161,14 +160,6 @@ class NativeBackend:
             window=formula.sliding_window or 0,
             softcap=formula.softcap or 0.0,
         )
-
-
-def choose_backend(cache: KVCache, device: torch.device) -> AttentionBackend:
-    """The fastest one that can serve the cache here."""
-    layers = [layer.keys_NHtD for layer in cache.layers.values()]
-    if device.type == "cpu" and available() and all(native.supports(keys.dtype, *keys.shape[2:]) for keys in layers):
-        return NativeBackend()
-    return SdpaBackend()
 
 
 def _first_read(span: Span, formula: Formula) -> int:

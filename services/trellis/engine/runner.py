@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from trellis.bases import BaseFacts
-from trellis.engine.attention import PagedAttention, attach, choose_backend
+from trellis.engine.attention import PagedAttention, attach
+from trellis.engine.backends import choose_backend
 from trellis.engine.batch import Batch, Piece
 from trellis.engine.compatibility import (
     TRIAL_TOKENS,
@@ -22,6 +23,7 @@ from trellis.engine.compatibility import (
     trial_tokens,
     usable_context,
 )
+from trellis.engine.cuda.graphs import graphs_for
 from trellis.engine.fused import fuse
 from trellis.engine.kv_cache import KVCache, bytes_per_block
 from trellis.lora.bank import AdapterBank
@@ -93,6 +95,13 @@ class Runner:
         self._lora = lora
         self._attention = PagedAttention(cache, choose_backend(cache, model.device))
         attach(model, self._attention)
+        self._graphs = graphs_for(
+            self._run,
+            context_length=context_length,
+            block_tokens=cache.block_tokens,
+            device=model.device,
+            dtype=model.dtype,
+        )
 
     @classmethod
     def load(
@@ -109,7 +118,8 @@ class Runner:
         """
         limits = limits or RunnerLimits()
         model = _load_model(facts, precision, device)
-        tokens = trial_tokens(facts, limits.kv_blocks * limits.block_tokens or TRIAL_TOKENS)
+        context_length = usable_context(model.config.get_text_config(), facts.context_length)
+        tokens = trial_tokens(facts, min(context_length, limits.kv_blocks * limits.block_tokens or TRIAL_TOKENS))
         expected_V = trial_logits(model, tokens)
         probe = probe_attention(model, facts)
         groups = find_groups(_adaptable(model, facts))
@@ -118,7 +128,7 @@ class Runner:
         fuse(model, probe.formulas, tokens)
         blocks = limits.blocks(bytes_per_block(probe.shapes.values(), limits.block_tokens, model.dtype), model.device)
         cache = KVCache(probe.shapes, blocks, limits.block_tokens, model.dtype, model.device)
-        runner = cls(model, lora, bank, cache, usable_context(model.config, facts.context_length))
+        runner = cls(model, lora, bank, cache, context_length)
         check_same(facts, expected_V, lambda: runner._trial(tokens))
         return runner
 
@@ -132,10 +142,13 @@ class Runner:
         """Run the pieces; the logits, (pieces that want them, vocabulary) in the pieces' order and the model's dtype."""
         batch = Batch.of(pieces, self.cache.block_tokens, self.device)
         assert batch.layout.most_kept <= self.context_length, "a sequence is longer than the context"
-        self._attention.layout = batch.layout
-        self._lora.segments = (
-            None if all(slot is None for slot, _ in batch.runs) else Segments.of_runs(batch.runs, self.bank)
-        )
+        is_plain = all(slot is None for slot, _ in batch.runs)
+        segments = None if is_plain else Segments.of_runs(batch.runs, self.bank)
+        return self._run(batch, segments) if self._graphs is None else self._graphs.run(batch, segments)
+
+    def _run(self, batch: Batch, segments: Segments | None) -> Tensor:
+        """(N, V), with attention and adapters shown the step."""
+        self._attention.layout, self._lora.segments = batch.layout, segments
         try:
             return self._forward(batch)
         finally:

@@ -6,6 +6,7 @@ does refuses it. With TRITON_INTERPRET=1 all this runs on CPU tensors.
 Tensors' shapes: T tokens, B sequences, Q query heads, H key-value heads, D head size, Z splits of a sequence.
 """
 
+import importlib.util
 from functools import cache
 from typing import Any, Final
 
@@ -27,6 +28,13 @@ _MOST_SPLITS: Final = 16
 _LEAST_SPLIT: Final = 256
 COMPILE: Final = {"num_warps": 4, "num_stages": 3, "enable_fp_fusion": True}
 """How the kernels are compiled; fusion is named, for its default is about to change."""
+
+
+def supports(device: torch.device) -> bool:
+    """On a GPU of the Ampere generation or later, with Triton."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def write(k_THD: Tensor, v_THD: Tensor, rows_T: Tensor, layer: LayerCache) -> None:
