@@ -74,11 +74,12 @@ class FusedGroup:
     """
 
     def __init__(self, linears: Sequence[nn.Linear], bank: GroupBank, active: ActiveLora, prepack: bool) -> None:
-        weight_OI = (
-            torch.cat([linear.weight.data for linear in linears]) if len(linears) > 1 else linears[0].weight.data
-        )
-        bias_O = _fuse_biases(linears)
+        weights, bias_O = [linear.weight.data for linear in linears], _fuse_biases(linears)
+        weight_OI = torch.cat(weights) if len(weights) > 1 else weights[0]
         self._product = (packed_product if prepack else plain_product)(weight_OI, bias_O)
+        self.weights: tuple[Tensor, ...] = () if prepack else weight_OI.split(bank.group.out_features)
+        """Of each linear, as views of the one that is multiplied; none where it is in another order."""
+        self.biases: tuple[Tensor, ...] = () if prepack or bias_O is None else bias_O.split(bank.group.out_features)
         self._bank = bank
         self._active = active
         self._outs = bank.group.out_features
@@ -103,11 +104,19 @@ class FusedGroup:
 
 
 class LoraLinear(nn.Module):
-    """One linear of a group, in the place where the model calls it."""
+    """One linear of a group, in the place where the model calls it.
+
+    Its frozen parameters are views of the group's, so that the model's state_dict is whole and nothing is there twice;
+    it has none where the weights are in oneDNN's order.
+    """
 
     def __init__(self, linear: nn.Linear, group: FusedGroup, number: int) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
+        if group.weights:
+            self.weight = nn.Parameter(group.weights[number], requires_grad=False)
+        if group.biases and linear.bias is not None:
+            self.bias = nn.Parameter(group.biases[number], requires_grad=False)
         self._group = group
         self._number = number
 
@@ -121,11 +130,12 @@ def install(
 ) -> ActiveLora:
     """Replace the groups' linears in the model; what is returned says which rows have which adapter.
 
-    `prepack` lays weights out for oneDNN (inference only, there is no second copy): by default on a CPU in bfloat16.
+    The model must be on the bank's device already. `prepack` lays weights out for oneDNN (inference only, there is no
+    second copy): by default on a CPU in bfloat16.
     """
     active = ActiveLora(bank)
     if prepack is None:
-        prepack = bank.device.type == "cpu" and bank.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()
+        prepack = bank.device.type == "cpu" and bank.dtype == torch.bfloat16 and _packs_bfloat16()
     for group in groups:
         linears = [model.get_submodule(path) for path in group.parts]
         assert all(isinstance(linear, nn.Linear) for linear in linears)
@@ -134,6 +144,10 @@ def install(
             parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, LoraLinear(linear, fused, number))  # type: ignore[arg-type]
     return active
+
+
+def _packs_bfloat16() -> bool:
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001
 
 
 def _fuse_biases(linears: Sequence[nn.Linear]) -> Tensor | None:

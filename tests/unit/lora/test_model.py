@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from tests.tiny_llama import write_tiny_llama
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from trellis.bases import BaseFacts, read_base
 from trellis.lora import (
@@ -109,3 +109,49 @@ def test_peft_loads_what_is_written(base: BaseFacts, tmp_path: Path, kind: str) 
     first = PeftModel.from_pretrained(load(base), str(folder)).eval()(ids_BT).logits
     second = PeftModel.from_pretrained(load(base), str(ours)).eval()(ids_BT).logits
     torch.testing.assert_close(second, first, atol=1e-5, rtol=1e-5)
+
+
+def tiny_qwen() -> Qwen2ForCausalLM:
+    """Whose q, k and v have a bias, and o has none."""
+    torch.manual_seed(3)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 64}
+    model = Qwen2ForCausalLM(Qwen2Config(**sizes, num_attention_heads=4, num_key_value_heads=2)).eval()
+    for name, parameter in model.requires_grad_(False).named_parameters():
+        if name.endswith(".bias"):
+            parameter.normal_()
+    return model
+
+
+@pytest.mark.parametrize("prepack", [False, True])
+@torch.inference_mode()
+def test_biases_and_an_input_of_each_linears_own_are_kept(prepack: bool) -> None:
+    plain, model = tiny_qwen(), tiny_qwen()
+    linears = {
+        path: each for path, each in plain.model.named_modules(prefix="model") if isinstance(each, torch.nn.Linear)
+    }
+    groups = find_groups({path: tuple(linear.weight.shape) for path, linear in linears.items()})
+    install(model, groups, AdapterBank(groups, 8, 1, torch.float32), prepack=prepack)
+    ids_BT = torch.arange(12).view(2, 6)
+    torch.testing.assert_close(model(ids_BT).logits, plain(ids_BT).logits, atol=1e-5, rtol=1e-5)
+    first, second = torch.randn(3, 32), torch.randn(3, 32)
+    for ends in (("q_proj", "k_proj", "v_proj"), ("v_proj", "q_proj", "k_proj")):
+        for x, end in zip((first, second, first), ends, strict=True):
+            path = f"model.layers.0.self_attn.{end}"
+            torch.testing.assert_close(model.get_submodule(path)(x), linears[path](x), atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_the_models_state_is_whole_and_nothing_is_there_twice(base: BaseFacts) -> None:
+    plain, model = load(base), load(base)
+    groups = find_groups(base.linear_shapes)
+    bank = AdapterBank(groups, 8, 1, torch.float32)
+    install(model, groups, bank)
+    ours = model.state_dict()
+    assert ours.keys() == plain.state_dict().keys()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in plain.state_dict().items())
+    weights = [ours[f"model.layers.0.self_attn.{end}.weight"] for end in ("q_proj", "k_proj", "v_proj")]
+    assert len({weight.untyped_storage().data_ptr() for weight in weights}) == 1
+    ids_BT = torch.arange(6, 14).view(1, 8)
+    before = model(ids_BT).logits
+    model.load_state_dict({name: tensor * 1.5 for name, tensor in ours.items()})
+    assert not torch.allclose(model(ids_BT).logits, before)
