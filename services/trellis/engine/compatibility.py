@@ -70,7 +70,7 @@ def probe_attention(model: PreTrainedModel, facts: BaseFacts) -> AttentionProbe:
     model.set_attn_implementation(IMPLEMENTATION)
     attach(model, probe)
     try:
-        trial_logits(model, trial_tokens(facts)[:1])
+        trial_logits(model, trial_tokens(facts, 1))
     except Exception as error:  # whatever a strange architecture trips over
         raise refuse(facts, f"its attention can't be replaced ({error}).") from error
     expected = model.config.get_text_config().num_hidden_layers
@@ -86,10 +86,9 @@ def _check_windows(config: PretrainedConfig, probe: AttentionProbe, facts: BaseF
             raise refuse(facts, f"its layer {layer} does not say what its window is.")
 
 
-def trial_tokens(facts: BaseFacts, at_most: int = TRIAL_TOKENS) -> list[int]:
+def trial_tokens(facts: BaseFacts, at_most: int) -> list[int]:
     """A few tokens of many kinds."""
-    count = min(TRIAL_TOKENS, facts.context_length, at_most)
-    return [index * 7919 % facts.vocabulary_size for index in range(1, count + 1)]
+    return [index * 7919 % facts.vocabulary_size for index in range(1, min(TRIAL_TOKENS, at_most) + 1)]
 
 
 @torch.inference_mode()
