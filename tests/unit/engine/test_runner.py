@@ -28,7 +28,7 @@ SIZES: dict[str, Any] = {
     "pad_token_id": 0,
 }
 
-BEYOND: dict[str, Any] = {"seq_length": 64}
+BLOOM: dict[str, Any] = {"hidden_size": 32, "n_layer": 2, "n_head": 4, "seq_length": 64}
 CHUNKED: dict[str, Any] = {"attention_chunk_size": 8}
 
 
