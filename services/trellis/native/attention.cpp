@@ -1,13 +1,15 @@
 // Attention of each sequence's new tokens over its own blocks: scores in fp32, softmax tile by tile, one pass over a
 // key-value head's keys for all the query heads that share it.
 //
-// Tiles begin at fixed tokens of the sequence, so that a row's bits depend neither on what else is in the batch nor on how
-// the prompt was cut into chunks. What lies in a block behind the sequence's last token is never used.
+// Tiles of keys begin at fixed tokens of the sequence, so that a row's bits do not depend on what else is in the batch, nor
+// on how the prompt was cut into chunks (but in bf16 on CPUs with AMX, where chunks of 16 tokens or more add in another
+// order than shorter ones). What lies in a block behind the sequence's last token is never used.
 #include <algorithm>
 #include <limits>
 #include <vector>
 
 #include "paged.h"
+#include "tiles.h"
 #include "vectors.h"
 
 namespace trellis {
@@ -40,18 +42,6 @@ struct Attention {
 struct Item {
   int32_t sequence, head, token, tokens, query, queries;
 };
-
-template <class T>
-static void plan(const Attention<T> &call, std::vector<Item> &items) {
-  int shared = (int)call.shared(), queries = std::min(shared, MOST_ROWS), tokens = std::max(1, MOST_ROWS / shared);
-  for (int s = 0; s < call.step.sequences; s++) {
-    int count = call.step.starts[s + 1] - call.step.starts[s];
-    for (int token = 0; token < count; token += tokens)
-      for (int head = 0; head < call.cache.heads; head++)
-        for (int query = 0; query < shared; query += queries)
-          items.push_back({s, head, token, std::min(tokens, count - token), query, std::min(queries, shared - query)});
-  }
-}
 
 template <class T, int ROWS>
 struct Rows {
@@ -242,8 +232,29 @@ static void attend_item(const Attention<T> &call, const Item &item) {
   attend_rows<T, ROWS>(call, item, rows);
 }
 
+#include "attention_tiles.h"
+
+template <class T>
+static void plan(const Attention<T> &call, std::vector<Item> &items) {
+  int shared = (int)call.shared();
+  for (int s = 0; s < call.step.sequences; s++) {
+    int count = call.step.starts[s + 1] - call.step.starts[s], most = MOST_ROWS;
+#if TRELLIS_TILES
+    if (tiles_serve(call, count)) most = TILED_ROWS;
+#endif
+    int queries = std::min(shared, most), tokens = std::max(1, most / shared);
+    for (int token = 0; token < count; token += tokens)
+      for (int head = 0; head < call.cache.heads; head++)
+        for (int query = 0; query < shared; query += queries)
+          items.push_back({s, head, token, std::min(tokens, count - token), query, std::min(queries, shared - query)});
+  }
+}
+
 template <class T>
 static void attend_any(const Attention<T> &call, const Item &item) {
+#if TRELLIS_TILES
+  if (tiles_serve(call, call.step.starts[item.sequence + 1] - call.step.starts[item.sequence])) return attend_chunk(call, item);
+#endif
   switch (item.tokens * item.queries) {
     case 1: return attend_item<T, 1>(call, item);
     case 2: return attend_item<T, 2>(call, item);

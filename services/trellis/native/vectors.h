@@ -156,12 +156,17 @@ TRELLIS_INLINE float sum(f32x16 value) {
 #endif
 }
 
+// Of numbers; a NaN among them may be passed over.
 TRELLIS_INLINE float largest(f32x16 value) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps((__m512)value);
+#else
   float lanes[LANES];
   std::memcpy(lanes, &value, sizeof(lanes));
   for (int width = LANES / 2; width; width /= 2)
     for (int lane = 0; lane < width; lane++) lanes[lane] = lanes[lane] < lanes[lane + width] ? lanes[lane + width] : lanes[lane];
   return lanes[0];
+#endif
 }
 
 TRELLIS_INLINE f32x16 select(i32x16 where, f32x16 yes, f32x16 no) {
