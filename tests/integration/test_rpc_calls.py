@@ -244,6 +244,37 @@ async def test_an_adapter_is_imported_and_downloaded(door: Door, tmp_path: Path)
     assert (await refused(stub.ImportAdapter(iter(messages()), metadata=key))).reason == "ADAPTER_INVALID"
 
 
+async def test_a_tenant_gets_its_share_and_engines_hear_of_it(door: Door) -> None:
+    tenants, admin = TenantServiceStub(door.channel), door.key("admin")
+    made = await tenants.CreateTenant(
+        tenant_pb2.CreateTenantRequest(tenant_id="light", tenant={"serving_weight": 0.5}), metadata=admin
+    )
+    assert made.serving_weight == 0.5
+    acme = await tenants.GetTenant(tenant_pb2.GetTenantRequest(name="tenants/acme"), metadata=admin)
+    assert acme.serving_weight == 1.0
+    request = tenant_pb2.UpdateTenantRequest(
+        tenant={"name": acme.name, "display_name": "not this", "serving_weight": 2.5, "etag": acme.etag},
+        update_mask={"paths": ["serving_weight"]},
+    )
+    assert (await refused(tenants.UpdateTenant(request, metadata=door.key("tenant-admin")))).code == "PERMISSION_DENIED"
+    changed = await tenants.UpdateTenant(request, metadata=admin)
+    assert (changed.serving_weight, changed.display_name) == (2.5, acme.display_name)
+    again = await refused(tenants.UpdateTenant(request, metadata=admin))
+    assert (again.code, again.reason) == ("ABORTED", "ETAG_MISMATCH")
+    request.update_mask.paths.append("create_time")
+    wrong = await refused(tenants.UpdateTenant(request, metadata=admin))
+    assert [v.field for v in wrong.details["BadRequest"].field_violations] == ["update_mask"]
+
+    generate = InferenceServiceStub(door.channel).Generate
+    asked = inference_pb2.GenerateRequest(model="baseModels/tiny", prompt="a", n=2)
+    for timeout in (None, 60.0):
+        await read_all(generate(asked, metadata=door.key("member"), timeout=timeout))
+    (_, patient), (_, hurried) = door.world.engines.requests
+    assert (patient.tenant_id, patient.tenant_weight, patient.generate.n) == ("acme", 2.5, 2)
+    assert patient.deadline_seconds == 0.0
+    assert 0.0 < hurried.deadline_seconds < 61.0
+
+
 async def test_dead_keys_open_nothing(door: Door) -> None:
     stub = TenantServiceStub(door.channel)
     request = tenant_pb2.GetTenantRequest(name="tenants/acme")

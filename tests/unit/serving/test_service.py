@@ -93,6 +93,25 @@ async def test_an_answer_in_frames(bench: Bench, workshop: Workshop) -> None:
     await bench.idle()
 
 
+async def test_several_answers_of_a_shape_in_frames(bench: Bench) -> None:
+    asked = call(max_tokens=60)
+    asked.generate.n = 2
+    asked.generate.sampling.temperature = 1
+    asked.generate.sampling.seed = 3
+    asked.generate.response_format.json_schema = '{"enum": ["yes", "no"]}'
+    frames = await bench.call(asked)
+    pieces = [StreamTokensResponse.FromString(data).generate for _, data in frames]
+    texts = ["".join(piece.text for piece in pieces if piece.index == index) for index in range(2)]
+    assert set(texts) <= {'"yes"', '"no"'}
+    assert [piece.HasField("usage") for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    assert pieces[-1].usage.completion_tokens == sum(len(piece.token_ids) for piece in pieces)
+    asked.generate.response_format.json_schema = '{"type": "text"}'
+    error = error_of(await bench.call(asked))
+    assert isinstance(error, InvalidArgument)
+    assert [violation.field for violation in error.violations] == ["response_format"]
+    await bench.idle()
+
+
 async def test_closing_cancels_and_lets_go_of_the_adapter(bench: Bench, workshop: Workshop) -> None:
     digest = workshop.store_adapter(1)
     frames = bench.service.frames(call(digest, 100).SerializeToString(), bench.seen)
