@@ -176,7 +176,7 @@ def isolated(case: Case, device: str) -> None:
 @contextmanager
 def interpreter() -> Iterator[Callable[..., Any]]:
     """Runs functions of a module in a process in which Triton interprets."""
-    with mock.patch.dict(os.environ, TRITON_INTERPRET="1", OMP_NUM_THREADS="1"):
+    with mock.patch.dict(os.environ, TRITON_INTERPRET="1", TRELLIS_NATIVE="0", OMP_NUM_THREADS="1"):
         pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
         pool.submit(os.getpid).result(CASE_SECONDS)  # it starts, and reads the environment, with the first task
 

@@ -1,0 +1,59 @@
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from tests import graph_cases, triton_cases
+from tests.tiny_families import FAMILIES, write_tiny_model
+
+from trellis.engine.cuda.graphs import ROWS, FixedStep, Key, graphs_for, key_of
+from trellis.lora.ops.triton_tables import WorkTables
+from trellis.lora.segments import Segment
+
+CPU = torch.device("cpu")
+CASES = [graph_cases.replays, graph_cases.leaves_prompts, graph_cases.survives, graph_cases.forgets]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_tiny_model(tmp_path_factory.mktemp("bases") / "llama", FAMILIES["llama"]()))
+
+
+@pytest.fixture(scope="module")
+def interpret() -> Iterator[Callable[..., Any]]:
+    pytest.importorskip("triton")
+    with triton_cases.interpreter() as run:
+        yield run
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_recorded_steps(interpret: Callable[..., Any], base: str, case: Callable[..., None]) -> None:
+    interpret(case, base, "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_recorded_steps_on_a_gpu(base: str, case: Callable[..., None]) -> None:
+    case(base, "cuda")
+
+
+def test_a_step_is_put_into_the_least_bucket_that_holds_it() -> None:
+    segments = [Segment(0, 20, 0, 24, 0), Segment(20, 1, 24, 8, 1)]
+    work = WorkTables.of(segments, token_block=16)
+    assert len(work.items) == 5  # two blocks of rows by two of ranks, and one
+    assert key_of(21, work) == Key(24, 8, 32)
+    assert key_of(1, None) == Key(1, 0, 0)
+    assert key_of(ROWS[-1], WorkTables.of([])) == Key(256, 0, 0)
+
+
+def test_padding_has_no_place_and_no_length() -> None:
+    step = FixedStep.empty(Key(4, 0, 0), 8, 16, CPU)
+    assert step.tables is None
+    assert step.batch.layout.rows_T.tolist() == [-1] * 4
+    assert step.batch.layout.positions_B.tolist() == [-1] * 4
+    assert step.batch.layout.most_new == 1
+
+
+def test_a_cpu_has_no_graphs() -> None:
+    found = graphs_for(lambda *_: torch.zeros(1), context_length=8, block_tokens=4, device=CPU, dtype=torch.float32)
+    assert found is None
