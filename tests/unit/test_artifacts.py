@@ -1,6 +1,7 @@
 """The gate that every adapter passes, and the manifest that names it."""
 
 import contextlib
+import io
 import json
 import pickle
 import struct
@@ -22,7 +23,9 @@ from trellis.artifacts import (
     file_facts,
     read_safetensors_header,
 )
+from trellis.artifacts.values import DTYPES, LARGEST_BFLOAT16, largest
 from trellis.bases import BaseFacts
+from trellis.tensor_files import TensorEntry
 
 Q, DOWN = "model.layers.0.self_attn.q_proj", "model.layers.0.mlp.down_proj"
 FACTS = BaseFacts(
@@ -166,6 +169,8 @@ def fill(value: float) -> Callable[[Tensors], None]:
         (put(tensor_name(Q, "A"), np.ones((2, 4), np.float64)), "wrong_dtype"),
         (put(tensor_name(Q, "A"), np.full((2, 4), np.nan, np.float32)), "not_finite"),
         (put(tensor_name(DOWN, "B"), np.full((4, 2), -np.inf, np.float16)), "not_finite"),
+        (put(tensor_name(Q, "B"), np.full((6, 2), -3.4e38, np.float32)), "not_finite"),
+        (put(tensor_name(Q, "B"), np.full((6, 2), 2e38, np.float32)), "not_finite"),
         (fill(0.0), "no_effect"),
         (fill(-0.0), "no_effect"),
     ],
@@ -180,6 +185,8 @@ def fill(value: float) -> Callable[[Tensors], None]:
         "float64",
         "nan",
         "infinity",
+        "too big for bfloat16",
+        "too big once scaled",
         "zeros",
         "negative zeros",
     ],
@@ -375,3 +382,20 @@ def test_facts_of_a_file(tmp_path: Path) -> None:
     facts = file_facts(tmp_path / "x")
     assert facts.size == 3
     assert facts.sha256.startswith("ba7816bf")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits", "number"),
+    [
+        ("F32", [0x3F80_0000, 0xC020_0000, 0], 2.5),
+        ("F32", [0x7F7F_FFFF, 1], float(np.finfo(np.float32).max)),
+        ("F16", [0x3C00, 0xC100], 2.5),
+        ("F16", [0x8001], 2.0**-24),
+        ("BF16", [0x3F80, 0xC020], 2.5),
+        ("BF16", [0x7F7F, 0xFF7F], LARGEST_BFLOAT16),
+        ("BF16", [0x8000], 0.0),
+    ],
+)
+def test_the_largest_magnitude_is_read_from_the_bits(dtype: str, bits: list[int], number: float) -> None:
+    data = np.array(bits, dtype=DTYPES[dtype].kind).tobytes()
+    assert largest(io.BytesIO(data), TensorEntry("a", dtype, (len(bits),), 0, len(data))) == number

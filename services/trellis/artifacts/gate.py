@@ -8,7 +8,7 @@ from typing import Final
 
 from trellis.artifacts.adapter_config import AdapterConfig, read_adapter_config
 from trellis.artifacts.errors import ArtifactError
-from trellis.artifacts.values import DTYPES, has_effect
+from trellis.artifacts.values import DTYPES, LARGEST_BFLOAT16, largest
 from trellis.bases import BaseFacts
 from trellis.tensor_files import TensorEntry, TensorFileError, TensorHeader, read_tensor_header
 
@@ -51,7 +51,7 @@ def check_adapter_folder(folder: Path, facts: BaseFacts) -> AdapterFacts:
     for module, pair in pairs.items():
         _check_module(module, pair, config, facts)
     _check_complete(pairs, config, facts)
-    _check_values(folder / WEIGHTS_FILE, pairs)
+    _check_values(folder / WEIGHTS_FILE, pairs, config)
     return _facts(folder, config, header, pairs)
 
 
@@ -129,15 +129,24 @@ def _check_complete(pairs: Mapping[str, object], config: AdapterConfig, facts: B
         raise ArtifactError("missing_tensor", f"{message} ({len(missing)} such modules); the file is not complete.")
 
 
-def _check_values(path: Path, pairs: Mapping[str, Mapping[str, TensorEntry]]) -> None:
+def _check_values(path: Path, pairs: Mapping[str, Mapping[str, TensorEntry]], config: AdapterConfig) -> None:
     effective = 0
     with path.open("rb") as stream:
-        for pair in pairs.values():
+        for module, pair in pairs.items():
             # both are looked at in any case: each may hold a NaN
-            effective += all([has_effect(stream, pair["A"]), has_effect(stream, pair["B"])])
+            sizes = [largest(stream, pair[side]) for side in "AB"]
+            effective += all(sizes)
+            _check_size(module, max(sizes), config.scaling_of(module))
     if not effective:
         message = "In every module lora_A or lora_B is all zeros, so the adapter would change nothing; train it longer."
         raise ArtifactError("no_effect", message)
+
+
+def _check_size(module: str, size: float, scaling: float) -> None:
+    """Whatever precision its base is served in: what overflows there would be infinite."""
+    if size * max(1.0, abs(scaling)) > LARGEST_BFLOAT16:
+        message = f"The weights for {module!r} go up to {size:.2g} and are scaled by {scaling:.2g}"
+        raise ArtifactError("not_finite", f"{message}, which bfloat16 does not hold; train with a lower rate.")
 
 
 def _facts(
