@@ -22,13 +22,17 @@ class PrivateStack:
 
     endpoint: str
     admin_key: str
+    data: DataDir
 
     def member(self, tenant: str) -> trellis.Client:
         """A client of a new tenant, with a member's key."""
+        return trellis.Client(self.endpoint, api_key=self.enrol(tenant), tenant=tenant)
+
+    def enrol(self, tenant: str) -> str:
+        """Make a tenant; the secret of a member's key."""
         with trellis.Client(self.endpoint, api_key=self.admin_key) as admin:
             admin.tenants.create(tenant)
-            secret = admin.api_keys.create(f"tenants/{tenant}", display_name="bench").secret
-        return trellis.Client(self.endpoint, api_key=secret, tenant=tenant)
+            return admin.api_keys.create(f"tenants/{tenant}", display_name="bench").secret
 
 
 @contextmanager
@@ -39,7 +43,7 @@ def private_stack(say: Callable[[str], None]) -> Iterator[PrivateStack]:
         grpc_port, http_port = free_ports(2)
         stack = Stack(StackSettings(data, grpc_port, http_port, len(os.sched_getaffinity(0))), say)
         with _running(stack):
-            yield PrivateStack(f"localhost:{grpc_port}", data.admin_key.read_text().strip())
+            yield PrivateStack(f"localhost:{grpc_port}", data.admin_key.read_text().strip(), data)
 
 
 @contextmanager

@@ -1,0 +1,187 @@
+"""What Ray Serve, and the server with gRPC before it, take of the engine's speed."""
+
+import asyncio
+import json
+import os
+import statistics
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import trellis
+from tests.bench.private_stack import PrivateStack, private_stack
+from tests.bench.serving_rig.calls import Call, answer
+from tests.bench.serving_rig.drive import Timing
+from tests.bench.serving_rig.finding import Finding
+from tests.bench.serving_rig.fleet import Fleet, Model
+from tests.bench.serving_rig.shapes import LETTERS, text_of
+from tests.bench.serving_rig.system import System
+from tests.bench.serving_rig.workload import EVEN, Ask, Workload, draw
+from trellis.artifacts import MANIFEST_FILE, Manifest
+from trellis.local.ray_head import QUIET_THREADS
+from trellis.server.clusters.serve import EngineSettings, ServeCluster
+from trellis.server.secret import derived, read_or_make_secret
+from trellis.v1.engine_pb2 import StreamTokensRequest
+from trellis.v1.inference_pb2 import GenerateRequest, SamplingParams
+
+_BASE: Final = "bench"
+_TENANT: Final = "bench"
+_ENGINE: Final = "the engine"
+_SERVE: Final = "Ray Serve"
+_GRPC: Final = "gRPC"
+_CLAIMS: Final = (
+    (_SERVE, "ray_serve_over_engine", "ray_serve_ttft_over_engine"),
+    (_GRPC, "grpc_over_engine", "grpc_ttft_over_engine"),
+)
+_SAY = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """An adapter that can be called."""
+
+    name: str
+    digest: str
+    key: str
+    """Where the server keeps its files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """The same engine behind more and more."""
+
+    serve: ServeCluster
+    client: trellis.AsyncClient
+    adapters: Sequence[Deployed]
+
+    async def through_serve(self, ask: Ask) -> AsyncIterator[int]:
+        """Serve's proxy, as the server calls it."""
+        adapter = self._adapter(ask)
+        sampling = SamplingParams(temperature=0)
+        call = StreamTokensRequest(
+            tenant_id=_TENANT,
+            adapter_digest=adapter.digest,
+            adapter_key=adapter.key,
+            generate=GenerateRequest(prompt=text_of(ask.prompt_ids), sampling=sampling, max_tokens=ask.answer_tokens),
+        )
+        async for piece in self.serve.stream_tokens(_BASE, call):
+            yield len(piece.generate.token_ids)
+
+    async def through_grpc(self, ask: Ask) -> AsyncIterator[int]:
+        """The SDK."""
+        model, prompt = self._adapter(ask).name, text_of(ask.prompt_ids)
+        async for piece in self.client.generate_stream(
+            model, prompt=prompt, temperature=0.0, max_tokens=ask.answer_tokens
+        ):
+            yield len(piece.token_ids)
+
+    def _adapter(self, ask: Ask) -> Deployed:
+        assert ask.adapter is not None
+        return self.adapters[ask.adapter]
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A Trellis of its own beside a bare engine with the same settings."""
+
+    fleet: Fleet
+    model: Model
+    adapters: int
+    requests: int
+
+    def run(self, rounds: int, say: _SAY) -> list[Finding]:
+        """The same number of requests to the bare engine, through Ray Serve and through gRPC, in turn."""
+        options = {"slots": self.adapters, "at_once": self.requests, "count": self.adapters}
+        engine = self.fleet.trellis(self.model, _ENGINE, options, QUIET_THREADS)
+        with _environment(self._settings()), private_stack(say) as stack:
+            found = asyncio.run(self._rounds(stack, engine, rounds, say))
+        return [finding for claims in _CLAIMS for finding in _findings(*claims, found)]
+
+    def _settings(self) -> Mapping[str, str]:
+        options = {
+            "threads": self.fleet.threads,
+            "precision": "bf16",
+            "bank_rows": 8 * self.adapters,
+            "max_adapters": self.adapters,
+            "max_running": self.requests,
+            "kv_bytes": 1 << 30,
+        }
+        return {f"TRELLIS_ENGINE_{name.upper()}": str(value) for name, value in options.items()}
+
+    async def _rounds(self, stack: PrivateStack, engine: System, rounds: int, say: _SAY) -> dict[str, list[Timing]]:
+        found: dict[str, list[Timing]] = {_ENGINE: [], _SERVE: [], _GRPC: []}
+        async with self._ways(stack, say) as ways:
+            calls: dict[str, Call] = {_SERVE: ways.through_serve, _GRPC: ways.through_grpc}
+            for number in range(-1, rounds):
+                for way, timings in found.items():
+                    workload = self._workload(f"{way} {number}")
+                    timing = engine.run(workload) if way == _ENGINE else await answer(workload, calls[way])
+                    say(f"round {number + 1}: {way}: {timing.rate:.0f} tok/s, {_wait(timing):.3f} s to first token")
+                    if number >= 0:
+                        timings.append(timing)
+        return found
+
+    @asynccontextmanager
+    async def _ways(self, stack: PrivateStack, say: _SAY) -> AsyncIterator[Ways]:
+        async with trellis.AsyncClient(stack.endpoint, api_key=stack.admin_key) as admin:
+            await admin.base_models.create(_BASE, source=str(self.model.base))
+        secret = stack.enrol(_TENANT)
+        async with trellis.AsyncClient(stack.endpoint, api_key=secret, tenant=_TENANT) as client:
+            say(f"Deploying {self.adapters} adapters …")
+            names = [(await client.adapters.import_(folder, base_model=_BASE)).name for folder in self._folders()]
+            for name in names:
+                await client.adapters.deploy(name, wait=False)
+            digests = [(await client.adapters.deploy(name)).digest for name in names]
+            serve = _serve(stack)
+            keys = _keys(stack)
+            deployed = [Deployed(name, digest, keys[digest]) for name, digest in zip(names, digests, strict=True)]
+            yield Ways(serve, client, deployed)
+            await serve.close()
+
+    def _folders(self) -> list[Path]:
+        return sorted(self.model.adapters.iterdir())[: self.adapters]
+
+    def _workload(self, seed: str) -> Workload:
+        return draw(f"whole {seed}", self.requests, EVEN, list(range(self.adapters)), LETTERS)
+
+
+def _serve(stack: PrivateStack) -> ServeCluster:
+    """A way to the stack's engines past its server."""
+    ports = json.loads(stack.data.state.read_text())["ray"]
+    secret = derived(read_or_make_secret(stack.data.server_secret), "engines")
+    settings = EngineSettings(str(stack.data.objects), secret, http_port=ports["serve_http"])
+    return ServeCluster(f"http://127.0.0.1:{ports['dashboard']}", settings)
+
+
+def _keys(stack: PrivateStack) -> Mapping[str, str]:
+    """Where the adapters lie in the stack's object store, by digest; only the server knows."""
+    root = stack.data.objects
+    found = root.glob(f"tenants/{_TENANT}/adapters/*/{MANIFEST_FILE}")
+    return {Manifest.from_json(path.read_bytes()).digest: str(path.parent.relative_to(root)) for path in found}
+
+
+def _findings(way: str, rate: str, wait: str, found: Mapping[str, list[Timing]]) -> Iterator[Finding]:
+    ours, bare = found[way], found[_ENGINE]
+    yield Finding.of(rate, [timing.rate for timing in ours], [timing.rate for timing in bare])
+    yield Finding.of(wait, [_wait(timing) for timing in ours], [_wait(timing) for timing in bare])
+
+
+def _wait(timing: Timing) -> float:
+    return statistics.median(timing.waits)
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """For what is started in the block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
