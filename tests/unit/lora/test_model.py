@@ -155,3 +155,34 @@ def test_the_models_state_is_whole_and_nothing_is_there_twice(base: BaseFacts) -
     before = model(ids_BT).logits
     model.load_state_dict({name: tensor * 1.5 for name, tensor in ours.items()})
     assert not torch.allclose(model(ids_BT).logits, before)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_each_adapters_gradients_are_those_of_peft_with_it_alone(
+    base: BaseFacts, tmp_path: Path, checkpointing: bool
+) -> None:
+    kinds = ("all", "two", "rank_stabilised")
+    folders = {kind: write_with_peft(base, tmp_path / kind, kind) for kind in kinds}
+    model = load(base)
+    bank, slots, active = prepare(base, model, [read_adapter(folder, base, kind) for kind, folder in folders.items()])
+    bank.require_gradients()
+    if checkpointing:
+        model.train().activation_checkpointing_enable({"use_reentrant": False})
+    ids_BT = torch.randint(6, 200, (len(kinds), 7), generator=torch.Generator().manual_seed(1))
+    active.segments = Segments.of_runs([(slot, 7) for slot in slots], bank)
+    losses_B = model(ids_BT).logits.square().mean((1, 2))
+    losses_B.sum().backward()
+    for row, (slot, folder) in enumerate(zip(slots, folders.values(), strict=True)):
+        alone = PeftModel.from_pretrained(load(base), str(folder), is_trainable=True)
+        alone(ids_BT[row : row + 1]).logits.square().mean().backward()
+        start, _ = bank.slot_rows(slot)
+        for name, weight in alone.named_parameters():
+            if "lora_A" in name:
+                found = gradient_of_a(bank, name.removeprefix("base_model.model.").partition(".lora_A")[0])
+                torch.testing.assert_close(found[start : start + len(weight)], weight.grad, atol=1e-6, rtol=1e-4)
+
+
+def gradient_of_a(bank: AdapterBank, module: str) -> torch.Tensor:
+    group = next(group for group in bank.groups.values() if module in group.group.parts)
+    assert group.a_RPI.grad is not None
+    return group.a_RPI.grad[:, group.group.parts.index(module)]
