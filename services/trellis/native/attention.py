@@ -6,6 +6,17 @@ block, B sequences, M blocks of the longest table.
 The cache's tensors are (N, H, t, D) by size, but the numbers of a block and head lie as products read them: bf16 keys
 as [D/2][t][2] and values as [t/2][D][2], fp32 keys as [D][t] and values as [t][D]. Whole blocks may be copied or
 zeroed as tensors; anything else goes through `write` and `read`.
+
+Measured against gathering each sequence and PyTorch's scaled_dot_product_attention (9 heads over 3, size 64, one thread
+of a busy CPU with AMX; a layer's time in one run, best of 20): there is no length of chunk from which the latter is clearly ahead.
+
+| tokens before + new | bf16 | SDPA | fp32 | SDPA |
+|---|---|---|---|---|
+| 4 x (0 + 64) | 0.25 ms | 0.29 | 0.35 | 0.52 |
+| 0 + 256 | 0.43 | 0.50 | 1.0 | 1.4 |
+| 512 + 64 | 0.36 | 0.71 | 1.0 | 1.4 |
+| 512 + 512 | 7.8 | 10.9 | 35 | 46 |
+| 0 + 2048 | 48 | 44 | 153 | 168 |
 """
 
 import ctypes

@@ -1,5 +1,7 @@
-"""The small operations between a decoder's products, each in one pass: as PyTorch's single operations they took 4.4 ms of a
-135 M model's step of 32 tokens, and 25 ms of one of 256 (one thread, bf16).
+"""The small operations between a decoder's products, each in one pass.
+
+In a step of a 135 M Llama (one thread, bf16) they take 1.9 ms against 4.0 ms as PyTorch's single operations with 32
+tokens, and 9.8 against 22 with 256.
 
 As transformers computes them, but in fp32 throughout and rounded once.
 
