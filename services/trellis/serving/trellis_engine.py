@@ -1,9 +1,11 @@
 """Our own engine, with all that it needs, as a replica runs it."""
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from typing import Final
 
 import torch
@@ -21,6 +23,7 @@ from trellis.engine import (
     Runner,
     RunnerLimits,
 )
+from trellis.errors import TrellisError
 from trellis.lora.host import HostAdapter
 from trellis.objects import ObjectStore
 from trellis.serving.config import EngineConfig
@@ -46,9 +49,10 @@ class TrellisEngine:
         load = _timed(AdapterLoader(ObjectStore.open(config.store_url), base, tokenizer.digest, runner.bank), metrics)
         threads = ThreadPoolExecutor(_LOAD_THREADS, thread_name_prefix="adapter-load")
         self._tiers = AdapterTiers(runner.bank, load, threads, self._host_bytes, metrics.count_event)
-        grammars = GrammarCompiler(tokenizer)
-        clock = time.monotonic
-        self._engine = Engine(runner, tokenizer, base.context_length, self._tiers, config.limits, clock, grammars)
+        self._grammars = GrammarCompiler(tokenizer)
+        self._engine = Engine(
+            runner, tokenizer, base.context_length, self._tiers, config.limits, time.monotonic, self._grammars
+        )
         self._loop = EngineLoop(self._engine, self._see)
         self._wanted: dict[str, AdapterRef] = {}
         self._ahead: deque[AdapterRef] = deque()
@@ -69,7 +73,7 @@ class TrellisEngine:
 
     def stream(self, request: Request) -> AsyncGenerator[Output, None]:
         """The pieces of an answer; closing the iterator cancels the request."""
-        return self._loop.stream(request)
+        return self._loop.stream(request) if request.response_format is None else self._bound(request)
 
     def usage(self) -> EngineUsage:
         """What it holds and does."""
@@ -78,6 +82,18 @@ class TrellisEngine:
     def want(self, adapters: Sequence[AdapterRef]) -> None:
         """Have these in the host's memory as far as it has room, and forget those that were wanted before."""
         self._loop.tell(lambda _: self._follow(adapters))
+
+    async def _bound(self, request: Request) -> AsyncGenerator[Output, None]:
+        """The same for an answer that is bound to a format, which is read in a thread: it can take a second."""
+        assert request.response_format is not None
+        try:
+            await asyncio.to_thread(self._grammars.compile, request.response_format)
+        except TrellisError as error:
+            yield Output(request.request_id, error=error, is_last=True)
+            return
+        async with aclosing(self._loop.stream(request)) as outputs:
+            async for output in outputs:
+                yield output
 
     def _follow(self, adapters: Sequence[AdapterRef]) -> None:
         wanted = {ref.digest: ref for ref in adapters}
