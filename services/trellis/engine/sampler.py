@@ -168,7 +168,10 @@ def _places(rows: Sequence[int], like: Tensor) -> Tensor:
 
 
 def _rows(logits_NV: Tensor, rows: Sequence[int]) -> Tensor:
-    return logits_NV if len(rows) == logits_NV.shape[0] else logits_NV[_places(rows, logits_NV)]
+    first, last = rows[0], rows[-1]
+    if last - first == len(rows) - 1:  # ascending, so one after the other: no copy
+        return logits_NV[first : last + 1]
+    return logits_NV[_places(rows, logits_NV)]
 
 
 def _lists(columns: Sequence[Tensor]) -> list[list[Any]]:

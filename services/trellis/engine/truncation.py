@@ -28,8 +28,8 @@ def weights(logits_SW: Tensor, samplings: Sequence[Sampling]) -> Tensor:
 
     fp32; `logits_SW` is used up. A row depends on nothing but its own logits and sampling.
     """
-    temperatures_S1 = torch.tensor([[max(sampling.temperature, _COLDEST)] for sampling in samplings])
-    scores_SW = logits_SW.sub_(logits_SW.amax(-1, keepdim=True)).div_(_moved(temperatures_S1, logits_SW))
+    factors_S1 = torch.tensor([[1.0 / max(sampling.temperature, _COLDEST)] for sampling in samplings])
+    scores_SW = logits_SW.sub_(logits_SW.amax(-1, keepdim=True)).mul_(_moved(factors_S1, logits_SW))
     weights_SW = scores_SW.exp()
     if not any(sampling.top_k > 0 or sampling.top_p < 1.0 or sampling.min_p > 0.0 for sampling in samplings):
         return weights_SW
