@@ -49,7 +49,7 @@ def main() -> None:
         if "slots" in given.part:
             findings = gpu.slots()
         rows = list(_rows(gpu, pairs, findings))
-    sheet = Sheet("serving_gpu", today, given.quick, machine, _versions(), _facts(sizes, given), rows)
+    sheet = Sheet("serving_gpu", today, given.quick or given.tiny, machine, _versions(), _facts(sizes, given), rows)
     sheet.publish(given.json)
     if given.json is not None and pairs:
         allowed = {mix.name: allowed_share(sizes.shape, sizes.lengths, mix) for mix in sizes.mixes}

@@ -57,7 +57,7 @@ FULL: Final = Sizes(
     LLAMA_8B, Lengths((256, 256), (128, 128)), _MIXES, (8, 1000), 32, 32, 128, files=16, kv_mib=16 << 10
 )
 QUICK: Final = Sizes(LLAMA_8B, Lengths((64, 64), (64, 64)), _MIXES[2:], (8, 128), 32, 16, 32, files=8, kv_mib=8 << 10)
-ON_A_CPU: Final = Sizes(TINY, Lengths((8, 8), (4, 4)), (Mix(4, 1), Mix(4, 4)), (2, 8), 4, 2, 8, files=2, kv_mib=1)
+ON_A_CPU: Final = Sizes(TINY, Lengths((8, 8), (4, 4)), (Mix(4, 1), Mix(4, 4)), (2, 8), 4, 2, 4, files=2, kv_mib=1)
 
 
 def allowed_share(shape: Shape, lengths: Lengths, mix: Mix) -> float:

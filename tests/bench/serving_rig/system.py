@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -43,7 +44,11 @@ class System:
             )
 
     def __enter__(self) -> Self:
-        self.versions = self._read()["versions"]
+        try:
+            self.versions = self._read()["versions"]
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -51,13 +56,17 @@ class System:
 
     def close(self) -> None:
         """End it with all that it started."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with suppress(BrokenPipeError):
+            process.stdin.close()
         try:
-            self._process.wait(_END_SECONDS)
+            process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        process.stdout.close()
 
     def ask(self, what: str, **values: Any) -> dict[str, Any]:
         """Ask it for something."""
