@@ -32,7 +32,7 @@ class Again:
 
 
 def again(work: Callable[[], None]) -> Recording:
-    work()
+    """Like a recorder, which does nothing but record."""
     return Again(work)
 
 

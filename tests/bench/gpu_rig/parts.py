@@ -75,7 +75,7 @@ class Gpu:
     def _engine(self, name: str, count: int, slots: int) -> System:
         sizes = self.sizes
         at_once = max(sizes.at_once, 2 * sizes.slots, *(mix.at_once for mix in sizes.mixes))
-        room = {"kv_mib": sizes.kv_mib, "rank": sizes.shape.rank, "device": self.device}
+        room = {"kv_mib": sizes.kv_mib, "host_mib": sizes.host_mib, "rank": sizes.shape.rank, "device": self.device}
         return self.fleet.trellis(self.model, name, {"count": count, "slots": slots, "at_once": at_once, **room})
 
     def _warm(self, engine: System) -> None:

@@ -41,6 +41,8 @@ class Sizes:
     files: int
     """Adapters with weights of their own; others are registered with the same."""
     kv_mib: int
+    host_mib: int
+    """For adapters that are not in the bank."""
 
     @property
     def most_adapters(self) -> int:
@@ -54,10 +56,23 @@ TINY: Final = Shape("llama-gpu-tiny", 64, 2, 4, 2, 96, 512, 256, 8)
 _MIXES: Final = tuple(Mix(*pair) for pair in ((128, 1), (128, 8), (128, 32), (128, 128), (32, 32), (8, 8)))
 
 FULL: Final = Sizes(
-    LLAMA_8B, Lengths((256, 256), (128, 128)), _MIXES, (8, 1000), 32, 32, 128, files=16, kv_mib=16 << 10
+    LLAMA_8B,
+    Lengths((256, 256), (128, 128)),
+    _MIXES,
+    (8, 1000),
+    32,
+    32,
+    128,
+    files=16,
+    kv_mib=16 << 10,
+    host_mib=16 << 10,
 )
-QUICK: Final = Sizes(LLAMA_8B, Lengths((64, 64), (64, 64)), _MIXES[2:], (8, 128), 32, 16, 32, files=8, kv_mib=8 << 10)
-ON_A_CPU: Final = Sizes(TINY, Lengths((8, 8), (4, 4)), (Mix(4, 1), Mix(4, 4)), (2, 8), 4, 2, 4, files=2, kv_mib=1)
+QUICK: Final = Sizes(
+    LLAMA_8B, Lengths((64, 64), (64, 64)), _MIXES[2:], (8, 128), 32, 16, 32, files=8, kv_mib=8 << 10, host_mib=16 << 10
+)
+ON_A_CPU: Final = Sizes(
+    TINY, Lengths((8, 8), (4, 4)), (Mix(4, 1), Mix(4, 4)), (2, 8), 4, 2, 4, files=2, kv_mib=1, host_mib=64
+)
 
 
 def allowed_share(shape: Shape, lengths: Lengths, mix: Mix) -> float:

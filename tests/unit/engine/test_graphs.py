@@ -4,8 +4,13 @@ from typing import Any
 import pytest
 import torch
 from tests import graph_cases, triton_cases
-from tests.tiny_families import FAMILIES, write_tiny_model
+from tests.tiny_families import FAMILIES, VOCABULARY, write_tiny_model
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoModelForCausalLM
 
+from trellis.engine.attention import IMPLEMENTATION, Formula, attach
+from trellis.engine.compatibility import freeze_rotation
 from trellis.engine.cuda.graphs import ROWS, FixedStep, Key, graphs_for, key_of
 from trellis.lora.ops.triton_tables import WorkTables
 from trellis.lora.segments import Segment
@@ -52,6 +57,26 @@ def test_padding_has_no_place_and_no_length() -> None:
     assert step.batch.layout.rows_T.tolist() == [-1] * 4
     assert step.batch.layout.positions_B.tolist() == [-1] * 4
     assert step.batch.layout.most_new == 1
+
+
+class Silence:
+    """Attends to nothing."""
+
+    def __call__(self, layer: int, q_TQD: Tensor, k_THD: Tensor, v_THD: Tensor, formula: Formula) -> Tensor:
+        return q_TQD.new_empty(*q_TQD.shape[:2], v_THD.shape[2])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_family_looks_at_what_a_step_computes(family: str) -> None:
+    """Which would end a recording; tensors without numbers in them say so."""
+    with FakeTensorMode(), torch.inference_mode():
+        model = AutoModelForCausalLM.from_config(FAMILIES[family](), attn_implementation=IMPLEMENTATION)
+        freeze_rotation(model)
+        attach(model, Silence())
+        rows = torch.zeros(8, dtype=torch.int64)
+        ids = rows.unsqueeze(0)
+        answer = model(input_ids=ids, position_ids=ids, use_cache=False, logits_to_keep=rows)
+        assert answer.logits.shape == (1, 8, VOCABULARY)
 
 
 def test_a_cpu_has_no_graphs() -> None:

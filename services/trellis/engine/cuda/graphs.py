@@ -58,7 +58,8 @@ class CudaRecorder:
                 work()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Adapters are read into pinned memory by other threads meanwhile: that is no part of the graph, and no error.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             work()
         return graph
 

@@ -30,6 +30,7 @@ COMPILE: Final = {"num_warps": 4, "num_stages": 3, "enable_fp_fusion": True}
 """How the kernels are compiled; fusion is named, for its default is about to change."""
 
 
+@cache
 def supports(device: torch.device) -> bool:
     """On a GPU of the Ampere generation or later, with Triton."""
     if device.type != "cuda" or importlib.util.find_spec("triton") is None:

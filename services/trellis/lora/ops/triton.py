@@ -28,6 +28,7 @@ COMPILE: Final = {"num_warps": 4, "num_stages": 3, "enable_fp_fusion": True}
 """How the kernels are compiled; fusion is named, for its default is about to change."""
 
 
+@cache
 def supports(device: torch.device, dtype: torch.dtype) -> bool:
     """On a GPU of the Ampere generation or later; on a CPU where Triton interprets."""
     if dtype not in _DTYPES or importlib.util.find_spec("triton") is None:
