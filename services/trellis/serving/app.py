@@ -17,6 +17,7 @@ from trellis.objects import ObjectStore
 from trellis.serving.config import EngineConfig
 from trellis.serving.follower import WantedFollower
 from trellis.serving.metrics import EngineMetrics, RequestMeter
+from trellis.serving.pace import Pace
 from trellis.serving.responses import FramesResponse
 from trellis.serving.routing import AdapterRouter, residency
 from trellis.serving.served import ServedEngine
@@ -46,6 +47,7 @@ class EngineReplica:
         self._follower = WantedFollower(ObjectStore.open(config.store_url), key, self._engine.want)
         self._follower.start()
         self._service = EngineService(self._engine, tokenizer)
+        self._pace = Pace(config.messages_per_second)
         _log.info("The engine of %s serves revision %s.", config.base_model, self._base.revision)
 
     async def __call__(self, request: HttpRequest) -> Response:
@@ -57,7 +59,8 @@ class EngineReplica:
         if path == STATUS_PATH and request.method == "GET":
             return Response(frame(MESSAGE, self._status().SerializeToString()), media_type=MEDIA_TYPE)
         if path == STREAM_PATH and request.method == "POST":
-            return FramesResponse(self._service.frames(await request.body(), RequestMeter(self._metrics)))
+            frames = self._service.frames(await request.body(), RequestMeter(self._metrics))
+            return FramesResponse(frames, self._pace)
         return Response("There is no such method.", status_code=404)
 
     def check_health(self) -> None:

@@ -9,6 +9,9 @@ from trellis.engine.runner import Precision
 from trellis.engine_options import EngineOptions
 
 _CPU_KV_BYTES: Final = 64 << 20
+_MESSAGES: Final = 300
+"""A second on a CPU, where they are sent by the cores that the model computes with (docs/adr/0006)."""
+_GPU_MESSAGES: Final = 2000
 _MARGIN: Final = 64
 """Calls beyond those that fit, so that it is the engine itself that refuses, with a word on when to come again."""
 
@@ -66,6 +69,11 @@ class EngineConfig:
     def kv_bytes(self) -> int:
         """Of the KV cache; 0 is for the runner to choose."""
         return self.options.kv_bytes or (0 if self.options.gpus else _CPU_KV_BYTES)
+
+    @property
+    def messages_per_second(self) -> int:
+        """To all callers together; beyond, what a caller gets comes in larger pieces."""
+        return _GPU_MESSAGES if self.options.gpus else _MESSAGES
 
     @property
     def deployment(self) -> dict[str, Any]:

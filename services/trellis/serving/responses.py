@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from trellis.engine_wire import MEDIA_TYPE
+from trellis.serving.pace import Pace
 
 
 class FramesResponse(Response):
@@ -15,9 +16,9 @@ class FramesResponse(Response):
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, frames: AsyncGenerator[bytes, None]) -> None:
+    def __init__(self, frames: AsyncGenerator[bytes, None], pace: Pace) -> None:
         super().__init__()
-        self._frames = frames
+        self._chunks = pace.gathered(frames)
         del self.headers["content-length"]
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
@@ -34,9 +35,9 @@ class FramesResponse(Response):
             await asyncio.gather(sending, leaving, return_exceptions=True)
 
     async def _send(self, send: Send) -> None:
-        async with aclosing(self._frames) as frames:
+        async with aclosing(self._chunks) as chunks:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            async for data in frames:
+            async for data in chunks:
                 await send({"type": "http.response.body", "body": data, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
