@@ -1,5 +1,6 @@
 """A whole Trellis of a benchmark's own: Ray, server and engine in a folder that vanishes with them."""
 
+import json
 import os
 import tempfile
 import threading
@@ -12,6 +13,8 @@ import trellis
 from trellis.local.layout import DataDir
 from trellis.local.ports import free_ports
 from trellis.local.stack import Stack, StackError, StackSettings
+from trellis.server.clusters.serve import EngineSettings, ServeCluster
+from trellis.server.secret import derived, read_or_make_secret
 
 _READY_SECONDS = 300.0
 
@@ -33,6 +36,13 @@ class PrivateStack:
         with trellis.Client(self.endpoint, api_key=self.admin_key) as admin:
             admin.tenants.create(tenant)
             return admin.api_keys.create(f"tenants/{tenant}", display_name="bench").secret
+
+    def engines(self) -> ServeCluster:
+        """The way to its engines past its server."""
+        ports = json.loads(self.data.state.read_text())["ray"]
+        secret = derived(read_or_make_secret(self.data.server_secret), "engines")
+        settings = EngineSettings(str(self.data.objects), secret, http_port=ports["serve_http"])
+        return ServeCluster(f"http://127.0.0.1:{ports['dashboard']}", settings)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """What Ray Serve, and the server with gRPC before it, take of the engine's speed."""
 
 import asyncio
-import json
 import os
 import statistics
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -21,8 +20,7 @@ from tests.bench.serving_rig.system import System
 from tests.bench.serving_rig.workload import EVEN, Ask, Workload, draw
 from trellis.artifacts import MANIFEST_FILE, Manifest
 from trellis.local.ray_head import QUIET_THREADS
-from trellis.server.clusters.serve import EngineSettings, ServeCluster
-from trellis.server.secret import derived, read_or_make_secret
+from trellis.server.clusters.serve import ServeCluster
 from trellis.v1.engine_pb2 import StreamTokensRequest
 from trellis.v1.inference_pb2 import GenerateRequest, SamplingParams
 
@@ -134,7 +132,7 @@ class Whole:
             for name in names:
                 await client.adapters.deploy(name, wait=False)
             digests = [(await client.adapters.deploy(name)).digest for name in names]
-            serve = _serve(stack)
+            serve = stack.engines()
             keys = _keys(stack)
             deployed = [Deployed(name, digest, keys[digest]) for name, digest in zip(names, digests, strict=True)]
             yield Ways(serve, client, deployed)
@@ -145,14 +143,6 @@ class Whole:
 
     def _workload(self, seed: str) -> Workload:
         return draw(f"whole {seed}", self.requests, EVEN, list(range(self.adapters)), LETTERS)
-
-
-def _serve(stack: PrivateStack) -> ServeCluster:
-    """A way to the stack's engines past its server."""
-    ports = json.loads(stack.data.state.read_text())["ray"]
-    secret = derived(read_or_make_secret(stack.data.server_secret), "engines")
-    settings = EngineSettings(str(stack.data.objects), secret, http_port=ports["serve_http"])
-    return ServeCluster(f"http://127.0.0.1:{ports['dashboard']}", settings)
 
 
 def _keys(stack: PrivateStack) -> Mapping[str, str]:
