@@ -84,6 +84,11 @@ class BlockPool:
         """How many blocks so many tokens take."""
         return -(-tokens // self.block_tokens)
 
+    def needed(self, owner: PrefixOwner, token_ids: Sequence[int], tokens: int) -> int:
+        """How many blocks that nobody holds `open` would take."""
+        known, _ = self._match(owner, token_ids)
+        return self.blocks_for(tokens) - sum(self._references[block] > 0 for block in known)
+
     def open(self, owner: PrefixOwner, token_ids: Sequence[int], tokens: int) -> BlockTable | None:
         """Blocks for `tokens` tokens that begin with `token_ids`, known ones first; None when there is no room.
 

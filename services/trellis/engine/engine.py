@@ -90,7 +90,7 @@ class Engine:
 
     @property
     def running(self) -> int:
-        """Answers that are being made."""
+        """Answers that are being made, those that are parked among them."""
         return self._scheduler.running
 
     @property
@@ -117,6 +117,7 @@ class Engine:
             host_digests=tiers.host_digests,
             tokens_per_second=self._throughput.tokens_per_second or 0.0,
             draining=self._is_draining,
+            parked=self._scheduler.parked,
         )
 
     def prepare(self, request: Request) -> None:

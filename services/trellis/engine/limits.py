@@ -17,9 +17,12 @@ class EngineLimits:
     step_tokens: int = 512
     """Tokens of a step: those of running answers, and as much of the prompts as is left, shared between tenants."""
     fairness_window: float = 1024.0
-    """Requests whose adapter is resident may go first until so many virtual tokens have been served past another; then
-    room is made for its adapter."""
+    """So many virtual tokens may be served past a request whose adapter is not resident yet; then none goes past it.
+    First tokens get a slot before parked answers of tenants that have had less by no more than this."""
     loads_a_step: int = 2
     """Adapters that are copied into the bank before a step, so that those who run are not held up by many."""
+    turn_steps: int = 16
+    """Where answers with more adapters run at once than the bank holds, an adapter gives its slot to another one after
+    so many steps; after a quarter of them, if it is for a first token."""
     prefetched: int = 64
     """Answers, the next ones to run, whose adapters are fetched while they wait."""

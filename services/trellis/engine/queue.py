@@ -56,13 +56,20 @@ class WaitingQueue(Generic[W]):
             del self._queues[work.tenant]
             self._counters.leave(work.tenant)
 
-    def pick(self, is_ready: Callable[[W], bool], pledged: Mapping[str, float]) -> Pick[W] | None:
-        """The first that is ready; None when none is. `pledged` is what each tenant will have from what it runs."""
+    def pick(
+        self, is_ready: Callable[[W], bool], is_overdue: Callable[[W], bool], pledged: Mapping[str, float]
+    ) -> Pick[W] | None:
+        """The first that is ready; None when none is, or when it would go past one that is overdue.
+
+        `pledged` is what each tenant will have from what it runs.
+        """
         passed: list[W] = []
         for tenant in sorted(self._queues, key=lambda tenant: self._counters[tenant] + pledged.get(tenant, 0.0)):
             for work in self._queues[tenant]:
                 if is_ready(work):
                     return Pick(work, tuple(passed))
+                if is_overdue(work):
+                    return None
                 passed.append(work)
         return None
 

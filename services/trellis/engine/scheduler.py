@@ -1,63 +1,28 @@
 """Who runs, and with how many tokens in a step."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, TypeVar
 
 from trellis.engine.blocks import BlockPool
 from trellis.engine.budget import Demand, fair_shares
 from trellis.engine.fairness import VirtualTokenCounters, cost
 from trellis.engine.limits import EngineLimits
 from trellis.engine.queue import Pick, WaitingQueue
-from trellis.engine.request import AdapterRef
+from trellis.engine.turns import Adapters, Claim, Turns
 from trellis.engine.work import Work
 
 W = TypeVar("W", bound=Work)
 _LEAST_PROMPT_TOKENS: Final = 16
 """A step's for prompts, however many answers run: else none of those would ever begin."""
-
-
-class Adapters(Protocol):
-    """What the scheduler asks about adapters, and tells of those in use; the tiers answer."""
-
-    def is_resident(self, digest: str) -> bool:
-        """Whether it is in the bank."""
-        ...
-
-    def is_at_hand(self, digest: str) -> bool:
-        """Whether only room in the bank is missing."""
-        ...
-
-    def would_fit(self, digest: str, without: frozenset[str]) -> bool:
-        """Whether there is room for it without these and those that nobody uses."""
-        ...
-
-    def pin(self, digest: str) -> int:
-        """Its slot in the bank, which it keeps until `unpin`."""
-        ...
-
-    def unpin(self, digest: str) -> None:
-        """One user less."""
-        ...
-
-    def stock(self, wanted: list[AdapterRef], copies: int) -> int:
-        """Bring adapters closer, the first one first; how many came into the bank."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Drain(Generic[W]):
-    """Room that is made for the adapter of a request that was passed over too long."""
-
-    work: W
-    victims: frozenset[str]
-    """Adapters that nobody else begins to use until it is done."""
+_OVERDUE: Final = 1e6
+"""More urgent than anything else, for a request that others have passed too long."""
 
 
 class Scheduler(Generic[W]):
-    """Continuous batching: places, blocks and slots are given out as they free up, prompts run in chunks beside answers.
+    """Continuous batching: places and blocks are given out as they free up, prompts run in chunks beside answers.
 
-    What begins to run has blocks for all that it may ever take, so nothing that runs is ever thrown out.
+    What begins to run has blocks for all that it may ever take, so nothing that runs is ever thrown out. Slots of the
+    adapter bank are shared in turns: what runs may be parked for some steps.
     """
 
     def __init__(self, limits: EngineLimits, blocks: BlockPool, adapters: Adapters) -> None:
@@ -67,14 +32,19 @@ class Scheduler(Generic[W]):
         self._counters = VirtualTokenCounters()
         self._queue: WaitingQueue[W] = WaitingQueue(self._counters)
         self._running: dict[W, None] = {}
-        self._drain: Drain[W] | None = None
+        self._turns: Turns[W] = Turns(limits, adapters, self._counters)
         self._typical: float | None = None
         """Tokens of an answer, of late."""
 
     @property
     def running(self) -> int:
-        """Answers that are being made."""
+        """Answers that are being made, those that are parked among them."""
         return len(self._running)
+
+    @property
+    def parked(self) -> int:
+        """Answers that wait for their adapter's slot."""
+        return self._turns.parked
 
     @property
     def waiting(self) -> int:
@@ -108,27 +78,27 @@ class Scheduler(Generic[W]):
         assert work.table is not None
         self._blocks.close(work.table)
         work.table = None
-        if work.adapter is not None:
-            self._adapters.unpin(work.digest)
-            work.slot = None
+        self._turns.leave(work)
 
     def admit(self) -> int:
         """Let those begin for whom there is room, and bring their adapters closer for whom there is none yet.
 
         The number of requests that began and of adapters that came into the bank.
         """
-        began = self._begin_all()
         upcoming = self._queue.upcoming(self._limits.prefetched, self._pledged())
-        self._update_drain(upcoming)
-        if self._drain is not None:
-            upcoming.insert(0, self._drain.work)
-        copied = self._adapters.stock([w.adapter for w in upcoming if w.adapter], self._limits.loads_a_step)
-        return began + copied + (self._begin_all() if copied else 0)
+        copied = self._turns.share(self._firsts(upcoming))
+        began = self._begin_all()
+        parked = self._turns.wanted  # before these, nobody who waits gets what is free
+        later = [work.adapter for work in upcoming if work.adapter is not None and work.table is None]
+        ahead = self._adapters.stock([*parked, *later], 0 if parked else self._limits.loads_a_step - copied)
+        return began + copied + ahead + (self._begin_all() if ahead else 0)
 
     def plan(self) -> list[tuple[W, int]]:
         """Each one that runs in this step, and how many of its tokens: answers first, then prompts."""
-        answers = [work for work in self._running if work.pending == 1]
-        prompts = [work for work in self._running if work.pending > 1]
+        self._turns.tick()
+        runs = [work for work in self._running if not work.is_parked]
+        answers = [work for work in runs if work.pending == 1]
+        prompts = [work for work in runs if work.pending > 1]
         budget = max(self._limits.step_tokens - len(answers), _LEAST_PROMPT_TOKENS)
         return [(work, 1) for work in answers] + list(_chunks(prompts, budget))
 
@@ -161,7 +131,7 @@ class Scheduler(Generic[W]):
     def _begin_all(self) -> int:
         began = 0
         while self.running < self._limits.max_running:
-            pick = self._queue.pick(self._is_ready, self._pledged()) if self._queue else None
+            pick = self._queue.pick(self._is_ready, self._is_overdue, self._pledged()) if self._queue else None
             if pick is None or not self._begin(pick):
                 break
             began += 1
@@ -181,40 +151,34 @@ class Scheduler(Generic[W]):
         self._running[work] = None
         work.table = table
         work.computed = work.cached = table.cached_tokens
-        work.slot = None if work.adapter is None else self._adapters.pin(work.digest)
+        self._turns.join(work)
         return True
 
     def _is_ready(self, work: W) -> bool:
-        drained = self._drain is not None and work.digest in self._drain.victims
-        return work.leader_is_ready and self._is_resident(work) and not drained
+        return work.leader_is_ready and self._is_resident(work)
 
     def _is_resident(self, work: W) -> bool:
         return work.adapter is None or self._adapters.is_resident(work.digest)
 
-    def _update_drain(self, upcoming: list[W]) -> None:
-        drain = self._drain
-        if drain is not None and drain.work in self._queue and not self._is_resident(drain.work):
-            return
-        overdue = next((work for work in upcoming if self._is_overdue(work)), None)
-        self._drain = None if overdue is None else Drain(overdue, self._victims(overdue.digest))
-
     def _is_overdue(self, work: W) -> bool:
+        """Whether it was passed over too long, and could run were there a slot for its adapter."""
         if work.passed_at is None or self._is_resident(work) or not self._adapters.is_at_hand(work.digest):
             return False
         return self._counters.served - work.passed_at > self._limits.fairness_window
 
-    def _victims(self, digest: str) -> frozenset[str]:
-        """As few adapters as must end to make room, those that will end first."""
-        left: dict[str, int] = {}
-        for work in self._running:
+    def _firsts(self, upcoming: list[W]) -> Iterator[Claim[W]]:
+        """Those that would begin now if their adapters had slots."""
+        places = self._limits.max_running - self.running
+        blocks = self._blocks.count - self._blocks.used
+        for work in upcoming:
+            if not (work.leader_is_ready and (self._is_resident(work) or self._adapters.is_at_hand(work.digest))):
+                continue
+            places -= 1
+            blocks -= self._blocks.needed(work.owner, work.token_ids, work.most_tokens) if places >= 0 else 0
+            if places < 0 or blocks < 0:
+                return
             if work.adapter is not None:
-                left[work.digest] = max(left.get(work.digest, 0), work.left)
-        victims: frozenset[str] = frozenset()
-        for victim in sorted(left, key=left.__getitem__):
-            if self._adapters.would_fit(digest, victims):
-                break
-            victims |= {victim}
-        return victims
+                yield Claim((work,), _OVERDUE if self._is_overdue(work) else 1.0)
 
 
 def _chunks(prompts: list[W], budget: int) -> Iterator[tuple[W, int]]:

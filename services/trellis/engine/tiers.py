@@ -1,5 +1,6 @@
 """Where adapters are: in the object store, in the host's memory, or in the bank beside the base."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ class TierEvent(StrEnum):
     """What happens to adapters; for counting."""
 
     USED = "used"
-    """An answer began with one from the bank; less those that were copied, the ones that found it there."""
+    """Answers began, or went on, with one from the bank; less those that were copied, the ones that found it there."""
     FETCHED = "fetched"
     """From the object store into the host's memory."""
     FAILED = "failed"
@@ -42,11 +43,11 @@ class FailedLoad:
 
 @dataclass(slots=True)
 class _Resident:
-    """A place in the bank and how many need it; what has pins is never evicted."""
+    """A place in the bank; while it is in use, nobody else gets it."""
 
     slot: int
     rows: int
-    pins: int = 0
+    in_use: bool = False
 
 
 class AdapterTiers:
@@ -74,6 +75,7 @@ class AdapterTiers:
         self._host: dict[str, HostAdapter] = {}  # this and the next: the least recently used first
         self._host_used = 0
         self._residents: dict[str, _Resident] = {}
+        self._pins: Counter[str] = Counter()
         self.on_load_end: Callable[[], None] = lambda: None
         """Called in the load's thread when there is something to `poll`."""
 
@@ -89,8 +91,8 @@ class AdapterTiers:
 
     @property
     def pins(self) -> int:
-        """Answers that use an adapter of the bank."""
-        return sum(resident.pins for resident in tuple(self._residents.values()))
+        """Answers that use an adapter, those that are parked among them."""
+        return sum(tuple(self._pins.values()))  # other threads ask, too
 
     @property
     def resident_digests(self) -> tuple[str, ...]:
@@ -112,7 +114,7 @@ class AdapterTiers:
         return digest in self._residents
 
     def is_at_hand(self, digest: str) -> bool:
-        """Whether only room in the bank is missing."""
+        """Whether it is in the host's memory, one copy away from the bank."""
         return digest in self._host
 
     def fetch(self, ref: AdapterRef) -> None:
@@ -156,37 +158,69 @@ class AdapterTiers:
             if ref.digest not in self._residents:
                 self.fetch(ref)
                 if room and copied < copies and ref.digest in self._host:
-                    room = self._copy(ref.digest, sooner)
+                    room = self.copy(ref.digest, sooner)
                     copied += room
             sooner[ref.digest] = None
         self._shrink(sooner)
         return copied
 
-    def would_fit(self, digest: str, without: Collection[str]) -> bool:
-        """Whether there is room in the bank without these and those that nobody uses."""
-        leaving = [r for d, r in self._residents.items() if r.pins == 0 or d in without]
+    def would_fit(self, digest: str, without: Collection[str] = (), keep: Collection[str] = ()) -> bool:
+        """Whether there is room in the bank without these, and without those that nobody uses but the ones to keep."""
+        leaving = [r for d, r in self._residents.items() if d in without or not (r.in_use or d in keep)]
         return self._fits(self._host[digest].rows, leaving)
 
+    def copy(self, digest: str, keep: Collection[str] = ()) -> bool:
+        """Into the bank; whether there was room. Nothing is evicted when that would not make enough of it."""
+        adapter = self._host.pop(digest)
+        self._host[digest] = adapter  # the most recently used now
+        if not self.would_fit(digest, keep=keep):
+            return False
+        for oldest in [d for d, resident in self._residents.items() if not (resident.in_use or d in keep)]:
+            if self._bank.fits(adapter.rows):
+                break
+            self._evict(oldest)
+        self._residents[digest] = _Resident(self._bank.add(adapter), adapter.rows)
+        self._on_event(TierEvent.COPIED)
+        return True
+
     def pin(self, digest: str) -> int:
-        """Its slot in the bank, which it keeps until `unpin` was called as often."""
-        resident = self._residents.pop(digest)
-        self._residents[digest] = resident  # the most recently used now
-        resident.pins += 1
-        self._on_event(TierEvent.USED)
-        return resident.slot
+        """Its slot in the bank, which it keeps until `unpin` was called as often, or `park`."""
+        self._pins[digest] += 1
+        return self._use(digest)
 
     def unpin(self, digest: str) -> None:
-        """One user less."""
-        self._residents[digest].pins -= 1
-        assert self._residents[digest].pins >= 0, "an adapter was let go of twice"
+        """One user less, parked or not."""
+        self._pins[digest] -= 1
+        assert self._pins[digest] >= 0, "an adapter was let go of twice"
+        if self._pins[digest]:
+            return
+        del self._pins[digest]
+        if digest in self._residents:
+            self._residents[digest].in_use = False
+
+    def park(self, digest: str) -> None:
+        """Its users do without it until `resume`: it may be evicted, but stays in the host's memory."""
+        self._residents[digest].in_use = False
+
+    def resume(self, digest: str) -> int:
+        """Its slot, perhaps another one, for those who were parked."""
+        return self._use(digest)
 
     def forget(self, digest: str) -> None:
         """Let go of an adapter that will not be called again, as far as nobody uses it."""
-        resident = self._residents.get(digest)
-        if resident is not None and resident.pins == 0:
+        if self._pins[digest]:
+            return
+        if digest in self._residents:
             self._evict(digest)
         if digest in self._host:
             self._drop(digest)
+
+    def _use(self, digest: str) -> int:
+        resident = self._residents.pop(digest)
+        self._residents[digest] = resident  # the most recently used now
+        resident.in_use = True
+        self._on_event(TierEvent.USED)
+        return resident.slot
 
     def _end(self, digest: str, ended: "Future[HostAdapter]") -> None:
         self._ended.put((digest, ended))
@@ -213,34 +247,20 @@ class AdapterTiers:
         slots = self._bank.max_slots - len(self._residents) + len(leaving)
         return slots > 0 and self._bank.rows_free + sum(resident.rows for resident in leaving) >= rows
 
-    def _copy(self, digest: str, keep: Collection[str]) -> bool:
-        """Into the bank; whether there was room. Nothing is evicted when that would not make enough of it."""
-        adapter = self._host.pop(digest)
-        self._host[digest] = adapter  # the most recently used now
-        unused = [d for d, resident in self._residents.items() if resident.pins == 0 and d not in keep]
-        if not self._fits(adapter.rows, [self._residents[d] for d in unused]):
-            return False
-        for oldest in unused:
-            if self._bank.fits(adapter.rows):
-                break
-            self._evict(oldest)
-        self._residents[digest] = _Resident(self._bank.add(adapter), adapter.rows)
-        self._on_event(TierEvent.COPIED)
-        return True
-
     def _evict(self, digest: str) -> None:
         self._bank.remove(self._residents.pop(digest).slot)
         self._on_event(TierEvent.EVICTED)
 
     def _shrink(self, keep: Collection[str]) -> None:
-        """Drop what the host's memory has no room for, but for what is wanted soon and not in the bank yet."""
-        if self._host_used <= self._host_bytes:
-            return
-        for digest in list(self._host):
-            if digest not in keep or digest in self._residents:
-                self._drop(digest)
+        """Drop what the host's memory has no room for, but for what is wanted soon and not in the bank yet.
+
+        What answers use goes last: from then on it can't leave the bank before they end.
+        """
+        found = [d for d in self._host if d in self._residents or not (d in keep or self._pins[d])]
+        for digest in sorted(found, key=lambda digest: self._pins[digest] > 0):
             if self._host_used <= self._host_bytes:
                 return
+            self._drop(digest)
 
     def _drop(self, digest: str) -> None:
         self._host_used -= self._host.pop(digest).nbytes

@@ -18,7 +18,7 @@ class EngineUsage:
     """For a status, for gauges, and to see that nothing leaks: an engine without work uses no block and pins nothing."""
 
     running: int
-    """Answers that are being made."""
+    """Answers that are being made, those that are parked among them."""
     waiting: int
     """Answers that wait."""
     kv_blocks: int
@@ -34,7 +34,7 @@ class EngineUsage:
     bank_rows_used: int
     """Rank rows that adapters hold."""
     pins: int
-    """Answers that use an adapter of the bank."""
+    """Answers that use an adapter, those that are parked among them."""
     loading: int
     """Adapters on their way into the host's memory."""
     resident_digests: tuple[str, ...]
@@ -45,3 +45,5 @@ class EngineUsage:
     """Of the last steps, prompts and answers together; 0 before the first one."""
     draining: bool
     """Whether it takes no new requests."""
+    parked: int = 0
+    """Answers that wait for their adapter's slot, which others have for some steps."""

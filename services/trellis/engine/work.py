@@ -28,7 +28,7 @@ class Work:
     table: BlockTable | None = None
     """Its blocks, while it runs."""
     slot: int | None = None
-    """Its adapter's place in the bank, while it runs."""
+    """Its adapter's place in the bank, while it runs and is not parked."""
     passed_at: float | None = None
     """When, by the tokens served, the first one went past it because its adapter was not resident."""
 
@@ -41,6 +41,11 @@ class Work:
     def digest(self) -> str:
         """Its adapter's; empty for the base alone."""
         return "" if self.adapter is None else self.adapter.digest
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether it runs, but its adapter has no slot at the moment."""
+        return self.table is not None and self.adapter is not None and self.slot is None
 
     @property
     def answer_tokens(self) -> int:

