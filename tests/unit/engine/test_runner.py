@@ -197,7 +197,7 @@ def test_dynamic_scaling_begins_beyond_the_context(tmp_path: Path) -> None:
             "layers of the kind conv",
         ),
         (
-            BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4, seq_length=64),
+            BloomConfig(vocab_size=VOCABULARY, **BLOOM),
             "only 0 of its 2 layers",
         ),
         (LlamaConfig(**SIZES, max_position_embeddings=64, **CHUNKED), "within chunks"),
