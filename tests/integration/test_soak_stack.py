@@ -22,7 +22,8 @@ from tests.tiny_adapter import write_adapter
 import trellis
 from trellis.artifacts import MANIFEST_FILE
 from trellis.bases import read_base
-from trellis.errors import Reason, TrellisError
+from trellis.client.types import FinishReason
+from trellis.errors import Reason, TrellisError, Unavailable
 from trellis.local.processes import marked_pids
 from trellis.local.stack import DEFAULT_BASE
 from trellis.tokens import ChatTokenizer
@@ -45,6 +46,8 @@ SETTINGS: Final = {
     "TRELLIS_ENGINE_MAX_WAITING": "8",
     "TRELLIS_ENGINE_HOST_BYTES": f"{4 << 20}",
 }
+DOOMED: Final = 4
+"""Calls that are being answered when the engine is killed."""
 PROMPTS: Final = ("Good morning!", "What is the capital of France?", "Tell me a story about a ship that")
 EXPECTED: Final = {
     Reason.ENGINE_BUSY,
@@ -176,11 +179,31 @@ class Caller:
         await self.team.greedy(self.team.names[number], PROMPTS[1])
 
 
-async def kill_engine(stack: PrivateStack, callers: list[Caller]) -> None:
-    """When a third of the calls are made."""
+async def kill_engine(stack: PrivateStack, team: Team, callers: list[Caller]) -> None:
+    """When a third of the calls are made; those whose answers have begun are told."""
     while sum(caller.outcomes.total() for caller in callers) < CLIENTS * CALLS / 3:
         await asyncio.sleep(0.05)
+    begun = [asyncio.Event() for _ in range(DOOMED)]
+    doomed = [asyncio.create_task(doomed_call(team, event)) for event in begun]
+    await asyncio.gather(*(event.wait() for event in begun))
     await asyncio.to_thread(kill_replicas, stack.data.marker)
+    assert any(await asyncio.gather(*doomed))
+
+
+async def doomed_call(team: Team, begun: asyncio.Event) -> bool:
+    """An answer that is being made when the engine dies: it ends with its last token, or it says what happened."""
+    base = f"baseModels/{DEFAULT_BASE}"
+    pieces = team.client.generate_stream(base, prompt=PROMPTS[2], temperature=2.0, max_tokens=800)  # so hot, it rambles
+    last = None
+    try:
+        async for piece in pieces:
+            begun.set()
+            last = piece
+    except Unavailable as error:
+        return error.reason == Reason.ENGINE_UNAVAILABLE
+    assert last is not None
+    assert last.finish_reason in {FinishReason.STOP, FinishReason.LENGTH}, last
+    return False
 
 
 def kill_replicas(marker: str) -> None:
@@ -207,7 +230,7 @@ async def at_rest(stack: PrivateStack) -> GetEngineStatusResponse:
 async def test_random_calls_are_answered_or_told_why_not(stack: PrivateStack, team: Team, seed: str) -> None:
     callers = [Caller(team, seed, number) for number in range(CLIENTS)]
     async with asyncio.timeout(240):
-        await asyncio.gather(*(caller.run() for caller in callers), kill_engine(stack, callers))
+        await asyncio.gather(*(caller.run() for caller in callers), kill_engine(stack, team, callers))
     outcomes = sum((caller.outcomes for caller in callers), Counter())
     assert outcomes["ask"] > CLIENTS * CALLS / 4, outcomes
 
