@@ -18,7 +18,7 @@ from trellis.engine import AdapterRef, Engine, Output, Request, Sampling
 from trellis.errors import Reason
 
 PROMPTS: Final = ("hello", "a rather longer prompt, to differ", "?", "zwei Wörter", "0123456789 " * 5)
-MOST_TOKENS: Final = 12
+MOST_TOKENS: Final = 16
 LINEARS: Final = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 OPTIONS: Final = (
     {"rank": 4},
@@ -97,14 +97,18 @@ def reference(workshop: Workshop, model: torch.nn.Module, prompt: str) -> Refere
 
 def run(
     workshop: Workshop, engine: Engine, adapters: list[AdapterRef | None], calls: list[Call], held: Held
-) -> dict[str, list[Output]]:
-    """Submit the calls with so many steps between them, cancel those that are to be, and go on until all is done."""
+) -> tuple[dict[str, list[Output]], int]:
+    """Submit the calls with so many steps between them, cancel those that are to be, and go on until all is done.
+
+    What they were told, and the most answers that were parked at once.
+    """
     found: dict[str, list[Output]] = {}
+    most_parked = 0
     due: dict[int, list[str]] = {}
     now = 0
 
     def step() -> None:
-        nonlocal now
+        nonlocal now, most_parked
         now += 1
         if held.held and now % 2:  # loads take a while
             held.release()
@@ -113,6 +117,7 @@ def run(
             found.pop(name, None)
         for output in engine.step():
             found.setdefault(output.request_id, []).append(output)
+        most_parked = max(most_parked, engine.usage.parked)
 
     for number, call in enumerate(calls):
         ids = tuple(workshop.tokenizer.encode_text(call.prompt))
@@ -134,7 +139,7 @@ def run(
             step()
     while engine.has_work or due:
         step()
-    return found
+    return found, most_parked
 
 
 def check(call: Call, outputs: list[Output], expected: Reference) -> None:
@@ -151,7 +156,7 @@ def check(call: Call, outputs: list[Output], expected: Reference) -> None:
 
 def check_at_rest(engine: Engine) -> None:
     usage = engine.usage
-    assert (usage.running, usage.waiting, usage.kv_blocks_used, usage.pins) == (0, 0, 0, 0)
+    assert (usage.running, usage.parked, usage.waiting, usage.kv_blocks_used, usage.pins) == (0, 0, 0, 0, 0)
     assert len(usage.resident_digests) <= BANK_SLOTS
     assert not engine._answers
 
@@ -160,26 +165,50 @@ def test_adapters_differ_from_the_base(references: dict[tuple[int, str], Referen
     assert len({tuple(references[number, "hello"].token_ids) for number in range(len(OPTIONS) + 1)}) > len(OPTIONS) - 1
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(calls=st.lists(CALLS, min_size=1, max_size=14))
+CROWDS: Final = st.lists(CALLS, min_size=1, max_size=4).flatmap(
+    lambda calls: st.permutations(
+        [*calls, *(Call(n, PROMPTS[n % 5], MOST_TOKENS, "ab"[n % 2], None, 1) for n in range(6))]
+    )
+)
+"""Any calls, beside long ones of the base and of five adapters."""
+
+
+@pytest.mark.parametrize(("crowded", "turn_steps"), [(False, 16), (True, 2), (True, 5)])
 def test_every_answer_is_what_peft_gives_alone(
     workshop: Workshop,
     adapters: list[AdapterRef | None],
     references: dict[tuple[int, str], Reference],
-    calls: list[Call],
+    crowded: bool,
+    turn_steps: int,
 ) -> None:
-    held = Held()
-    engine = workshop.engine(
-        executor=held, max_running=4, max_waiting=64, tenant_room=100, step_tokens=20, fairness_window=60.0
-    )
-    found = run(workshop, engine, adapters, calls, held)
-    for number, call in enumerate(calls):
-        outputs = found.get(str(number))
-        if outputs is None:
-            assert call.cancelled_after is not None
-        elif outputs[-1].is_last or call.cancelled_after is None:
-            check(call, outputs, references[call.adapter, call.prompt])
-    check_at_rest(engine)
+    """On three slots; in a crowd answers are parked, and go on as if they had not been."""
+    parked: list[bool] = []
+
+    @settings(max_examples=20, deadline=None)
+    @given(calls=CROWDS if crowded else st.lists(CALLS, min_size=1, max_size=14))
+    def check_all(calls: list[Call]) -> None:
+        held = Held()
+        engine = workshop.engine(
+            executor=held,
+            max_running=6 if crowded else 4,
+            max_waiting=64,
+            tenant_room=100,
+            step_tokens=20,
+            fairness_window=60.0,
+            turn_steps=turn_steps,
+        )
+        found, most_parked = run(workshop, engine, adapters, calls, held)
+        parked.append(most_parked > 0)
+        for number, call in enumerate(calls):
+            outputs = found.get(str(number))
+            if outputs is None:
+                assert call.cancelled_after is not None
+            elif outputs[-1].is_last or call.cancelled_after is None:
+                check(call, outputs, references[call.adapter, call.prompt])
+        check_at_rest(engine)
+
+    check_all()
+    assert not crowded or sum(parked) > len(parked) / 2
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -197,7 +226,7 @@ def test_a_huge_neighbour_changes_no_answer(
     engine = workshop.engine(
         executor=held, max_running=4, max_waiting=64, tenant_room=100, step_tokens=20, fairness_window=60.0
     )
-    found = run(workshop, engine, beside, mixed, held)
+    found, _ = run(workshop, engine, beside, mixed, held)
     for number, call in enumerate(mixed):
         if call.tenant == "h":
             error = found[str(number)][-1].error
