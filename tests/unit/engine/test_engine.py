@@ -2,88 +2,25 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
 import torch
-from tests.tiny_bank import Held
+from tests.engine_calls import Clock, alone, at_rest, drain, ids_of, request, text_of
 from tests.workshop import Workshop
 from transformers import AutoModelForCausalLM
 
-from trellis.artifacts import WEIGHTS_FILE
-from trellis.engine import AdapterRef, Engine, FinishReason, Output, Request, ResponseFormat, Sampling
+from trellis.engine import AdapterRef, FinishReason, ResponseFormat, Sampling
 from trellis.errors import (
     DeadlineExceeded,
     InternalError,
     InvalidArgument,
-    NotFound,
     Reason,
     ResourceExhausted,
     Unavailable,
 )
 
-GREEDY = Sampling(temperature=0.0)
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-def request(workshop: Workshop, name: str, prompt: str = "hello", **fields: object) -> Request:
-    ids = tuple(workshop.tokenizer.encode_text(prompt))
-    return Request(name, ids, **{"sampling": GREEDY, "max_tokens": 12, **fields})
-
-
-def drain(engine: Engine) -> dict[str, list[Output]]:
-    found: dict[str, list[Output]] = {}
-    while engine.has_work:
-        gather(found, engine.step())
-    return found
-
-
-def gather(found: dict[str, list[Output]], outputs: Iterable[Output]) -> None:
-    for output in outputs:
-        found.setdefault(output.request_id, []).append(output)
-
-
-def ids_of(outputs: list[Output]) -> list[int]:
-    return [token for output in outputs for token in output.token_ids]
-
-
-def text_of(outputs: list[Output]) -> str:
-    return "".join(output.text for output in outputs)
-
-
-def alone(workshop: Workshop, wanted: Request) -> list[Output]:
-    engine = workshop.engine()
-    engine.submit(wanted)
-    return drain(engine)[wanted.request_id]
-
-
-class Clock:
-    """Says what it is told to, and goes on by `ticks` each time that it is asked."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.ticks = 0.0
-
-    def __call__(self) -> float:
-        self.now += self.ticks
-        return self.now
-
-
-@pytest.fixture(scope="module")
-def adapters(workshop: Workshop) -> list[AdapterRef]:
-    return [
-        workshop.adapter(1),
-        workshop.adapter(2, rank=2, targets=("q_proj",)),
-        workshop.adapter(3, rank=8, targets=LINEARS),
-    ]
-
-
-def at_rest(engine: Engine) -> bool:
-    """Whether nothing is held for anybody."""
-    usage = engine.usage
-    held = (usage.running, usage.waiting, usage.kv_blocks_used, usage.pins)
-    return not engine.has_work and held == (0, 0, 0, 0)
 
 
 def test_requests_take_turns(workshop: Workshop, adapters: list[AdapterRef]) -> None:
@@ -298,142 +235,6 @@ def test_a_deadline_ends_what_runs_and_what_waits(workshop: Workshop) -> None:
     assert (first.request_id, first.completion_tokens) == ("runs", 2)
     assert engine.seconds_left is None
     assert drain(engine)["patient"][-1].finish_reason
-    assert at_rest(engine)
-
-
-def test_several_answers_to_one_prompt_are_those_of_the_next_seeds(workshop: Workshop) -> None:
-    fields = {"prompt": "a prompt of some length", "max_tokens": 9}
-    sampling = Sampling(seed=40)
-    outputs = alone(workshop, request(workshop, "r", sampling=sampling, n=3, **fields))
-    for index in range(3):
-        mine = [output for output in outputs if output.index == index]
-        seeded = replace(sampling, seed=40 + index)
-        assert ids_of(mine) == ids_of(alone(workshop, request(workshop, "r", sampling=seeded, **fields)))
-        assert mine[-1].finish_reason
-    assert [output.is_last for output in outputs] == [False] * (len(outputs) - 1) + [True]
-    assert (outputs[-1].prompt_tokens, outputs[-1].completion_tokens) == (23, len(ids_of(outputs)))
-
-
-def test_the_prompt_of_several_answers_is_computed_once(workshop: Workshop) -> None:
-    engine = workshop.engine()
-    engine.submit(request(workshop, "r", "x" * 33, n=4, max_tokens=4))
-    engine.step()
-    assert (engine.running, engine.waiting) == (1, 3)
-    engine.step()
-    assert engine.usage.kv_blocks_used == 4 + 4
-    engine.cancel("r")
-    assert at_rest(engine)
-
-
-def test_a_prompt_is_remembered_for_the_same_tenant_and_adapter(workshop: Workshop, adapters: list[AdapterRef]) -> None:
-    engine = workshop.engine()
-    prompt = "y" * 40
-    answers = {}
-    for name, fields in {
-        "first": {"tenant": "a"},
-        "again": {"tenant": "a"},
-        "other tenant": {"tenant": "b"},
-        "adapter": {"tenant": "a", "adapter": adapters[0]},
-        "adapter again": {"tenant": "a", "adapter": adapters[0]},
-        "other adapter": {"tenant": "a", "adapter": adapters[1]},
-    }.items():
-        engine.submit(request(workshop, name, prompt, **fields))
-        answers[name] = drain(engine)[name]
-    cached = {name: outputs[-1].cached_prompt_tokens for name, outputs in answers.items()}
-    assert cached == {
-        "first": 0,
-        "again": 32,
-        "other tenant": 0,
-        "adapter": 0,
-        "adapter again": 32,
-        "other adapter": 0,
-    }
-    assert ids_of(answers["first"]) == ids_of(answers["again"]) == ids_of(answers["other tenant"])
-    assert ids_of(answers["adapter"]) == ids_of(answers["adapter again"])
-    assert engine.usage.kv_blocks_cached > 0
-
-
-def test_two_tenants_with_one_prompt_share_no_block(workshop: Workshop) -> None:
-    engine = workshop.engine()
-    for round_ in range(2):  # the second time both have cached prefixes
-        for tenant in "abc":
-            engine.submit(request(workshop, f"{tenant}{round_}", "z" * 40, tenant=tenant))
-        engine.step()
-        engine.step()
-        held = [set(s.table.blocks) for a in engine._answers.values() for s in a.sequences if s.table is not None]
-        assert len(held) == 3
-        assert len(set.union(*held)) == sum(len(blocks) for blocks in held)
-        drain(engine)
-
-
-def test_a_retrained_alias_is_answered_by_the_new_weights(workshop: Workshop, adapters: list[AdapterRef]) -> None:
-    prompt = "w" * 40
-    order = (adapters[0], adapters[2], adapters[0])
-    expected = [ids_of(alone(workshop, request(workshop, "r", prompt, adapter=adapter))) for adapter in order]
-    assert expected[0] != expected[1]
-    engine = workshop.engine()
-    for adapter, answer in zip(order, expected, strict=True):
-        engine.submit(request(workshop, "r", prompt, adapter=adapter))
-        outputs = drain(engine)["r"]
-        assert ids_of(outputs) == answer
-    assert outputs[-1].cached_prompt_tokens == 32
-
-
-def test_who_waits_for_a_load_holds_up_nobody_and_is_not_polled_for(
-    workshop: Workshop, adapters: list[AdapterRef]
-) -> None:
-    held, woken = Held(), []
-    engine = workshop.engine(executor=held)
-    engine.notify(lambda: woken.append(None))
-    engine.submit(request(workshop, "adapter", adapter=adapters[0]))
-    assert engine.can_step
-    assert engine.step() == []
-    assert not engine.can_step
-    assert engine.has_work
-    engine.submit(request(workshop, "base", max_tokens=3))
-    assert [output.request_id for output in (*engine.step(), *engine.step(), *engine.step())] == ["base"] * 3
-    assert not engine.step()
-    assert not engine.can_step
-    held.release()
-    assert woken == [None]
-    assert engine.can_step
-    assert [output.request_id for output in engine.step()] == ["adapter"]
-    engine.cancel("adapter")
-    assert at_rest(engine)
-
-
-def test_a_deadline_ends_the_wait_for_a_load(workshop: Workshop, adapters: list[AdapterRef]) -> None:
-    clock = Clock()
-    held = Held()
-    engine = workshop.engine(executor=held, clock=clock)
-    engine.submit(request(workshop, "r", adapter=adapters[0], deadline=2.0))
-    engine.step()
-    assert not engine.can_step
-    clock.now = 2.0
-    assert engine.can_step
-    (output,) = engine.step()
-    assert isinstance(output.error, DeadlineExceeded)
-    held.release()
-    assert engine.can_step  # takes the load in, for the next one
-    engine.step()
-    assert (engine.can_step, engine.usage.loading, len(engine.usage.host_digests)) == (False, 0, 1)
-
-
-def test_a_failed_load_ends_those_who_wait_for_it_and_is_tried_again(workshop: Workshop) -> None:
-    ref = workshop.adapter(6)
-    weights = f"{ref.key}/{WEIGHTS_FILE}"
-    data = workshop.store.read_bytes(weights)
-    workshop.store.delete(weights)
-    engine = workshop.engine()
-    for name in ("a", "b"):
-        engine.submit(request(workshop, name, adapter=ref))
-    engine.submit(request(workshop, "base"))
-    found = drain(engine)
-    assert all(isinstance(found[name][-1].error, NotFound) for name in ("a", "b"))
-    assert found["base"][-1].error is None
-    workshop.store.put_bytes(weights, data)
-    engine.submit(request(workshop, "c", adapter=ref))
-    assert drain(engine)["c"][-1].finish_reason
     assert at_rest(engine)
 
 
