@@ -85,7 +85,7 @@ class Run:
     def measure(self) -> None:
         """All parts that are asked for; one that fails leaves the others their numbers."""
         wanted = self.given.part or PARTS
-        model = self._model(self.sizes.shape, 2 * self.sizes.most_adapters)
+        model = self._model(self.sizes.shape, max(2 * self.sizes.slots, self.sizes.most_adapters))
         systems_parts = [part for part in ("headline", "grid") if part in wanted]
         if systems_parts:
             self._try(" and ".join(systems_parts), lambda: self._compare(model, systems_parts))
@@ -115,7 +115,8 @@ class Run:
 
     def _compare(self, model: Model, parts: Sequence[str]) -> None:
         """The parts that need all systems."""
-        sizes, running = self.sizes, self._systems(model)
+        sizes = self.sizes
+        running = self._systems(model, sizes.most_adapters if "grid" in parts else _HEADLINE_ADAPTERS)
         if "headline" in parts:
             self.findings += Headline(running, model, sizes.requests).run(self.given.rounds, _say)
         if "grid" in parts:
@@ -123,8 +124,8 @@ class Run:
             self.points += points
             self.findings += findings
 
-    def _systems(self, model: Model) -> Mapping[str, System]:
-        count, at_once = self.sizes.most_adapters, max(*self.sizes.at_once, self.sizes.requests)
+    def _systems(self, model: Model, count: int) -> Mapping[str, System]:
+        at_once = max(*self.sizes.at_once, self.sizes.requests)
         started = {
             systems.TRELLIS: self.fleet.trellis(
                 model, systems.TRELLIS, {"count": count, "slots": count, "at_once": at_once}

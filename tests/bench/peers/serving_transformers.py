@@ -29,18 +29,14 @@ class Batches:
 
     def __init__(self, way: str, base: Path, adapters: Sequence[Path], precision: str) -> None:
         self._way = way
-        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=_DTYPES[precision]).eval()
-        if adapters:
-            model = PeftModel.from_pretrained(model, str(adapters[0]), adapter_name="a0", autocast_adapter_dtype=False)
-            for number, folder in enumerate(adapters[1:], 1):
-                model.load_adapter(str(folder), adapter_name=f"a{number}", autocast_adapter_dtype=False)
-            model.eval()
-        self._model = model
+        self._model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=_DTYPES[precision]).eval()
+        self._adapters = adapters
+        self._loaded = 0
 
     def run(self, workload: Workload) -> Timing:
-        """Answer all requests, `at_once` of them in a batch."""
-        count = len(workload.asks)
-        tokens = sum(ask.answer_tokens for ask in workload.asks)
+        """Answer all requests, `at_once` of them in a batch; adapters that were not called before are loaded first."""
+        self._load(max((ask.adapter + 1 for ask in workload.asks if ask.adapter is not None), default=0))
+        count, tokens = len(workload.asks), sum(ask.answer_tokens for ask in workload.asks)
         timing = Timing(tokens=tokens, sent=[0.0] * count, ended=[-1.0] * count)
         start = time.perf_counter()
         for numbers in self._batches(workload):
@@ -49,6 +45,17 @@ class Batches:
                 timing.ended[number] = time.perf_counter() - start
         timing.seconds = time.perf_counter() - start
         return timing
+
+    def _load(self, count: int) -> None:
+        """Have at least so many adapters: peft takes more than a second for each."""
+        for number in range(self._loaded, count):
+            options: dict[str, Any] = {"adapter_name": f"a{number}", "autocast_adapter_dtype": False}
+            if number == 0:
+                self._model = PeftModel.from_pretrained(self._model, str(self._adapters[0]), **options)
+            else:
+                self._model.load_adapter(str(self._adapters[number]), **options)
+            self._model.eval()
+        self._loaded = max(self._loaded, count)
 
     def _batches(self, workload: Workload) -> Iterator[list[int]]:
         numbers = list(range(len(workload.asks)))
