@@ -25,6 +25,7 @@ from trellis.engine import (
 )
 from trellis.errors import TrellisError
 from trellis.lora.host import HostAdapter
+from trellis.native.threads import compute_alone, in_passing
 from trellis.objects import ObjectStore
 from trellis.serving.config import EngineConfig
 from trellis.serving.loop import EngineLoop
@@ -45,13 +46,15 @@ class TrellisEngine:
         torch.set_num_threads(config.options.threads)
         self._metrics = metrics
         self._host_bytes = config.options.host_bytes
-        runner = Runner.load(base, _limits(config), precision=config.precision, device=config.device)
+        runner = in_passing(
+            lambda: Runner.load(base, _limits(config), precision=config.precision, device=config.device)
+        )
         load = _timed(AdapterLoader(ObjectStore.open(config.store_url), base, tokenizer.digest, runner.bank), metrics)
-        threads = ThreadPoolExecutor(_LOAD_THREADS, thread_name_prefix="adapter-load")
+        threads = ThreadPoolExecutor(_LOAD_THREADS, "adapter-load", initializer=compute_alone)
         self._tiers = AdapterTiers(runner.bank, load, threads, self._host_bytes, metrics.count_event)
         self._grammars = GrammarCompiler(tokenizer)
         self._engine = Engine(
-            runner, tokenizer, base.context_length, self._tiers, config.limits, time.monotonic, self._grammars
+            runner, tokenizer, runner.context_length, self._tiers, config.limits, time.monotonic, self._grammars
         )
         self._loop = EngineLoop(self._engine, self._see)
         self._wanted: dict[str, AdapterRef] = {}

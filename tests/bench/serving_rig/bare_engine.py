@@ -26,6 +26,7 @@ from trellis.engine import (
     RunnerLimits,
     Sampling,
 )
+from trellis.native.threads import compute_alone
 from trellis.objects import ObjectStore
 from trellis.tokens import ChatTokenizer
 
@@ -45,9 +46,11 @@ class BareEngine:
         store = given.base.parent / f"{given.base.name}-objects"
         self._adapters = register(given.adapters, given.count, base.revision, tokenizer.digest, store)
         load = AdapterLoader(ObjectStore.open(str(store)), base, tokenizer.digest, runner.bank).load
-        self._tiers = AdapterTiers(runner.bank, load, ThreadPoolExecutor(_LOAD_THREADS), given.host_mib << 20)
+        self._tiers = AdapterTiers(
+            runner.bank, load, ThreadPoolExecutor(_LOAD_THREADS, initializer=compute_alone), given.host_mib << 20
+        )
         engine_limits = EngineLimits(max_running=given.at_once, max_waiting=4096)
-        self._engine = Engine(runner, tokenizer, base.context_length, self._tiers, engine_limits, time.monotonic)
+        self._engine = Engine(runner, tokenizer, runner.context_length, self._tiers, engine_limits, time.monotonic)
         self._news = threading.Event()
         self._engine.notify(self._news.set)
 

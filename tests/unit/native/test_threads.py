@@ -1,0 +1,46 @@
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from trellis.native.threads import compute_alone, in_passing
+
+
+def teams() -> int:
+    """Threads of this process that Python did not start: OpenMP's and the like."""
+    return len(list(Path("/proc/self/task").iterdir())) - threading.active_count()
+
+
+def work() -> float:
+    return float(torch.ones(1 << 20).mul(2).sum())
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> None:
+    if not Path("/proc/self/task").is_dir() or torch.get_num_threads() < 2:
+        pytest.skip("needs Linux and two threads")
+
+
+def test_a_thread_that_computes_alone_starts_no_helpers() -> None:
+    before = teams()
+    with ThreadPoolExecutor(1, initializer=compute_alone) as alone:
+        assert alone.submit(work).result() == 2 << 20
+        assert alone.submit(teams).result() == before
+
+
+def test_helpers_of_work_in_passing_end_with_it() -> None:
+    before = teams()
+    assert in_passing(work) == 2 << 20
+    for _ in range(100_000):  # they have been told to end, and do so in their own time
+        if teams() == before:
+            break
+        os.sched_yield()
+    assert teams() == before
+
+
+def test_what_work_in_passing_raises_is_raised() -> None:
+    with pytest.raises(ZeroDivisionError):
+        in_passing(lambda: 1 / 0)
