@@ -19,13 +19,14 @@ from tests.bench.serving_rig.shapes import LETTERS, text_of
 from tests.bench.serving_rig.system import System
 from tests.bench.serving_rig.workload import EVEN, Ask, Workload, draw
 from trellis.artifacts import MANIFEST_FILE, Manifest
-from trellis.local.ray_head import QUIET_THREADS
 from trellis.server.clusters.serve import ServeCluster
 from trellis.v1.engine_pb2 import StreamTokensRequest
 from trellis.v1.inference_pb2 import GenerateRequest, SamplingParams
 
 _BASE: Final = "bench"
 _TENANT: Final = "bench"
+_REPLICA: Final = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "20000"}
+"""How threads wait in a replica that computes with several; the bare engine's must not wait otherwise."""
 _ENGINE: Final = "the engine"
 _SERVE: Final = "Ray Serve"
 _GRPC: Final = "gRPC"
@@ -92,7 +93,7 @@ class Whole:
     def run(self, rounds: int, say: _SAY) -> list[Finding]:
         """The same number of requests to the bare engine, through Ray Serve and through gRPC, in turn."""
         options = {"slots": self.adapters, "at_once": self.requests, "count": self.adapters}
-        engine = self.fleet.trellis(self.model, _ENGINE, options, QUIET_THREADS)
+        engine = self.fleet.trellis(self.model, _ENGINE, options, _REPLICA)
         with _environment(self._settings()), private_stack(say) as stack:
             found = asyncio.run(self._rounds(stack, engine, rounds, say))
         return [finding for claims in _CLAIMS for finding in _findings(*claims, found)]
