@@ -5,13 +5,13 @@ from concurrent.futures import Executor, Future
 from typing import Any
 
 import torch
+
+from trellis.engine.request import AdapterRef
+from trellis.engine.tiers import AdapterTiers, TierEvent
 from trellis.lora.bank import AdapterBank
 from trellis.lora.groups import find_groups
 from trellis.lora.host import HostAdapter
 from trellis.lora.weights import LoraPair, LoraWeights
-
-from trellis.engine.request import AdapterRef
-from trellis.engine.tiers import AdapterTiers, TierEvent
 
 LINEAR = "model.layers.0.mlp.down_proj"
 
