@@ -52,9 +52,9 @@ class TrellisEngine:
         load = _timed(AdapterLoader(ObjectStore.open(config.store_url), base, tokenizer.digest, runner.bank), metrics)
         threads = ThreadPoolExecutor(_LOAD_THREADS, "adapter-load", initializer=compute_alone)
         self._tiers = AdapterTiers(runner.bank, load, threads, self._host_bytes, metrics.count_event)
-        self._grammars = GrammarCompiler(tokenizer)
+        grammars = GrammarCompiler(tokenizer)
         self._engine = Engine(
-            runner, tokenizer, runner.context_length, self._tiers, config.limits, time.monotonic, self._grammars
+            runner, tokenizer, runner.context_length, self._tiers, config.limits, time.monotonic, grammars
         )
         self._loop = EngineLoop(self._engine, self._see)
         self._wanted: dict[str, AdapterRef] = {}
@@ -88,9 +88,8 @@ class TrellisEngine:
 
     async def _bound(self, request: Request) -> AsyncGenerator[Output, None]:
         """The same for an answer that is bound to a format, which is read in a thread: it can take a second."""
-        assert request.response_format is not None
         try:
-            await asyncio.to_thread(self._grammars.compile, request.response_format)
+            await asyncio.to_thread(self._engine.prepare, request)
         except TrellisError as error:
             yield Output(request.request_id, error=error, is_last=True)
             return

@@ -1,5 +1,6 @@
 import os
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,14 +15,36 @@ def teams() -> int:
     return len(list(Path("/proc/self/task").iterdir())) - threading.active_count()
 
 
+def settles_at(count: int) -> bool:
+    """Helpers that have been told to end do so in their own time."""
+    for _ in range(100_000):
+        if teams() == count:
+            return True
+        os.sched_yield()
+    return False
+
+
 def work() -> float:
     return float(torch.ones(1 << 20).mul(2).sum())
 
 
 @pytest.fixture(autouse=True)
-def _two_threads() -> None:
-    if not Path("/proc/self/task").is_dir() or torch.get_num_threads() < 2:
-        pytest.skip("needs Linux and two threads")
+def _two_threads() -> Iterator[None]:
+    """However few the run is given: a thread that computes with one has no helpers to begin with."""
+    if not Path("/proc/self/task").is_dir():
+        pytest.skip("needs Linux")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_thread_has_helpers_unless_it_is_told_otherwise() -> None:
+    before = teams()
+    with ThreadPoolExecutor(1) as free:
+        free.submit(work).result()
+        assert free.submit(teams).result() > before
+    assert settles_at(before)
 
 
 def test_a_thread_that_computes_alone_starts_no_helpers() -> None:
@@ -34,11 +57,7 @@ def test_a_thread_that_computes_alone_starts_no_helpers() -> None:
 def test_helpers_of_work_in_passing_end_with_it() -> None:
     before = teams()
     assert in_passing(work) == 2 << 20
-    for _ in range(100_000):  # they have been told to end, and do so in their own time
-        if teams() == before:
-            break
-        os.sched_yield()
-    assert teams() == before
+    assert settles_at(before)
 
 
 def test_what_work_in_passing_raises_is_raised() -> None:
