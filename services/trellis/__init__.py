@@ -164,13 +164,13 @@ if TYPE_CHECKING:
         Segment as Segment,
     )
     from trellis.client.types import (
-        SupervisedSpec as SupervisedSpec,
-    )
-    from trellis.client.types import (
         Tenant as Tenant,
     )
     from trellis.client.types import (
         TokenLogprob as TokenLogprob,
+    )
+    from trellis.client.types import (
+        TrainingSettings as TrainingSettings,
     )
     from trellis.client.types import (
         TuningJob as TuningJob,
@@ -295,9 +295,9 @@ __all__ = [
     "Role",
     "Segment",
     "Stream",
-    "SupervisedSpec",
     "Tenant",
     "TokenLogprob",
+    "TrainingSettings",
     "TrellisError",
     "TuningJob",
     "Unauthenticated",

@@ -15,6 +15,7 @@ _PATTERNS = {
     "tuning_job": _ID,
     "alias": _ID,
     "api_key": _ID,
+    "export": _ID,
     "base_model": _MODEL_ID,
     "version": rf"(?:{_HEX}{{64}}|latest)",
     "adapter": rf"{_HEX}{{24}}",
@@ -164,6 +165,15 @@ class AdapterName(ResourceName):
     def for_digest(cls, tenant: str, digest: str) -> Self:
         """The name of the tenant's adapter whose manifest has this sha256, in hex."""
         return cls(tenant, digest[:24])
+
+
+@dataclass(frozen=True, slots=True)
+class ExportName(ResourceName):
+    """`tenants/{tenant}/exports/{export}`."""
+
+    PATTERN: ClassVar[str] = "tenants/{tenant}/exports/{export}"
+    tenant: str
+    export: str
 
 
 @dataclass(frozen=True, slots=True)

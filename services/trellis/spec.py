@@ -8,14 +8,20 @@ from typing import Any, Literal, Self
 
 from trellis.errors import FieldViolation, InvalidArgument
 
-SPEC_VERSION = 1
+SPEC_VERSION = 2
+_READABLE_VERSIONS = frozenset({1, SPEC_VERSION})
+"""A spec of version 1 is one of version 2 that leaves the newer fields at their defaults."""
 MAX_RANK = 256
 MAX_BATCH_SIZE = 1024
 KEPT_CHECKPOINTS = 2
-"""So many of a job's newest checkpoints are kept: by its process, which deletes the files, and in the server's list."""
+"""So many of a job's newest checkpoints are kept, beside the best one and pinned ones."""
 
 Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["auto", "fp32", "bf16"]
+Method = Literal["supervised", "preference", "pretraining"]
+PreferenceLoss = Literal["dpo", "orpo", "kto"]
+Offload = Literal["auto", "none", "optimizer", "all"]
+Quantization = Literal["none", "nf4"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +35,7 @@ class Lora:
     """Names of linear modules; all linears but the output head when empty."""
 
     def violations(self) -> Iterator[FieldViolation]:
-        """What is wrong with it, as fields of SupervisedSpec."""
+        """What is wrong with it, as fields of TrainingSettings."""
         yield from _within("lora.rank", self.rank, 1, MAX_RANK)
         yield from _within("lora.alpha", self.alpha, 1e-3, 1e4)
         yield from _within("lora.dropout", self.dropout, 0.0, 0.95)
@@ -39,8 +45,39 @@ class Lora:
 
 
 @dataclass(frozen=True, slots=True)
+class Preference:
+    """What preference tuning minimises; see proto/trellis/v1/tuning_job.proto, PreferenceSpec."""
+
+    loss: PreferenceLoss = "dpo"
+    beta: float = 0.1
+    label_smoothing: float = 0.0
+    reference_free: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Distributed:
+    """How a job that runs by itself is spread over workers by DeepSpeed; None is for the job's process to decide."""
+
+    workers: int = 1
+    zero_stage: int | None = None
+    offload: Offload = "auto"
+    gradient_checkpointing: bool | None = None
+    config_json: str = ""
+    """Laid over the derived DeepSpeed config; empty for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A setting that was not given: its field, the value that was chosen, and the rule, as a sentence."""
+
+    field: str
+    value: str
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
 class TrainSpec:
-    """Supervised LoRA training. Lengths are in tokens, counts in optimizer steps or lines."""
+    """One training run. Lengths are in tokens, counts in optimizer steps or lines."""
 
     base_model: str
     """The base model's name, `baseModels/…`."""
@@ -74,11 +111,36 @@ class TrainSpec:
     held_out_fraction: float = 0.1
     checkpoint_steps: int = 50
     max_evaluation_lines: int = 200
-    method: Literal["supervised"] = "supervised"
+    method: Method = "supervised"
+    preference: Preference = field(default_factory=Preference)
+    """Heeded by the method `preference` alone."""
+    evaluation_steps: int | None = None
+    """Held-out loss is measured every so many steps; None for once an epoch."""
+    early_stopping_patience: int | None = None
+    """Stop when held-out loss has not improved in so many measurements, and hand in the best checkpoint."""
+    full: bool = False
+    """Train all weights; there is no adapter then."""
+    quantization: Quantization = "none"
+    replay_dataset: str = ""
+    """The version whose lines are mixed in; empty for none."""
+    replay_sha256: str = ""
+    replay_format: str = ""
+    replay_fraction: float = 0.1
+    """The share of each batch's lines that is replayed."""
+    initial_adapter: str = ""
+    """The name of the adapter or checkpoint to start from; empty for a new adapter."""
+    initial_key: str = ""
+    """Its PEFT folder in the object store."""
+    distributed: Distributed | None = None
+    """None for a trainer that is shared with other jobs."""
+    auto: tuple[str, ...] = ()
+    """Fields that were not given and are still to be chosen, which needs the dataset's report; see trellis.auto."""
+    resolved: tuple[Resolved, ...] = ()
+    """Fields that were not given, as they were chosen."""
     version: int = SPEC_VERSION
 
     def violations(self, base_context_length: int) -> tuple[FieldViolation, ...]:
-        """Every field that is out of its range, named as in the API's SupervisedSpec."""
+        """Every field that is out of its range, named as in the API's TrainingSettings."""
         return tuple(
             FieldViolation(f"tuning_job.supervised.{v.field}", v.description)
             for v in self._violations(base_context_length)
@@ -115,14 +177,21 @@ class TrainSpec:
     def from_json(cls, text: str) -> Self:
         """Read what `to_json` wrote; raise InvalidArgument for another version or unknown fields."""
         values: dict[str, Any] = json.loads(text)
-        if values.get("version") != SPEC_VERSION:
-            message = f"This code reads TrainSpec version {SPEC_VERSION}, not {values.get('version')!r}."
+        if values.pop("version", None) not in _READABLE_VERSIONS:
+            message = f"This code reads TrainSpec version {SPEC_VERSION}, which {text[:100]!r} is not."
             raise InvalidArgument.for_field("version", message)
         unknown = values.keys() - {f.name for f in fields(cls)}
         if unknown:
             raise InvalidArgument.for_field(min(unknown), "TrainSpec has no such field.")
-        lora = values.pop("lora")
-        return cls(**values, lora=Lora(**{**lora, "target_modules": tuple(lora["target_modules"])}))
+        lora, distributed = values.pop("lora"), values.pop("distributed", None)
+        parts = {
+            "lora": Lora(**{**lora, "target_modules": tuple(lora["target_modules"])}),
+            "preference": Preference(**values.pop("preference", {})),
+            "distributed": None if distributed is None else Distributed(**distributed),
+            "auto": tuple(values.pop("auto", ())),
+            "resolved": tuple(Resolved(**one) for one in values.pop("resolved", ())),
+        }
+        return cls(**values, **parts)
 
 
 def _within(name: str, value: float, low: float, high: float) -> Iterator[FieldViolation]:

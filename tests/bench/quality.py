@@ -52,9 +52,9 @@ class Settings:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
 
-    def spec(self, seed: int, test_lines: int) -> trellis.SupervisedSpec:
+    def spec(self, seed: int, test_lines: int) -> trellis.TrainingSettings:
         """The settings as a job gets them; all test lines are answered."""
-        return trellis.SupervisedSpec(
+        return trellis.TrainingSettings(
             lora=trellis.LoraSpec(rank=self.rank, alpha=self.alpha, dropout=0.0),
             epochs=self.epochs,
             batch_size=self.batch_size,
@@ -151,7 +151,7 @@ def _tune_with_trellis(
         return [run for run, _ in jobs], _serve(client, jobs[0][1].adapter, questions, files)
 
 
-def _tune(client: trellis.Client, spec: trellis.SupervisedSpec) -> tuple[Run, trellis.TuningJob]:
+def _tune(client: trellis.Client, spec: trellis.TrainingSettings) -> tuple[Run, trellis.TuningJob]:
     began = time.monotonic()
     submitted = client.jobs.create("banking77", validation_dataset="banking77-test", supervised=spec)
     job = client.jobs.wait(submitted.name)

@@ -123,14 +123,14 @@ def test_an_empty_file_is_refused_by_the_command_and_by_the_server(platform: Pla
 @pytest.mark.parametrize(
     ("wrong", "field"),
     [
-        (trellis.SupervisedSpec(lora=trellis.LoraSpec(rank=0)), "tuning_job.supervised.lora.rank"),
-        (trellis.SupervisedSpec(lora=trellis.LoraSpec(rank=10_000)), "tuning_job.supervised.lora.rank"),
-        (trellis.SupervisedSpec(learning_rate=math.nan), "tuning_job.supervised.learning_rate"),
-        (trellis.SupervisedSpec(lora=trellis.LoraSpec(target_modules=("nose",))), "lora.target_modules"),
-        (trellis.SupervisedSpec(context_length=1 << 30), "tuning_job.supervised.context_length"),
+        (trellis.TrainingSettings(lora=trellis.LoraSpec(rank=0)), "tuning_job.supervised.lora.rank"),
+        (trellis.TrainingSettings(lora=trellis.LoraSpec(rank=10_000)), "tuning_job.supervised.lora.rank"),
+        (trellis.TrainingSettings(learning_rate=math.nan), "tuning_job.supervised.learning_rate"),
+        (trellis.TrainingSettings(lora=trellis.LoraSpec(target_modules=("nose",))), "lora.target_modules"),
+        (trellis.TrainingSettings(context_length=1 << 30), "tuning_job.supervised.context_length"),
     ],
 )
-def test_a_wrong_setting_is_named(client: trellis.Client, wrong: trellis.SupervisedSpec, field: str) -> None:
+def test_a_wrong_setting_is_named(client: trellis.Client, wrong: trellis.TrainingSettings, field: str) -> None:
     with pytest.raises(trellis.InvalidArgument) as caught:
         client.jobs.create(tuning.DATASET, supervised=wrong)
     assert [violation.field for violation in caught.value.violations if field in violation.field]
@@ -138,7 +138,7 @@ def test_a_wrong_setting_is_named(client: trellis.Client, wrong: trellis.Supervi
 
 
 def test_all_wrong_settings_are_named_at_once(client: trellis.Client) -> None:
-    wrong = trellis.SupervisedSpec(lora=trellis.LoraSpec(rank=0), epochs=0, learning_rate=math.inf)
+    wrong = trellis.TrainingSettings(lora=trellis.LoraSpec(rank=0), epochs=0, learning_rate=math.inf)
     with pytest.raises(trellis.InvalidArgument) as caught:
         client.jobs.create(tuning.DATASET, supervised=wrong, job_id="../up")
     fields = {violation.field.rpartition(".")[2] for violation in caught.value.violations}

@@ -14,7 +14,7 @@ import trellis
 from trellis.client.types import JobState
 from trellis.local.processes import marked_pids
 
-LONG = trellis.SupervisedSpec(
+LONG = trellis.TrainingSettings(
     lora=trellis.LoraSpec(rank=4), epochs=100, batch_size=1, checkpoint_steps=50, held_out_fraction=0.0
 )
 

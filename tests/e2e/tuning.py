@@ -10,7 +10,7 @@ import trellis
 from trellis.client.types import JobEvent, JobState
 
 STEPS = 150
-SPEC = trellis.SupervisedSpec(
+SPEC = trellis.TrainingSettings(
     lora=trellis.LoraSpec(rank=4),
     epochs=100,
     max_steps=STEPS,

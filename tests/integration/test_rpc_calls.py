@@ -147,7 +147,7 @@ async def test_wrong_settings_are_named_all_at_once(door: Door) -> None:
     await upload(door.world.context, "acme")
     stub = TuningJobServiceStub(door.channel)
     for rank in (0, 10_000):
-        spec = tuning_job_pb2.SupervisedSpec(lora=tuning_job_pb2.LoraSpec(rank=rank), learning_rate=float("nan"))
+        spec = tuning_job_pb2.TrainingSettings(lora=tuning_job_pb2.LoraSpec(rank=rank), learning_rate=float("nan"))
         job = tuning_job_pb2.TuningJob(training_dataset=DATASET, supervised=spec)
         found = await refused(stub.CreateTuningJob(job_request(tuning_job=job), metadata=door.key("member")))
         details: BadRequest = found.details["BadRequest"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from trellis.client.types import LearningRateSchedule, LoraSpec, Precision, SupervisedSpec
+from trellis.client.types import LearningRateSchedule, LoraSpec, Precision, TrainingSettings
 
 _LORA = ("rank", "alpha", "dropout", "target_modules")
 _OPTIONS = (
@@ -38,11 +38,11 @@ def supervised_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def supervised_spec(values: Mapping[str, Any]) -> SupervisedSpec:
+def supervised_spec(values: Mapping[str, Any]) -> TrainingSettings:
     """What they say."""
     lora = LoraSpec(**{name: values[name] for name in _LORA})
     rest = {name: value for name, value in values.items() if name not in {*_LORA, "schedule", "precision"}}
-    return SupervisedSpec(
+    return TrainingSettings(
         lora=None if lora == LoraSpec() else lora,
         schedule=LearningRateSchedule((values["schedule"] or "unspecified").upper()),
         precision=Precision((values["precision"] or "unspecified").upper()),

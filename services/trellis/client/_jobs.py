@@ -18,7 +18,7 @@ from trellis.client.types import (
     JobState,
     LogChunk,
     MetricPoint,
-    SupervisedSpec,
+    TrainingSettings,
     TuningJob,
 )
 from trellis.v1 import tuning_job_pb2 as pb
@@ -46,7 +46,7 @@ class AsyncJobs:
         *,
         base_model: str = "",
         validation_dataset: str = "",
-        supervised: SupervisedSpec | None = None,
+        supervised: TrainingSettings | None = None,
         alias: str = "",
         deploy: bool = False,
         display_name: str = "",
@@ -66,7 +66,7 @@ class AsyncJobs:
             base_model=base_model_name(base_model),
             training_dataset=names.dataset_or_version(training_dataset),
             validation_dataset=names.dataset_or_version(validation_dataset),
-            supervised=fill(pb.SupervisedSpec(), supervised or SupervisedSpec()),
+            supervised=fill(pb.TrainingSettings(), supervised or TrainingSettings()),
             alias=names.optional("aliases", alias),
             deploy=deploy,
         )

@@ -17,7 +17,7 @@ from trellis.demo.tasks import Example, Task
 
 LINES = 400
 _SEED = 0
-_SETTINGS = trellis.SupervisedSpec(epochs=5, learning_rate=5e-3, max_evaluation_lines=64, held_out_fraction=0.15)
+_SETTINGS = trellis.TrainingSettings(epochs=5, learning_rate=5e-3, max_evaluation_lines=64, held_out_fraction=0.15)
 
 
 class DemoError(RuntimeError):

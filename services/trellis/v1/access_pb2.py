@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17trellis/v1/access.proto\x12\ntrellis.v1\x1a google/protobuf/descriptor.proto\"^\n\x06\x41\x63\x63\x65ss\x12\x1e\n\x04role\x18\x01 \x01(\x0e\x32\x10.trellis.v1.Role\x12\x14\n\x0ctenant_field\x18\x02 \x01(\t\x12\x1e\n\x16platform_names_allowed\x18\x03 \x01(\x08*f\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_MEMBER\x10\x01\x12\x15\n\x11ROLE_TENANT_ADMIN\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03\x12\x10\n\x0cROLE_ATTEMPT\x10\x04:D\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xc5\x8a\x03 \x01(\x0b\x32\x12.trellis.v1.Accessb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17trellis/v1/access.proto\x12\ntrellis.v1\x1a google/protobuf/descriptor.proto\"^\n\x06\x41\x63\x63\x65ss\x12\x1e\n\x04role\x18\x01 \x01(\x0e\x32\x10.trellis.v1.Role\x12\x14\n\x0ctenant_field\x18\x02 \x01(\t\x12\x1e\n\x16platform_names_allowed\x18\x03 \x01(\x08*x\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_MEMBER\x10\x01\x12\x15\n\x11ROLE_TENANT_ADMIN\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03\x12\x10\n\x0cROLE_ATTEMPT\x10\x04\x12\x10\n\x0cROLE_TRAINER\x10\x05:D\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xc5\x8a\x03 \x01(\x0b\x32\x12.trellis.v1.Accessb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'trellis.v1.access_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ROLE']._serialized_start=169
-  _globals['_ROLE']._serialized_end=271
+  _globals['_ROLE']._serialized_end=289
   _globals['_ACCESS']._serialized_start=73
   _globals['_ACCESS']._serialized_end=167
 # @@protoc_insertion_point(module_scope)

@@ -35,10 +35,13 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     """Operates the platform: tenants, base models, and every tenant's resources."""
     ROLE_ATTEMPT: _Role.ValueType  # 4
     """One attempt of one tuning job; may call only WorkerService, and only about itself."""
+    ROLE_TRAINER: _Role.ValueType  # 5
+    """One process that trains the jobs of many tenants on one base model; may call only TrainerService, about itself."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
     """Who a caller is allowed to be. Roles are ordered: a tenant admin may do all that a member may, an admin
-    all that a tenant admin may, in every tenant. An attempt stands outside that order.
+    all that a tenant admin may, in every tenant. An attempt and a trainer stand
+    outside that order.
     """
 
 ROLE_UNSPECIFIED: Role.ValueType  # 0
@@ -51,6 +54,8 @@ ROLE_ADMIN: Role.ValueType  # 3
 """Operates the platform: tenants, base models, and every tenant's resources."""
 ROLE_ATTEMPT: Role.ValueType  # 4
 """One attempt of one tuning job; may call only WorkerService, and only about itself."""
+ROLE_TRAINER: Role.ValueType  # 5
+"""One process that trains the jobs of many tenants on one base model; may call only TrainerService, about itself."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 @_typing.final

@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -74,6 +75,26 @@ PRECISION_BF16: Precision.ValueType  # 2
 """bfloat16 products, 32-bit adapter weights and optimizer."""
 Global___Precision: _TypeAlias = Precision  # noqa: Y015
 
+class _Quantization:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _QuantizationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Quantization.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    QUANTIZATION_UNSPECIFIED: _Quantization.ValueType  # 0
+    """As precision says."""
+    QUANTIZATION_NF4: _Quantization.ValueType  # 1
+    """4-bit NormalFloat with double quantization (QLoRA, https://arxiv.org/abs/2305.14314); needs a CUDA GPU."""
+
+class Quantization(_Quantization, metaclass=_QuantizationEnumTypeWrapper):
+    """In which number format the frozen base lies in memory."""
+
+QUANTIZATION_UNSPECIFIED: Quantization.ValueType  # 0
+"""As precision says."""
+QUANTIZATION_NF4: Quantization.ValueType  # 1
+"""4-bit NormalFloat with double quantization (QLoRA, https://arxiv.org/abs/2305.14314); needs a CUDA GPU."""
+Global___Quantization: _TypeAlias = Quantization  # noqa: Y015
+
 @_typing.final
 class LoraSpec(_message.Message):
     """The shape of the LoRA adapter."""
@@ -122,9 +143,9 @@ class LoraSpec(_message.Message):
 Global___LoraSpec: _TypeAlias = LoraSpec  # noqa: Y015
 
 @_typing.final
-class SupervisedSpec(_message.Message):
-    """Supervised fine-tuning: loss on what the assistant says. Fields that are not set get the stated defaults; the job
-    shows the numbers used.
+class TrainingSettings(_message.Message):
+    """How a run is trained, whatever its method. Numbers that are not set are chosen by rules, from the base, the data and
+    the method; the job shows them, with the rule of each, as `resolved_settings`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -145,6 +166,11 @@ class SupervisedSpec(_message.Message):
     HELD_OUT_FRACTION_FIELD_NUMBER: _builtins.int
     CHECKPOINT_STEPS_FIELD_NUMBER: _builtins.int
     MAX_EVALUATION_LINES_FIELD_NUMBER: _builtins.int
+    EVALUATION_STEPS_FIELD_NUMBER: _builtins.int
+    EARLY_STOPPING_PATIENCE_FIELD_NUMBER: _builtins.int
+    FULL_FIELD_NUMBER: _builtins.int
+    REPLAY_FRACTION_FIELD_NUMBER: _builtins.int
+    QUANTIZATION_FIELD_NUMBER: _builtins.int
     epochs: _builtins.int
     """Passes over the training lines; 3 when not set, 100 at the most."""
     max_steps: _builtins.int
@@ -175,6 +201,18 @@ class SupervisedSpec(_message.Message):
     """A checkpoint every so many steps; 50 when not set."""
     max_evaluation_lines: _builtins.int
     """At most so many held-out lines are answered greedily to count exact matches; 200 when not set."""
+    evaluation_steps: _builtins.int
+    """Held-out loss is measured every so many steps; once an epoch when not set."""
+    early_stopping_patience: _builtins.int
+    """Stops when held-out loss has not improved in so many measurements in a row, and hands in the best checkpoint; never
+    when not set.
+    """
+    full: _builtins.bool
+    """Trains all weights instead of an adapter; runs on DeepSpeed, and gives a whole model to download (`export`)."""
+    replay_fraction: _builtins.float
+    """The share of each batch's lines that comes from the job's replay_dataset, 0 to 0.9; 0.1 when not set."""
+    quantization: Global___Quantization.ValueType
+    """How the frozen base is kept; with NF4 the job runs by itself, not on a shared trainer."""
     @_builtins.property
     def lora(self) -> Global___LoraSpec:
         """The adapter's shape."""
@@ -198,10 +236,15 @@ class SupervisedSpec(_message.Message):
         held_out_fraction: _builtins.float | None = ...,
         checkpoint_steps: _builtins.int | None = ...,
         max_evaluation_lines: _builtins.int | None = ...,
+        evaluation_steps: _builtins.int | None = ...,
+        early_stopping_patience: _builtins.int | None = ...,
+        full: _builtins.bool = ...,
+        replay_fraction: _builtins.float | None = ...,
+        quantization: Global___Quantization.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_checkpoint_steps", b"_checkpoint_steps", "_context_length", b"_context_length", "_epochs", b"_epochs", "_gradient_accumulation_steps", b"_gradient_accumulation_steps", "_held_out_fraction", b"_held_out_fraction", "_learning_rate", b"_learning_rate", "_max_evaluation_lines", b"_max_evaluation_lines", "_max_grad_norm", b"_max_grad_norm", "_max_steps", b"_max_steps", "_seed", b"_seed", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "checkpoint_steps", b"checkpoint_steps", "context_length", b"context_length", "epochs", b"epochs", "gradient_accumulation_steps", b"gradient_accumulation_steps", "held_out_fraction", b"held_out_fraction", "learning_rate", b"learning_rate", "lora", b"lora", "max_evaluation_lines", b"max_evaluation_lines", "max_grad_norm", b"max_grad_norm", "max_steps", b"max_steps", "seed", b"seed", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_checkpoint_steps", b"_checkpoint_steps", "_context_length", b"_context_length", "_early_stopping_patience", b"_early_stopping_patience", "_epochs", b"_epochs", "_evaluation_steps", b"_evaluation_steps", "_gradient_accumulation_steps", b"_gradient_accumulation_steps", "_held_out_fraction", b"_held_out_fraction", "_learning_rate", b"_learning_rate", "_max_evaluation_lines", b"_max_evaluation_lines", "_max_grad_norm", b"_max_grad_norm", "_max_steps", b"_max_steps", "_replay_fraction", b"_replay_fraction", "_seed", b"_seed", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "checkpoint_steps", b"checkpoint_steps", "context_length", b"context_length", "early_stopping_patience", b"early_stopping_patience", "epochs", b"epochs", "evaluation_steps", b"evaluation_steps", "gradient_accumulation_steps", b"gradient_accumulation_steps", "held_out_fraction", b"held_out_fraction", "learning_rate", b"learning_rate", "lora", b"lora", "max_evaluation_lines", b"max_evaluation_lines", "max_grad_norm", b"max_grad_norm", "max_steps", b"max_steps", "replay_fraction", b"replay_fraction", "seed", b"seed", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_checkpoint_steps", b"_checkpoint_steps", "_context_length", b"_context_length", "_epochs", b"_epochs", "_gradient_accumulation_steps", b"_gradient_accumulation_steps", "_held_out_fraction", b"_held_out_fraction", "_learning_rate", b"_learning_rate", "_max_evaluation_lines", b"_max_evaluation_lines", "_max_grad_norm", b"_max_grad_norm", "_max_steps", b"_max_steps", "_seed", b"_seed", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "checkpoint_steps", b"checkpoint_steps", "context_length", b"context_length", "epochs", b"epochs", "gradient_accumulation_steps", b"gradient_accumulation_steps", "held_out_fraction", b"held_out_fraction", "learning_rate", b"learning_rate", "lora", b"lora", "max_evaluation_lines", b"max_evaluation_lines", "max_grad_norm", b"max_grad_norm", "max_steps", b"max_steps", "precision", b"precision", "schedule", b"schedule", "seed", b"seed", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_checkpoint_steps", b"_checkpoint_steps", "_context_length", b"_context_length", "_early_stopping_patience", b"_early_stopping_patience", "_epochs", b"_epochs", "_evaluation_steps", b"_evaluation_steps", "_gradient_accumulation_steps", b"_gradient_accumulation_steps", "_held_out_fraction", b"_held_out_fraction", "_learning_rate", b"_learning_rate", "_max_evaluation_lines", b"_max_evaluation_lines", "_max_grad_norm", b"_max_grad_norm", "_max_steps", b"_max_steps", "_replay_fraction", b"_replay_fraction", "_seed", b"_seed", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "checkpoint_steps", b"checkpoint_steps", "context_length", b"context_length", "early_stopping_patience", b"early_stopping_patience", "epochs", b"epochs", "evaluation_steps", b"evaluation_steps", "full", b"full", "gradient_accumulation_steps", b"gradient_accumulation_steps", "held_out_fraction", b"held_out_fraction", "learning_rate", b"learning_rate", "lora", b"lora", "max_evaluation_lines", b"max_evaluation_lines", "max_grad_norm", b"max_grad_norm", "max_steps", b"max_steps", "precision", b"precision", "quantization", b"quantization", "replay_fraction", b"replay_fraction", "schedule", b"schedule", "seed", b"seed", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
@@ -209,8 +252,12 @@ class SupervisedSpec(_message.Message):
     _WhichOneofArgType__checkpoint_steps: _TypeAlias = _typing.Literal["_checkpoint_steps", b"_checkpoint_steps"]  # noqa: Y015
     _WhichOneofReturnType__context_length: _TypeAlias = _typing.Literal["context_length"]  # noqa: Y015
     _WhichOneofArgType__context_length: _TypeAlias = _typing.Literal["_context_length", b"_context_length"]  # noqa: Y015
+    _WhichOneofReturnType__early_stopping_patience: _TypeAlias = _typing.Literal["early_stopping_patience"]  # noqa: Y015
+    _WhichOneofArgType__early_stopping_patience: _TypeAlias = _typing.Literal["_early_stopping_patience", b"_early_stopping_patience"]  # noqa: Y015
     _WhichOneofReturnType__epochs: _TypeAlias = _typing.Literal["epochs"]  # noqa: Y015
     _WhichOneofArgType__epochs: _TypeAlias = _typing.Literal["_epochs", b"_epochs"]  # noqa: Y015
+    _WhichOneofReturnType__evaluation_steps: _TypeAlias = _typing.Literal["evaluation_steps"]  # noqa: Y015
+    _WhichOneofArgType__evaluation_steps: _TypeAlias = _typing.Literal["_evaluation_steps", b"_evaluation_steps"]  # noqa: Y015
     _WhichOneofReturnType__gradient_accumulation_steps: _TypeAlias = _typing.Literal["gradient_accumulation_steps"]  # noqa: Y015
     _WhichOneofArgType__gradient_accumulation_steps: _TypeAlias = _typing.Literal["_gradient_accumulation_steps", b"_gradient_accumulation_steps"]  # noqa: Y015
     _WhichOneofReturnType__held_out_fraction: _TypeAlias = _typing.Literal["held_out_fraction"]  # noqa: Y015
@@ -223,6 +270,8 @@ class SupervisedSpec(_message.Message):
     _WhichOneofArgType__max_grad_norm: _TypeAlias = _typing.Literal["_max_grad_norm", b"_max_grad_norm"]  # noqa: Y015
     _WhichOneofReturnType__max_steps: _TypeAlias = _typing.Literal["max_steps"]  # noqa: Y015
     _WhichOneofArgType__max_steps: _TypeAlias = _typing.Literal["_max_steps", b"_max_steps"]  # noqa: Y015
+    _WhichOneofReturnType__replay_fraction: _TypeAlias = _typing.Literal["replay_fraction"]  # noqa: Y015
+    _WhichOneofArgType__replay_fraction: _TypeAlias = _typing.Literal["_replay_fraction", b"_replay_fraction"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__warmup_ratio: _TypeAlias = _typing.Literal["warmup_ratio"]  # noqa: Y015
@@ -236,7 +285,11 @@ class SupervisedSpec(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__context_length) -> _WhichOneofReturnType__context_length | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__early_stopping_patience) -> _WhichOneofReturnType__early_stopping_patience | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__epochs) -> _WhichOneofReturnType__epochs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__evaluation_steps) -> _WhichOneofReturnType__evaluation_steps | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gradient_accumulation_steps) -> _WhichOneofReturnType__gradient_accumulation_steps | None: ...
     @_typing.overload
@@ -250,13 +303,193 @@ class SupervisedSpec(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_steps) -> _WhichOneofReturnType__max_steps | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__replay_fraction) -> _WhichOneofReturnType__replay_fraction | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__warmup_ratio) -> _WhichOneofReturnType__warmup_ratio | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__weight_decay) -> _WhichOneofReturnType__weight_decay | None: ...
 
-Global___SupervisedSpec: _TypeAlias = SupervisedSpec  # noqa: Y015
+Global___TrainingSettings: _TypeAlias = TrainingSettings  # noqa: Y015
+
+@_typing.final
+class PreferenceSpec(_message.Message):
+    """Preference tuning: pairs of a chosen and a rejected answer to the same prompt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Loss:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _LossEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[PreferenceSpec._Loss.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        LOSS_UNSPECIFIED: PreferenceSpec._Loss.ValueType  # 0
+        """DPO."""
+        LOSS_DPO: PreferenceSpec._Loss.ValueType  # 1
+        """Direct preference optimisation, https://arxiv.org/abs/2305.18290."""
+        LOSS_ORPO: PreferenceSpec._Loss.ValueType  # 2
+        """Odds-ratio preference optimisation, without a reference, https://arxiv.org/abs/2403.07691."""
+        LOSS_KTO: PreferenceSpec._Loss.ValueType  # 3
+        """Kahneman-Tversky optimisation of the pairs' halves, https://arxiv.org/abs/2402.01306."""
+
+    class Loss(_Loss, metaclass=_LossEnumTypeWrapper):
+        """What is minimised."""
+
+    LOSS_UNSPECIFIED: PreferenceSpec.Loss.ValueType  # 0
+    """DPO."""
+    LOSS_DPO: PreferenceSpec.Loss.ValueType  # 1
+    """Direct preference optimisation, https://arxiv.org/abs/2305.18290."""
+    LOSS_ORPO: PreferenceSpec.Loss.ValueType  # 2
+    """Odds-ratio preference optimisation, without a reference, https://arxiv.org/abs/2403.07691."""
+    LOSS_KTO: PreferenceSpec.Loss.ValueType  # 3
+    """Kahneman-Tversky optimisation of the pairs' halves, https://arxiv.org/abs/2402.01306."""
+
+    TRAINING_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    BETA_FIELD_NUMBER: _builtins.int
+    LABEL_SMOOTHING_FIELD_NUMBER: _builtins.int
+    REFERENCE_FREE_FIELD_NUMBER: _builtins.int
+    loss: Global___PreferenceSpec.Loss.ValueType
+    """What is minimised."""
+    beta: _builtins.float
+    """How strongly the model is held to the reference (DPO, KTO; 0.1 when not set), or the weight of the odds ratio
+    (ORPO; 0.1 when not set).
+    """
+    label_smoothing: _builtins.float
+    """The share of pairs that is taken to be the wrong way round, 0 to 0.5 (exclusive); DPO only; 0 when not set."""
+    reference_free: _builtins.bool
+    """Leaves the reference model out (DPO only)."""
+    @_builtins.property
+    def training(self) -> Global___TrainingSettings:
+        """How it is trained."""
+
+    def __init__(
+        self,
+        *,
+        training: Global___TrainingSettings | None = ...,
+        loss: Global___PreferenceSpec.Loss.ValueType = ...,
+        beta: _builtins.float | None = ...,
+        label_smoothing: _builtins.float | None = ...,
+        reference_free: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_beta", b"_beta", "_label_smoothing", b"_label_smoothing", "beta", b"beta", "label_smoothing", b"label_smoothing", "training", b"training"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta", b"_beta", "_label_smoothing", b"_label_smoothing", "beta", b"beta", "label_smoothing", b"label_smoothing", "loss", b"loss", "reference_free", b"reference_free", "training", b"training"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__beta: _TypeAlias = _typing.Literal["beta"]  # noqa: Y015
+    _WhichOneofArgType__beta: _TypeAlias = _typing.Literal["_beta", b"_beta"]  # noqa: Y015
+    _WhichOneofReturnType__label_smoothing: _TypeAlias = _typing.Literal["label_smoothing"]  # noqa: Y015
+    _WhichOneofArgType__label_smoothing: _TypeAlias = _typing.Literal["_label_smoothing", b"_label_smoothing"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__beta) -> _WhichOneofReturnType__beta | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__label_smoothing) -> _WhichOneofReturnType__label_smoothing | None: ...
+
+Global___PreferenceSpec: _TypeAlias = PreferenceSpec  # noqa: Y015
+
+@_typing.final
+class PretrainingSpec(_message.Message):
+    """Continued pre-training: loss on every token of plain text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRAINING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def training(self) -> Global___TrainingSettings:
+        """How it is trained."""
+
+    def __init__(
+        self,
+        *,
+        training: Global___TrainingSettings | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["training", b"training"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["training", b"training"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PretrainingSpec: _TypeAlias = PretrainingSpec  # noqa: Y015
+
+@_typing.final
+class DistributedSpec(_message.Message):
+    """Runs a job by itself on DeepSpeed over several workers, instead of on a trainer that it shares with others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Offload:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _OffloadEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[DistributedSpec._Offload.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        OFFLOAD_UNSPECIFIED: DistributedSpec._Offload.ValueType  # 0
+        """What does not fit on the devices."""
+        OFFLOAD_NONE: DistributedSpec._Offload.ValueType  # 1
+        """Nothing."""
+        OFFLOAD_OPTIMIZER: DistributedSpec._Offload.ValueType  # 2
+        """The optimizer's state."""
+        OFFLOAD_ALL: DistributedSpec._Offload.ValueType  # 3
+        """The optimizer's state and the parameters (ZeRO 3)."""
+
+    class Offload(_Offload, metaclass=_OffloadEnumTypeWrapper):
+        """What DeepSpeed keeps in the host's memory."""
+
+    OFFLOAD_UNSPECIFIED: DistributedSpec.Offload.ValueType  # 0
+    """What does not fit on the devices."""
+    OFFLOAD_NONE: DistributedSpec.Offload.ValueType  # 1
+    """Nothing."""
+    OFFLOAD_OPTIMIZER: DistributedSpec.Offload.ValueType  # 2
+    """The optimizer's state."""
+    OFFLOAD_ALL: DistributedSpec.Offload.ValueType  # 3
+    """The optimizer's state and the parameters (ZeRO 3)."""
+
+    WORKERS_FIELD_NUMBER: _builtins.int
+    ZERO_STAGE_FIELD_NUMBER: _builtins.int
+    OFFLOAD_FIELD_NUMBER: _builtins.int
+    GRADIENT_CHECKPOINTING_FIELD_NUMBER: _builtins.int
+    CONFIG_JSON_FIELD_NUMBER: _builtins.int
+    workers: _builtins.int
+    """Worker processes, each with a device of its own; 1 when not set."""
+    zero_stage: _builtins.int
+    """0 to 3; by the model's size, the devices and their memory when not set."""
+    offload: Global___DistributedSpec.Offload.ValueType
+    """What is kept in the host's memory."""
+    gradient_checkpointing: _builtins.bool
+    """Computes activations again in the backward pass, to save memory; by the memory there is when not set."""
+    config_json: _builtins.str
+    """A DeepSpeed config in JSON, laid over the derived one. What the job itself decides (batch sizes, precision,
+    clipping, optimizer and schedule) can't be in it.
+    """
+    def __init__(
+        self,
+        *,
+        workers: _builtins.int | None = ...,
+        zero_stage: _builtins.int | None = ...,
+        offload: Global___DistributedSpec.Offload.ValueType = ...,
+        gradient_checkpointing: _builtins.bool | None = ...,
+        config_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_gradient_checkpointing", b"_gradient_checkpointing", "_workers", b"_workers", "_zero_stage", b"_zero_stage", "gradient_checkpointing", b"gradient_checkpointing", "workers", b"workers", "zero_stage", b"zero_stage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gradient_checkpointing", b"_gradient_checkpointing", "_workers", b"_workers", "_zero_stage", b"_zero_stage", "config_json", b"config_json", "gradient_checkpointing", b"gradient_checkpointing", "offload", b"offload", "workers", b"workers", "zero_stage", b"zero_stage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__gradient_checkpointing: _TypeAlias = _typing.Literal["gradient_checkpointing"]  # noqa: Y015
+    _WhichOneofArgType__gradient_checkpointing: _TypeAlias = _typing.Literal["_gradient_checkpointing", b"_gradient_checkpointing"]  # noqa: Y015
+    _WhichOneofReturnType__workers: _TypeAlias = _typing.Literal["workers"]  # noqa: Y015
+    _WhichOneofArgType__workers: _TypeAlias = _typing.Literal["_workers", b"_workers"]  # noqa: Y015
+    _WhichOneofReturnType__zero_stage: _TypeAlias = _typing.Literal["zero_stage"]  # noqa: Y015
+    _WhichOneofArgType__zero_stage: _TypeAlias = _typing.Literal["_zero_stage", b"_zero_stage"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gradient_checkpointing) -> _WhichOneofReturnType__gradient_checkpointing | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__workers) -> _WhichOneofReturnType__workers | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__zero_stage) -> _WhichOneofReturnType__zero_stage | None: ...
+
+Global___DistributedSpec: _TypeAlias = DistributedSpec  # noqa: Y015
 
 @_typing.final
 class TuningJob(_message.Message):
@@ -286,6 +519,12 @@ class TuningJob(_message.Message):
         """It ended with an error."""
         STATE_CANCELLED: TuningJob._State.ValueType  # 7
         """It was stopped by request."""
+        STATE_PAUSING: TuningJob._State.ValueType  # 8
+        """It was asked to pause, and saves what it has."""
+        STATE_PAUSED: TuningJob._State.ValueType  # 9
+        """It waits until it is resumed."""
+        STATE_PREEMPTING: TuningJob._State.ValueType  # 10
+        """It gives back its capacity to others, and saves what it has."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Where a job is in its life."""
@@ -306,6 +545,87 @@ class TuningJob(_message.Message):
     """It ended with an error."""
     STATE_CANCELLED: TuningJob.State.ValueType  # 7
     """It was stopped by request."""
+    STATE_PAUSING: TuningJob.State.ValueType  # 8
+    """It was asked to pause, and saves what it has."""
+    STATE_PAUSED: TuningJob.State.ValueType  # 9
+    """It waits until it is resumed."""
+    STATE_PREEMPTING: TuningJob.State.ValueType  # 10
+    """It gives back its capacity to others, and saves what it has."""
+
+    class _Placement:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _PlacementEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[TuningJob._Placement.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        PLACEMENT_UNSPECIFIED: TuningJob._Placement.ValueType  # 0
+        """Not known yet."""
+        PLACEMENT_SHARED: TuningJob._Placement.ValueType  # 1
+        """A trainer of its base model that it shares with other jobs."""
+        PLACEMENT_DISTRIBUTED: TuningJob._Placement.ValueType  # 2
+        """Processes of its own, with DeepSpeed."""
+
+    class Placement(_Placement, metaclass=_PlacementEnumTypeWrapper):
+        """What a job runs on."""
+
+    PLACEMENT_UNSPECIFIED: TuningJob.Placement.ValueType  # 0
+    """Not known yet."""
+    PLACEMENT_SHARED: TuningJob.Placement.ValueType  # 1
+    """A trainer of its base model that it shares with other jobs."""
+    PLACEMENT_DISTRIBUTED: TuningJob.Placement.ValueType  # 2
+    """Processes of its own, with DeepSpeed."""
+
+    @_typing.final
+    class ResolvedSetting(_message.Message):
+        """A number that was chosen by a rule."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        FIELD_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        RULE_FIELD_NUMBER: _builtins.int
+        field: _builtins.str
+        """The field's path in the job, such as `supervised.learning_rate`."""
+        value: _builtins.str
+        """Its value, as text."""
+        rule: _builtins.str
+        """Why, as a sentence."""
+        def __init__(
+            self,
+            *,
+            field: _builtins.str = ...,
+            value: _builtins.str = ...,
+            rule: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "rule", b"rule", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Usage(_message.Message):
+        """What a job has used, over all its attempts."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        TRAINED_TOKENS_FIELD_NUMBER: _builtins.int
+        TRAINER_SECONDS_FIELD_NUMBER: _builtins.int
+        trained_tokens: _builtins.int
+        """Tokens trained on, those of steps that were done again included."""
+        trainer_seconds: _builtins.float
+        """Seconds of a trainer: its own, or its share of the steps that it was part of."""
+        def __init__(
+            self,
+            *,
+            trained_tokens: _builtins.int = ...,
+            trainer_seconds: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["trained_tokens", b"trained_tokens", "trainer_seconds", b"trainer_seconds"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
     class QueueReason(_message.Message):
@@ -471,6 +791,13 @@ class TuningJob(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    REPLAY_DATASET_FIELD_NUMBER: _builtins.int
+    DISTRIBUTED_FIELD_NUMBER: _builtins.int
+    INITIAL_ADAPTER_FIELD_NUMBER: _builtins.int
+    RESOLVED_SETTINGS_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    EXPORT_FIELD_NUMBER: _builtins.int
+    PLACEMENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{tenant}/tuningJobs/{tuning_job}`."""
     display_name: _builtins.str
@@ -493,8 +820,16 @@ class TuningJob(_message.Message):
     """How many times its process was started."""
     etag: _builtins.str
     """Changes with every change of state."""
+    replay_dataset: _builtins.str
+    """A dataset or version whose lines are mixed in against forgetting; see TrainingSettings.replay_fraction."""
+    initial_adapter: _builtins.str
+    """The adapter, or the checkpoint of another job, to start from; its shape is the job's then. A new adapter when empty."""
+    export: _builtins.str
+    """The whole model that it made, when it SUCCEEDED and trains all weights: `tenants/{tenant}/exports/{export}`."""
+    placement: Global___TuningJob.Placement.ValueType
+    """What it runs on."""
     @_builtins.property
-    def supervised(self) -> Global___SupervisedSpec:
+    def supervised(self) -> Global___TrainingSettings:
         """Supervised fine-tuning."""
 
     @_builtins.property
@@ -533,6 +868,18 @@ class TuningJob(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it last changed."""
 
+    @_builtins.property
+    def distributed(self) -> Global___DistributedSpec:
+        """Runs by itself on DeepSpeed, in this way. When not set, a job that needs to (full, NF4) still does, with one worker."""
+
+    @_builtins.property
+    def resolved_settings(self) -> _containers.RepeatedCompositeFieldContainer[Global___TuningJob.ResolvedSetting]:
+        """The settings that were not given, and how each was chosen."""
+
+    @_builtins.property
+    def usage(self) -> Global___TuningJob.Usage:
+        """What it has used."""
+
     def __init__(
         self,
         *,
@@ -541,7 +888,7 @@ class TuningJob(_message.Message):
         base_model: _builtins.str = ...,
         training_dataset: _builtins.str = ...,
         validation_dataset: _builtins.str = ...,
-        supervised: Global___SupervisedSpec | None = ...,
+        supervised: Global___TrainingSettings | None = ...,
         alias: _builtins.str = ...,
         deploy: _builtins.bool = ...,
         state: Global___TuningJob.State.ValueType = ...,
@@ -557,10 +904,17 @@ class TuningJob(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        replay_dataset: _builtins.str = ...,
+        distributed: Global___DistributedSpec | None = ...,
+        initial_adapter: _builtins.str = ...,
+        resolved_settings: _abc.Iterable[Global___TuningJob.ResolvedSetting] | None = ...,
+        usage: Global___TuningJob.Usage | None = ...,
+        export: _builtins.str = ...,
+        placement: Global___TuningJob.Placement.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["base_evaluation", b"base_evaluation", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "method", b"method", "progress", b"progress", "queue_reason", b"queue_reason", "start_time", b"start_time", "supervised", b"supervised", "tuned_evaluation", b"tuned_evaluation", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base_evaluation", b"base_evaluation", "create_time", b"create_time", "distributed", b"distributed", "end_time", b"end_time", "error", b"error", "method", b"method", "progress", b"progress", "queue_reason", b"queue_reason", "start_time", b"start_time", "supervised", b"supervised", "tuned_evaluation", b"tuned_evaluation", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "alias", b"alias", "attempt_count", b"attempt_count", "base_evaluation", b"base_evaluation", "base_model", b"base_model", "create_time", b"create_time", "deploy", b"deploy", "display_name", b"display_name", "end_time", b"end_time", "error", b"error", "etag", b"etag", "method", b"method", "name", b"name", "progress", b"progress", "queue_reason", b"queue_reason", "start_time", b"start_time", "state", b"state", "supervised", b"supervised", "training_dataset", b"training_dataset", "tuned_evaluation", b"tuned_evaluation", "update_time", b"update_time", "validation_dataset", b"validation_dataset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "alias", b"alias", "attempt_count", b"attempt_count", "base_evaluation", b"base_evaluation", "base_model", b"base_model", "create_time", b"create_time", "deploy", b"deploy", "display_name", b"display_name", "distributed", b"distributed", "end_time", b"end_time", "error", b"error", "etag", b"etag", "export", b"export", "initial_adapter", b"initial_adapter", "method", b"method", "name", b"name", "placement", b"placement", "progress", b"progress", "queue_reason", b"queue_reason", "replay_dataset", b"replay_dataset", "resolved_settings", b"resolved_settings", "start_time", b"start_time", "state", b"state", "supervised", b"supervised", "training_dataset", b"training_dataset", "tuned_evaluation", b"tuned_evaluation", "update_time", b"update_time", "usage", b"usage", "validation_dataset", b"validation_dataset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["supervised"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
@@ -579,6 +933,9 @@ class Checkpoint(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    BEST_FIELD_NUMBER: _builtins.int
+    VALID_LOSS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{tenant}/tuningJobs/{tuning_job}/checkpoints/{step}`."""
     step: _builtins.int
@@ -587,6 +944,12 @@ class Checkpoint(_message.Message):
     """The attempt that wrote it."""
     size_bytes: _builtins.int
     """Its size."""
+    pinned: _builtins.bool
+    """Whether it is kept whatever comes after it."""
+    best: _builtins.bool
+    """Whether its held-out loss is the least of all the job's checkpoints."""
+    valid_loss: _builtins.float
+    """The held-out loss at its step, if that was measured."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was committed."""
@@ -599,12 +962,17 @@ class Checkpoint(_message.Message):
         attempt: _builtins.int = ...,
         size_bytes: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        pinned: _builtins.bool = ...,
+        best: _builtins.bool = ...,
+        valid_loss: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_valid_loss", b"_valid_loss", "create_time", b"create_time", "valid_loss", b"valid_loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "name", b"name", "size_bytes", b"size_bytes", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_valid_loss", b"_valid_loss", "attempt", b"attempt", "best", b"best", "create_time", b"create_time", "name", b"name", "pinned", b"pinned", "size_bytes", b"size_bytes", "step", b"step", "valid_loss", b"valid_loss"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__valid_loss: _TypeAlias = _typing.Literal["valid_loss"]  # noqa: Y015
+    _WhichOneofArgType__valid_loss: _TypeAlias = _typing.Literal["_valid_loss", b"_valid_loss"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__valid_loss) -> _WhichOneofReturnType__valid_loss | None: ...
 
 Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
 
@@ -900,6 +1268,76 @@ class CancelTuningJobRequest(_message.Message):
 Global___CancelTuningJobRequest: _TypeAlias = CancelTuningJobRequest  # noqa: Y015
 
 @_typing.final
+class PauseTuningJobRequest(_message.Message):
+    """The request of PauseTuningJob."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The job's name."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseTuningJobRequest: _TypeAlias = PauseTuningJobRequest  # noqa: Y015
+
+@_typing.final
+class ResumeTuningJobRequest(_message.Message):
+    """The request of ResumeTuningJob."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The job's name."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeTuningJobRequest: _TypeAlias = ResumeTuningJobRequest  # noqa: Y015
+
+@_typing.final
+class PreemptTuningJobRequest(_message.Message):
+    """The request of PreemptTuningJob."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The job's name."""
+    reason: _builtins.str
+    """Why, as a sentence for the job's user."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreemptTuningJobRequest: _TypeAlias = PreemptTuningJobRequest  # noqa: Y015
+
+@_typing.final
 class DeleteTuningJobRequest(_message.Message):
     """The request of DeleteTuningJob."""
 
@@ -1126,3 +1564,81 @@ class ListCheckpointsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListCheckpointsResponse: _TypeAlias = ListCheckpointsResponse  # noqa: Y015
+
+@_typing.final
+class GetCheckpointRequest(_message.Message):
+    """The request of GetCheckpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The checkpoint's name."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCheckpointRequest: _TypeAlias = GetCheckpointRequest  # noqa: Y015
+
+@_typing.final
+class UpdateCheckpointRequest(_message.Message):
+    """The request of UpdateCheckpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def checkpoint(self) -> Global___Checkpoint:
+        """The checkpoint, by its name, with what is to change."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """`pinned`, the only field that can change; everything that can when empty."""
+
+    def __init__(
+        self,
+        *,
+        checkpoint: Global___Checkpoint | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateCheckpointRequest: _TypeAlias = UpdateCheckpointRequest  # noqa: Y015
+
+@_typing.final
+class PromoteCheckpointRequest(_message.Message):
+    """The request of PromoteCheckpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The checkpoint's name."""
+    display_name: _builtins.str
+    """What people call the adapter."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromoteCheckpointRequest: _TypeAlias = PromoteCheckpointRequest  # noqa: Y015

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
+from trellis.v1 import adapter_pb2 as trellis_dot_v1_dot_adapter__pb2
 from trellis.v1 import tuning_job_pb2 as trellis_dot_v1_dot_tuning__job__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -61,6 +62,21 @@ class TuningJobServiceStub:
                 request_serializer=trellis_dot_v1_dot_tuning__job__pb2.DeleteTuningJobRequest.SerializeToString,
                 response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                 _registered_method=True)
+        self.PauseTuningJob = channel.unary_unary(
+                '/trellis.v1.TuningJobService/PauseTuningJob',
+                request_serializer=trellis_dot_v1_dot_tuning__job__pb2.PauseTuningJobRequest.SerializeToString,
+                response_deserializer=trellis_dot_v1_dot_tuning__job__pb2.TuningJob.FromString,
+                _registered_method=True)
+        self.ResumeTuningJob = channel.unary_unary(
+                '/trellis.v1.TuningJobService/ResumeTuningJob',
+                request_serializer=trellis_dot_v1_dot_tuning__job__pb2.ResumeTuningJobRequest.SerializeToString,
+                response_deserializer=trellis_dot_v1_dot_tuning__job__pb2.TuningJob.FromString,
+                _registered_method=True)
+        self.PreemptTuningJob = channel.unary_unary(
+                '/trellis.v1.TuningJobService/PreemptTuningJob',
+                request_serializer=trellis_dot_v1_dot_tuning__job__pb2.PreemptTuningJobRequest.SerializeToString,
+                response_deserializer=trellis_dot_v1_dot_tuning__job__pb2.TuningJob.FromString,
+                _registered_method=True)
         self.WatchTuningJob = channel.unary_stream(
                 '/trellis.v1.TuningJobService/WatchTuningJob',
                 request_serializer=trellis_dot_v1_dot_tuning__job__pb2.WatchTuningJobRequest.SerializeToString,
@@ -80,6 +96,21 @@ class TuningJobServiceStub:
                 '/trellis.v1.TuningJobService/ListCheckpoints',
                 request_serializer=trellis_dot_v1_dot_tuning__job__pb2.ListCheckpointsRequest.SerializeToString,
                 response_deserializer=trellis_dot_v1_dot_tuning__job__pb2.ListCheckpointsResponse.FromString,
+                _registered_method=True)
+        self.GetCheckpoint = channel.unary_unary(
+                '/trellis.v1.TuningJobService/GetCheckpoint',
+                request_serializer=trellis_dot_v1_dot_tuning__job__pb2.GetCheckpointRequest.SerializeToString,
+                response_deserializer=trellis_dot_v1_dot_tuning__job__pb2.Checkpoint.FromString,
+                _registered_method=True)
+        self.UpdateCheckpoint = channel.unary_unary(
+                '/trellis.v1.TuningJobService/UpdateCheckpoint',
+                request_serializer=trellis_dot_v1_dot_tuning__job__pb2.UpdateCheckpointRequest.SerializeToString,
+                response_deserializer=trellis_dot_v1_dot_tuning__job__pb2.Checkpoint.FromString,
+                _registered_method=True)
+        self.PromoteCheckpoint = channel.unary_unary(
+                '/trellis.v1.TuningJobService/PromoteCheckpoint',
+                request_serializer=trellis_dot_v1_dot_tuning__job__pb2.PromoteCheckpointRequest.SerializeToString,
+                response_deserializer=trellis_dot_v1_dot_adapter__pb2.Adapter.FromString,
                 _registered_method=True)
 
 
@@ -124,6 +155,31 @@ class TuningJobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseTuningJob(self, request, context):
+        """Asks a job to save a checkpoint and leave: it is PAUSED within seconds, holds no capacity, and goes on from there
+        when it is resumed. One that waits is PAUSED at once; one that is PAUSED or PAUSING stays as it is. Errors:
+        NOT_FOUND, FAILED_PRECONDITION (INVALID_STATE) when it has ended or is being cancelled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeTuningJob(self, request, context):
+        """Queues a PAUSED job again; it goes on from its last checkpoint. Errors: NOT_FOUND, FAILED_PRECONDITION
+        (INVALID_STATE) unless it is PAUSED or PAUSING.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreemptTuningJob(self, request, context):
+        """Makes a job give back its capacity: it saves a checkpoint, leaves and is queued again, which counts as no failure.
+        Errors: NOT_FOUND, FAILED_PRECONDITION (INVALID_STATE) unless it is STARTING or RUNNING.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchTuningJob(self, request, context):
         """Streams a job's events, old ones first, until the job has ended and its last event is sent. Sequences have no
         gaps: to resume, call again with the last one seen. Errors: NOT_FOUND.
@@ -147,7 +203,31 @@ class TuningJobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListCheckpoints(self, request, context):
-        """Lists a job's committed checkpoints, by step. Errors: NOT_FOUND.
+        """Lists a job's committed checkpoints, by step. Kept are the last two, the best by held-out loss, and pinned ones.
+        Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCheckpoint(self, request, context):
+        """Reads one checkpoint. Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateCheckpoint(self, request, context):
+        """Pins a checkpoint, which is then kept as long as its job, or lets it go. Errors: NOT_FOUND, INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PromoteCheckpoint(self, request, context):
+        """Makes an adapter of a checkpoint, to be deployed like any other, once it has passed the checks that every adapter
+        does. Doing it again answers the same adapter. Errors: NOT_FOUND, FAILED_PRECONDITION (ADAPTER_INVALID;
+        INVALID_STATE for a job that trains all weights).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -181,6 +261,21 @@ def add_TuningJobServiceServicer_to_server(servicer, server):
                     request_deserializer=trellis_dot_v1_dot_tuning__job__pb2.DeleteTuningJobRequest.FromString,
                     response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
+            'PauseTuningJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseTuningJob,
+                    request_deserializer=trellis_dot_v1_dot_tuning__job__pb2.PauseTuningJobRequest.FromString,
+                    response_serializer=trellis_dot_v1_dot_tuning__job__pb2.TuningJob.SerializeToString,
+            ),
+            'ResumeTuningJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeTuningJob,
+                    request_deserializer=trellis_dot_v1_dot_tuning__job__pb2.ResumeTuningJobRequest.FromString,
+                    response_serializer=trellis_dot_v1_dot_tuning__job__pb2.TuningJob.SerializeToString,
+            ),
+            'PreemptTuningJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreemptTuningJob,
+                    request_deserializer=trellis_dot_v1_dot_tuning__job__pb2.PreemptTuningJobRequest.FromString,
+                    response_serializer=trellis_dot_v1_dot_tuning__job__pb2.TuningJob.SerializeToString,
+            ),
             'WatchTuningJob': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchTuningJob,
                     request_deserializer=trellis_dot_v1_dot_tuning__job__pb2.WatchTuningJobRequest.FromString,
@@ -200,6 +295,21 @@ def add_TuningJobServiceServicer_to_server(servicer, server):
                     servicer.ListCheckpoints,
                     request_deserializer=trellis_dot_v1_dot_tuning__job__pb2.ListCheckpointsRequest.FromString,
                     response_serializer=trellis_dot_v1_dot_tuning__job__pb2.ListCheckpointsResponse.SerializeToString,
+            ),
+            'GetCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCheckpoint,
+                    request_deserializer=trellis_dot_v1_dot_tuning__job__pb2.GetCheckpointRequest.FromString,
+                    response_serializer=trellis_dot_v1_dot_tuning__job__pb2.Checkpoint.SerializeToString,
+            ),
+            'UpdateCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateCheckpoint,
+                    request_deserializer=trellis_dot_v1_dot_tuning__job__pb2.UpdateCheckpointRequest.FromString,
+                    response_serializer=trellis_dot_v1_dot_tuning__job__pb2.Checkpoint.SerializeToString,
+            ),
+            'PromoteCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.PromoteCheckpoint,
+                    request_deserializer=trellis_dot_v1_dot_tuning__job__pb2.PromoteCheckpointRequest.FromString,
+                    response_serializer=trellis_dot_v1_dot_adapter__pb2.Adapter.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -349,6 +459,87 @@ class TuningJobService:
             _registered_method=True)
 
     @staticmethod
+    def PauseTuningJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trellis.v1.TuningJobService/PauseTuningJob',
+            trellis_dot_v1_dot_tuning__job__pb2.PauseTuningJobRequest.SerializeToString,
+            trellis_dot_v1_dot_tuning__job__pb2.TuningJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeTuningJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trellis.v1.TuningJobService/ResumeTuningJob',
+            trellis_dot_v1_dot_tuning__job__pb2.ResumeTuningJobRequest.SerializeToString,
+            trellis_dot_v1_dot_tuning__job__pb2.TuningJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreemptTuningJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trellis.v1.TuningJobService/PreemptTuningJob',
+            trellis_dot_v1_dot_tuning__job__pb2.PreemptTuningJobRequest.SerializeToString,
+            trellis_dot_v1_dot_tuning__job__pb2.TuningJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def WatchTuningJob(request,
             target,
             options=(),
@@ -446,6 +637,87 @@ class TuningJobService:
             '/trellis.v1.TuningJobService/ListCheckpoints',
             trellis_dot_v1_dot_tuning__job__pb2.ListCheckpointsRequest.SerializeToString,
             trellis_dot_v1_dot_tuning__job__pb2.ListCheckpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trellis.v1.TuningJobService/GetCheckpoint',
+            trellis_dot_v1_dot_tuning__job__pb2.GetCheckpointRequest.SerializeToString,
+            trellis_dot_v1_dot_tuning__job__pb2.Checkpoint.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trellis.v1.TuningJobService/UpdateCheckpoint',
+            trellis_dot_v1_dot_tuning__job__pb2.UpdateCheckpointRequest.SerializeToString,
+            trellis_dot_v1_dot_tuning__job__pb2.Checkpoint.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PromoteCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trellis.v1.TuningJobService/PromoteCheckpoint',
+            trellis_dot_v1_dot_tuning__job__pb2.PromoteCheckpointRequest.SerializeToString,
+            trellis_dot_v1_dot_adapter__pb2.Adapter.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
+from trellis.v1 import adapter_pb2 as _adapter_pb2
 from trellis.v1 import tuning_job_pb2 as _tuning_job_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -48,6 +49,19 @@ class TuningJobServiceStub:
     """Deletes a job that has ended, with its events, logs, metrics and checkpoints; its adapter stays. Errors: NOT_FOUND,
     ABORTED (etag), FAILED_PRECONDITION (INVALID_STATE) while it is active.
     """
+    PauseTuningJob: _grpc.UnaryUnaryMultiCallable[_tuning_job_pb2.PauseTuningJobRequest, _tuning_job_pb2.TuningJob]
+    """Asks a job to save a checkpoint and leave: it is PAUSED within seconds, holds no capacity, and goes on from there
+    when it is resumed. One that waits is PAUSED at once; one that is PAUSED or PAUSING stays as it is. Errors:
+    NOT_FOUND, FAILED_PRECONDITION (INVALID_STATE) when it has ended or is being cancelled.
+    """
+    ResumeTuningJob: _grpc.UnaryUnaryMultiCallable[_tuning_job_pb2.ResumeTuningJobRequest, _tuning_job_pb2.TuningJob]
+    """Queues a PAUSED job again; it goes on from its last checkpoint. Errors: NOT_FOUND, FAILED_PRECONDITION
+    (INVALID_STATE) unless it is PAUSED or PAUSING.
+    """
+    PreemptTuningJob: _grpc.UnaryUnaryMultiCallable[_tuning_job_pb2.PreemptTuningJobRequest, _tuning_job_pb2.TuningJob]
+    """Makes a job give back its capacity: it saves a checkpoint, leaves and is queued again, which counts as no failure.
+    Errors: NOT_FOUND, FAILED_PRECONDITION (INVALID_STATE) unless it is STARTING or RUNNING.
+    """
     WatchTuningJob: _grpc.UnaryStreamMultiCallable[_tuning_job_pb2.WatchTuningJobRequest, _tuning_job_pb2.TuningJobEvent]
     """Streams a job's events, old ones first, until the job has ended and its last event is sent. Sequences have no
     gaps: to resume, call again with the last one seen. Errors: NOT_FOUND.
@@ -57,7 +71,18 @@ class TuningJobServiceStub:
     ListTuningJobMetrics: _grpc.UnaryUnaryMultiCallable[_tuning_job_pb2.ListTuningJobMetricsRequest, _tuning_job_pb2.ListTuningJobMetricsResponse]
     """Lists a job's metrics, by step. Errors: NOT_FOUND."""
     ListCheckpoints: _grpc.UnaryUnaryMultiCallable[_tuning_job_pb2.ListCheckpointsRequest, _tuning_job_pb2.ListCheckpointsResponse]
-    """Lists a job's committed checkpoints, by step. Errors: NOT_FOUND."""
+    """Lists a job's committed checkpoints, by step. Kept are the last two, the best by held-out loss, and pinned ones.
+    Errors: NOT_FOUND.
+    """
+    GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_tuning_job_pb2.GetCheckpointRequest, _tuning_job_pb2.Checkpoint]
+    """Reads one checkpoint. Errors: NOT_FOUND."""
+    UpdateCheckpoint: _grpc.UnaryUnaryMultiCallable[_tuning_job_pb2.UpdateCheckpointRequest, _tuning_job_pb2.Checkpoint]
+    """Pins a checkpoint, which is then kept as long as its job, or lets it go. Errors: NOT_FOUND, INVALID_ARGUMENT."""
+    PromoteCheckpoint: _grpc.UnaryUnaryMultiCallable[_tuning_job_pb2.PromoteCheckpointRequest, _adapter_pb2.Adapter]
+    """Makes an adapter of a checkpoint, to be deployed like any other, once it has passed the checks that every adapter
+    does. Doing it again answers the same adapter. Errors: NOT_FOUND, FAILED_PRECONDITION (ADAPTER_INVALID;
+    INVALID_STATE for a job that trains all weights).
+    """
 
 @_typing.type_check_only
 class TuningJobServiceAsyncStub(TuningJobServiceStub):
@@ -78,6 +103,19 @@ class TuningJobServiceAsyncStub(TuningJobServiceStub):
     """Deletes a job that has ended, with its events, logs, metrics and checkpoints; its adapter stays. Errors: NOT_FOUND,
     ABORTED (etag), FAILED_PRECONDITION (INVALID_STATE) while it is active.
     """
+    PauseTuningJob: _aio.UnaryUnaryMultiCallable[_tuning_job_pb2.PauseTuningJobRequest, _tuning_job_pb2.TuningJob]  # type: ignore[assignment]
+    """Asks a job to save a checkpoint and leave: it is PAUSED within seconds, holds no capacity, and goes on from there
+    when it is resumed. One that waits is PAUSED at once; one that is PAUSED or PAUSING stays as it is. Errors:
+    NOT_FOUND, FAILED_PRECONDITION (INVALID_STATE) when it has ended or is being cancelled.
+    """
+    ResumeTuningJob: _aio.UnaryUnaryMultiCallable[_tuning_job_pb2.ResumeTuningJobRequest, _tuning_job_pb2.TuningJob]  # type: ignore[assignment]
+    """Queues a PAUSED job again; it goes on from its last checkpoint. Errors: NOT_FOUND, FAILED_PRECONDITION
+    (INVALID_STATE) unless it is PAUSED or PAUSING.
+    """
+    PreemptTuningJob: _aio.UnaryUnaryMultiCallable[_tuning_job_pb2.PreemptTuningJobRequest, _tuning_job_pb2.TuningJob]  # type: ignore[assignment]
+    """Makes a job give back its capacity: it saves a checkpoint, leaves and is queued again, which counts as no failure.
+    Errors: NOT_FOUND, FAILED_PRECONDITION (INVALID_STATE) unless it is STARTING or RUNNING.
+    """
     WatchTuningJob: _aio.UnaryStreamMultiCallable[_tuning_job_pb2.WatchTuningJobRequest, _tuning_job_pb2.TuningJobEvent]  # type: ignore[assignment]
     """Streams a job's events, old ones first, until the job has ended and its last event is sent. Sequences have no
     gaps: to resume, call again with the last one seen. Errors: NOT_FOUND.
@@ -87,7 +125,18 @@ class TuningJobServiceAsyncStub(TuningJobServiceStub):
     ListTuningJobMetrics: _aio.UnaryUnaryMultiCallable[_tuning_job_pb2.ListTuningJobMetricsRequest, _tuning_job_pb2.ListTuningJobMetricsResponse]  # type: ignore[assignment]
     """Lists a job's metrics, by step. Errors: NOT_FOUND."""
     ListCheckpoints: _aio.UnaryUnaryMultiCallable[_tuning_job_pb2.ListCheckpointsRequest, _tuning_job_pb2.ListCheckpointsResponse]  # type: ignore[assignment]
-    """Lists a job's committed checkpoints, by step. Errors: NOT_FOUND."""
+    """Lists a job's committed checkpoints, by step. Kept are the last two, the best by held-out loss, and pinned ones.
+    Errors: NOT_FOUND.
+    """
+    GetCheckpoint: _aio.UnaryUnaryMultiCallable[_tuning_job_pb2.GetCheckpointRequest, _tuning_job_pb2.Checkpoint]  # type: ignore[assignment]
+    """Reads one checkpoint. Errors: NOT_FOUND."""
+    UpdateCheckpoint: _aio.UnaryUnaryMultiCallable[_tuning_job_pb2.UpdateCheckpointRequest, _tuning_job_pb2.Checkpoint]  # type: ignore[assignment]
+    """Pins a checkpoint, which is then kept as long as its job, or lets it go. Errors: NOT_FOUND, INVALID_ARGUMENT."""
+    PromoteCheckpoint: _aio.UnaryUnaryMultiCallable[_tuning_job_pb2.PromoteCheckpointRequest, _adapter_pb2.Adapter]  # type: ignore[assignment]
+    """Makes an adapter of a checkpoint, to be deployed like any other, once it has passed the checks that every adapter
+    does. Doing it again answers the same adapter. Errors: NOT_FOUND, FAILED_PRECONDITION (ADAPTER_INVALID;
+    INVALID_STATE for a job that trains all weights).
+    """
 
 class TuningJobServiceServicer(metaclass=_abc_1.ABCMeta):
     """Tuning jobs: each trains one adapter of one tenant on one base model. A job is its own long-running operation."""
@@ -137,6 +186,37 @@ class TuningJobServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def PauseTuningJob(
+        self,
+        request: _tuning_job_pb2.PauseTuningJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuning_job_pb2.TuningJob, _abc.Awaitable[_tuning_job_pb2.TuningJob]]:
+        """Asks a job to save a checkpoint and leave: it is PAUSED within seconds, holds no capacity, and goes on from there
+        when it is resumed. One that waits is PAUSED at once; one that is PAUSED or PAUSING stays as it is. Errors:
+        NOT_FOUND, FAILED_PRECONDITION (INVALID_STATE) when it has ended or is being cancelled.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeTuningJob(
+        self,
+        request: _tuning_job_pb2.ResumeTuningJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuning_job_pb2.TuningJob, _abc.Awaitable[_tuning_job_pb2.TuningJob]]:
+        """Queues a PAUSED job again; it goes on from its last checkpoint. Errors: NOT_FOUND, FAILED_PRECONDITION
+        (INVALID_STATE) unless it is PAUSED or PAUSING.
+        """
+
+    @_abc_1.abstractmethod
+    def PreemptTuningJob(
+        self,
+        request: _tuning_job_pb2.PreemptTuningJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuning_job_pb2.TuningJob, _abc.Awaitable[_tuning_job_pb2.TuningJob]]:
+        """Makes a job give back its capacity: it saves a checkpoint, leaves and is queued again, which counts as no failure.
+        Errors: NOT_FOUND, FAILED_PRECONDITION (INVALID_STATE) unless it is STARTING or RUNNING.
+        """
+
+    @_abc_1.abstractmethod
     def WatchTuningJob(
         self,
         request: _tuning_job_pb2.WatchTuningJobRequest,
@@ -168,6 +248,35 @@ class TuningJobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tuning_job_pb2.ListCheckpointsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tuning_job_pb2.ListCheckpointsResponse, _abc.Awaitable[_tuning_job_pb2.ListCheckpointsResponse]]:
-        """Lists a job's committed checkpoints, by step. Errors: NOT_FOUND."""
+        """Lists a job's committed checkpoints, by step. Kept are the last two, the best by held-out loss, and pinned ones.
+        Errors: NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCheckpoint(
+        self,
+        request: _tuning_job_pb2.GetCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuning_job_pb2.Checkpoint, _abc.Awaitable[_tuning_job_pb2.Checkpoint]]:
+        """Reads one checkpoint. Errors: NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def UpdateCheckpoint(
+        self,
+        request: _tuning_job_pb2.UpdateCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuning_job_pb2.Checkpoint, _abc.Awaitable[_tuning_job_pb2.Checkpoint]]:
+        """Pins a checkpoint, which is then kept as long as its job, or lets it go. Errors: NOT_FOUND, INVALID_ARGUMENT."""
+
+    @_abc_1.abstractmethod
+    def PromoteCheckpoint(
+        self,
+        request: _tuning_job_pb2.PromoteCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_pb2.Adapter, _abc.Awaitable[_adapter_pb2.Adapter]]:
+        """Makes an adapter of a checkpoint, to be deployed like any other, once it has passed the checks that every adapter
+        does. Doing it again answers the same adapter. Errors: NOT_FOUND, FAILED_PRECONDITION (ADAPTER_INVALID;
+        INVALID_STATE for a job that trains all weights).
+        """
 
 def add_TuningJobServiceServicer_to_server(servicer: TuningJobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from trellis.v1 import tuning_job_pb2 as _tuning_job_pb2
 import builtins as _builtins
@@ -20,6 +21,78 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _StopRequest:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StopRequestEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StopRequest.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STOP_REQUEST_UNSPECIFIED: _StopRequest.ValueType  # 0
+    """Nothing: go on."""
+    STOP_REQUEST_CANCEL: _StopRequest.ValueType  # 1
+    """The job is cancelled: stop now."""
+    STOP_REQUEST_PAUSE: _StopRequest.ValueType  # 2
+    """The job is paused: save a checkpoint, report it, fail the attempt with END_CAUSE_PAUSED."""
+    STOP_REQUEST_PREEMPT: _StopRequest.ValueType  # 3
+    """Others need the capacity: save a checkpoint, report it, fail the attempt with END_CAUSE_PREEMPTED."""
+
+class StopRequest(_StopRequest, metaclass=_StopRequestEnumTypeWrapper):
+    """What an attempt is asked to do instead of going on."""
+
+STOP_REQUEST_UNSPECIFIED: StopRequest.ValueType  # 0
+"""Nothing: go on."""
+STOP_REQUEST_CANCEL: StopRequest.ValueType  # 1
+"""The job is cancelled: stop now."""
+STOP_REQUEST_PAUSE: StopRequest.ValueType  # 2
+"""The job is paused: save a checkpoint, report it, fail the attempt with END_CAUSE_PAUSED."""
+STOP_REQUEST_PREEMPT: StopRequest.ValueType  # 3
+"""Others need the capacity: save a checkpoint, report it, fail the attempt with END_CAUSE_PREEMPTED."""
+Global___StopRequest: _TypeAlias = StopRequest  # noqa: Y015
+
+class _EndCause:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EndCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EndCause.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    END_CAUSE_UNSPECIFIED: _EndCause.ValueType  # 0
+    """As INFRASTRUCTURE."""
+    END_CAUSE_USER: _EndCause.ValueType  # 1
+    """The job's data or settings are wrong: never tried again."""
+    END_CAUSE_INFRASTRUCTURE: _EndCause.ValueType  # 2
+    """A process, node, network or store failed: tried again after a pause that grows, so many times."""
+    END_CAUSE_OUT_OF_MEMORY: _EndCause.ValueType  # 3
+    """The memory did not suffice: tried again with half the work in one pass."""
+    END_CAUSE_CANCELLED: _EndCause.ValueType  # 4
+    """It was asked to stop."""
+    END_CAUSE_PAUSED: _EndCause.ValueType  # 5
+    """It was asked to pause, and its checkpoint is reported."""
+    END_CAUSE_PREEMPTED: _EndCause.ValueType  # 6
+    """It was asked to give back its capacity, and its checkpoint is reported."""
+    END_CAUSE_DECLINED: _EndCause.ValueType  # 7
+    """The trainer has no room for it: queued again at once, which counts as no failure."""
+
+class EndCause(_EndCause, metaclass=_EndCauseEnumTypeWrapper):
+    """Why an attempt ends without an adapter; decides whether and how the job is tried again."""
+
+END_CAUSE_UNSPECIFIED: EndCause.ValueType  # 0
+"""As INFRASTRUCTURE."""
+END_CAUSE_USER: EndCause.ValueType  # 1
+"""The job's data or settings are wrong: never tried again."""
+END_CAUSE_INFRASTRUCTURE: EndCause.ValueType  # 2
+"""A process, node, network or store failed: tried again after a pause that grows, so many times."""
+END_CAUSE_OUT_OF_MEMORY: EndCause.ValueType  # 3
+"""The memory did not suffice: tried again with half the work in one pass."""
+END_CAUSE_CANCELLED: EndCause.ValueType  # 4
+"""It was asked to stop."""
+END_CAUSE_PAUSED: EndCause.ValueType  # 5
+"""It was asked to pause, and its checkpoint is reported."""
+END_CAUSE_PREEMPTED: EndCause.ValueType  # 6
+"""It was asked to give back its capacity, and its checkpoint is reported."""
+END_CAUSE_DECLINED: EndCause.ValueType  # 7
+"""The trainer has no room for it: queued again at once, which counts as no failure."""
+Global___EndCause: _TypeAlias = EndCause  # noqa: Y015
 
 @_typing.final
 class StartAttemptRequest(_message.Message):
@@ -69,6 +142,10 @@ class StartAttemptResponse(_message.Message):
     RESUME_STEP_FIELD_NUMBER: _builtins.int
     HEARTBEAT_SECONDS_FIELD_NUMBER: _builtins.int
     NEXT_REPORT_FIELD_NUMBER: _builtins.int
+    REPLAY_KEY_FIELD_NUMBER: _builtins.int
+    INITIAL_KEY_FIELD_NUMBER: _builtins.int
+    MEMORY_HALVINGS_FIELD_NUMBER: _builtins.int
+    MODEL_PREFIX_FIELD_NUMBER: _builtins.int
     tuning_job: _builtins.str
     """The job."""
     attempt: _builtins.int
@@ -93,6 +170,14 @@ class StartAttemptResponse(_message.Message):
     """A report is due at least so often, or the lease ends."""
     next_report: _builtins.int
     """The next report's number."""
+    replay_key: _builtins.str
+    """The key of the replay file; empty when there is none."""
+    initial_key: _builtins.str
+    """The key of the PEFT folder to start from; empty for a new adapter."""
+    memory_halvings: _builtins.int
+    """How many times the work of one pass is to be halved, as earlier attempts ran out of memory."""
+    model_prefix: _builtins.str
+    """The key under which a job that trains all weights lays its model; no other attempt writes there."""
     def __init__(
         self,
         *,
@@ -108,14 +193,44 @@ class StartAttemptResponse(_message.Message):
         resume_step: _builtins.int = ...,
         heartbeat_seconds: _builtins.float = ...,
         next_report: _builtins.int = ...,
+        replay_key: _builtins.str = ...,
+        initial_key: _builtins.str = ...,
+        memory_halvings: _builtins.int = ...,
+        model_prefix: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_prefix", b"adapter_prefix", "attempt", b"attempt", "checkpoint_prefix", b"checkpoint_prefix", "heartbeat_seconds", b"heartbeat_seconds", "next_report", b"next_report", "resume_key", b"resume_key", "resume_step", b"resume_step", "store_url", b"store_url", "train_spec_json", b"train_spec_json", "training_key", b"training_key", "tuning_job", b"tuning_job", "validation_key", b"validation_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_prefix", b"adapter_prefix", "attempt", b"attempt", "checkpoint_prefix", b"checkpoint_prefix", "heartbeat_seconds", b"heartbeat_seconds", "initial_key", b"initial_key", "memory_halvings", b"memory_halvings", "model_prefix", b"model_prefix", "next_report", b"next_report", "replay_key", b"replay_key", "resume_key", b"resume_key", "resume_step", b"resume_step", "store_url", b"store_url", "train_spec_json", b"train_spec_json", "training_key", b"training_key", "tuning_job", b"tuning_job", "validation_key", b"validation_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StartAttemptResponse: _TypeAlias = StartAttemptResponse  # noqa: Y015
+
+@_typing.final
+class AttemptUsage(_message.Message):
+    """What an attempt has used so far; each report says the whole."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRAINED_TOKENS_FIELD_NUMBER: _builtins.int
+    TRAINER_SECONDS_FIELD_NUMBER: _builtins.int
+    trained_tokens: _builtins.int
+    """Tokens trained on."""
+    trainer_seconds: _builtins.float
+    """Seconds of the trainer, or its share of them."""
+    def __init__(
+        self,
+        *,
+        trained_tokens: _builtins.int = ...,
+        trainer_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["trained_tokens", b"trained_tokens", "trainer_seconds", b"trainer_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttemptUsage: _TypeAlias = AttemptUsage  # noqa: Y015
 
 @_typing.final
 class WorkerEvent(_message.Message):
@@ -158,24 +273,30 @@ class CommittedCheckpoint(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    VALID_LOSS_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """Optimizer steps done."""
     key: _builtins.str
     """Its key in the object store."""
     size_bytes: _builtins.int
     """Its size."""
+    valid_loss: _builtins.float
+    """The held-out loss at its step, if that was measured."""
     def __init__(
         self,
         *,
         step: _builtins.int = ...,
         key: _builtins.str = ...,
         size_bytes: _builtins.int = ...,
+        valid_loss: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_valid_loss", b"_valid_loss", "valid_loss", b"valid_loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "size_bytes", b"size_bytes", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_valid_loss", b"_valid_loss", "key", b"key", "size_bytes", b"size_bytes", "step", b"step", "valid_loss", b"valid_loss"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__valid_loss: _TypeAlias = _typing.Literal["valid_loss"]  # noqa: Y015
+    _WhichOneofArgType__valid_loss: _TypeAlias = _typing.Literal["_valid_loss", b"_valid_loss"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__valid_loss) -> _WhichOneofReturnType__valid_loss | None: ...
 
 Global___CommittedCheckpoint: _TypeAlias = CommittedCheckpoint  # noqa: Y015
 
@@ -191,6 +312,7 @@ class ReportAttemptRequest(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     CHECKPOINTS_FIELD_NUMBER: _builtins.int
     LOG_TEXT_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
     report: _builtins.int
     """The report's number in the attempt, from one, without gaps."""
     log_text: _builtins.str
@@ -211,6 +333,10 @@ class ReportAttemptRequest(_message.Message):
     def checkpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___CommittedCheckpoint]:
         """What was committed."""
 
+    @_builtins.property
+    def usage(self) -> Global___AttemptUsage:
+        """What the attempt has used so far."""
+
     def __init__(
         self,
         *,
@@ -220,10 +346,11 @@ class ReportAttemptRequest(_message.Message):
         events: _abc.Iterable[Global___WorkerEvent] | None = ...,
         checkpoints: _abc.Iterable[Global___CommittedCheckpoint] | None = ...,
         log_text: _builtins.str = ...,
+        usage: Global___AttemptUsage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "events", b"events", "log_text", b"log_text", "metrics", b"metrics", "progress", b"progress", "report", b"report"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "events", b"events", "log_text", b"log_text", "metrics", b"metrics", "progress", b"progress", "report", b"report", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -235,17 +362,21 @@ class ReportAttemptResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
-    cancel_requested: _builtins.bool
-    """The job is to be cancelled: stop now."""
+    STOP_FIELD_NUMBER: _builtins.int
+    STOP_SECONDS_FIELD_NUMBER: _builtins.int
+    stop: Global___StopRequest.ValueType
+    """What to do instead of going on."""
+    stop_seconds: _builtins.float
+    """Seconds until the attempt is ended whether it has stopped or not; 0 when `stop` asks for nothing."""
     def __init__(
         self,
         *,
-        cancel_requested: _builtins.bool = ...,
+        stop: Global___StopRequest.ValueType = ...,
+        stop_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_requested", b"cancel_requested"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stop", b"stop", "stop_seconds", b"stop_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -260,14 +391,14 @@ class CompleteAttemptRequest(_message.Message):
     ADAPTER_DIGEST_FIELD_NUMBER: _builtins.int
     BASE_EVALUATION_FIELD_NUMBER: _builtins.int
     TUNED_EVALUATION_FIELD_NUMBER: _builtins.int
-    TRAINED_TOKENS_FIELD_NUMBER: _builtins.int
-    TRAINING_SECONDS_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    MODEL_DIGEST_FIELD_NUMBER: _builtins.int
     adapter_digest: _builtins.str
     """The digest of the adapter's manifest."""
-    trained_tokens: _builtins.int
-    """Tokens trained on, in all."""
-    training_seconds: _builtins.float
-    """How long the process trained, in seconds."""
+    model_digest: _builtins.str
+    """The sha256 of the model's manifest under model_prefix, for a job that trains all weights; adapter_digest is empty
+    then.
+    """
     @_builtins.property
     def base_evaluation(self) -> _tuning_job_pb2.TuningJob.Evaluation:
         """The base model on held-out data."""
@@ -276,18 +407,22 @@ class CompleteAttemptRequest(_message.Message):
     def tuned_evaluation(self) -> _tuning_job_pb2.TuningJob.Evaluation:
         """The base model with the adapter on held-out data."""
 
+    @_builtins.property
+    def usage(self) -> Global___AttemptUsage:
+        """What the attempt has used."""
+
     def __init__(
         self,
         *,
         adapter_digest: _builtins.str = ...,
         base_evaluation: _tuning_job_pb2.TuningJob.Evaluation | None = ...,
         tuned_evaluation: _tuning_job_pb2.TuningJob.Evaluation | None = ...,
-        trained_tokens: _builtins.int = ...,
-        training_seconds: _builtins.float = ...,
+        usage: Global___AttemptUsage | None = ...,
+        model_digest: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["base_evaluation", b"base_evaluation", "tuned_evaluation", b"tuned_evaluation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base_evaluation", b"base_evaluation", "tuned_evaluation", b"tuned_evaluation", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_digest", b"adapter_digest", "base_evaluation", b"base_evaluation", "trained_tokens", b"trained_tokens", "training_seconds", b"training_seconds", "tuned_evaluation", b"tuned_evaluation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_digest", b"adapter_digest", "base_evaluation", b"base_evaluation", "model_digest", b"model_digest", "tuned_evaluation", b"tuned_evaluation", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -301,7 +436,7 @@ class CompleteAttemptResponse(_message.Message):
 
     ADAPTER_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
-    """The adapter's name."""
+    """The adapter's name, or the export's of a job that trains all weights."""
     def __init__(
         self,
         *,
@@ -322,26 +457,28 @@ class FailAttemptRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ERROR_FIELD_NUMBER: _builtins.int
-    RETRYABLE_FIELD_NUMBER: _builtins.int
-    CANCELLED_FIELD_NUMBER: _builtins.int
-    retryable: _builtins.bool
-    """Whether another attempt may help. Not for wrong data or settings."""
-    cancelled: _builtins.bool
-    """The process stopped because it was asked to."""
+    CAUSE_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    cause: Global___EndCause.ValueType
+    """Why it ended."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
         """What went wrong."""
+
+    @_builtins.property
+    def usage(self) -> Global___AttemptUsage:
+        """What the attempt has used."""
 
     def __init__(
         self,
         *,
         error: _status_pb2.Status | None = ...,
-        retryable: _builtins.bool = ...,
-        cancelled: _builtins.bool = ...,
+        cause: Global___EndCause.ValueType = ...,
+        usage: Global___AttemptUsage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "error", b"error", "retryable", b"retryable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "error", b"error", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

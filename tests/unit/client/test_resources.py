@@ -81,7 +81,7 @@ async def test_datasets(rig: Rig) -> None:
 
 
 async def test_a_job_is_created_with_what_was_said_and_nothing_else(rig: Rig) -> None:
-    spec = trellis.SupervisedSpec(
+    spec = trellis.TrainingSettings(
         lora=trellis.LoraSpec(rank=8, target_modules=("q_proj",)),
         epochs=0,
         schedule=trellis.LearningRateSchedule.LINEAR,

@@ -39,7 +39,7 @@ MESSAGES: dict[type, type[Message]] = {
     types.Preview: dataset_pb2.DatasetReport.Preview,
     types.Segment: dataset_pb2.DatasetReport.Segment,
     types.TuningJob: tuning_job_pb2.TuningJob,
-    types.SupervisedSpec: tuning_job_pb2.SupervisedSpec,
+    types.TrainingSettings: tuning_job_pb2.TrainingSettings,
     types.LoraSpec: tuning_job_pb2.LoraSpec,
     types.QueueReason: tuning_job_pb2.TuningJob.QueueReason,
     types.Progress: tuning_job_pb2.TuningJob.Progress,

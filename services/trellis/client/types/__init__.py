@@ -36,7 +36,7 @@ from trellis.client.types.job import (
 )
 from trellis.client.types.report import CodeCount, DatasetReport, Lengths, Preview, ReportState, Segment
 from trellis.client.types.tenant import ApiKey, CreatedApiKey, Role, Tenant
-from trellis.client.types.tuning_spec import LearningRateSchedule, LoraSpec, Precision, SupervisedSpec
+from trellis.client.types.tuning_spec import LearningRateSchedule, LoraSpec, Precision, TrainingSettings
 from trellis.formats.errors import LineError
 
 __all__ = [
@@ -79,9 +79,9 @@ __all__ = [
     "ReportState",
     "Role",
     "Segment",
-    "SupervisedSpec",
     "Tenant",
     "TokenLogprob",
+    "TrainingSettings",
     "TuningJob",
     "Upload",
     "Usage",

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from trellis.client.types.tuning_spec import SupervisedSpec
+from trellis.client.types.tuning_spec import TrainingSettings
 from trellis.errors import FieldViolation
 
 
@@ -99,7 +99,7 @@ class TuningJob:
     base_model: str
     training_dataset: str
     validation_dataset: str
-    supervised: SupervisedSpec | None
+    supervised: TrainingSettings | None
     alias: str
     deploy: bool
     state: JobState

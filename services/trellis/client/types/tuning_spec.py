@@ -32,7 +32,7 @@ class LoraSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class SupervisedSpec:
+class TrainingSettings:
     """Supervised fine-tuning: loss on what the assistant says. What is None gets the platform's default."""
 
     lora: LoraSpec | None = None

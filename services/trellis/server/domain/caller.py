@@ -6,12 +6,13 @@ from enum import IntEnum
 
 
 class Role(IntEnum):
-    """The API's roles; MEMBER, TENANT_ADMIN and ADMIN are ordered, ATTEMPT stands outside."""
+    """The API's roles; MEMBER, TENANT_ADMIN and ADMIN are ordered, ATTEMPT and TRAINER stand outside."""
 
     MEMBER = 1
     TENANT_ADMIN = 2
     ADMIN = 3
     ATTEMPT = 4
+    TRAINER = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +50,12 @@ class Caller:
     """None for admins."""
     key_id: str
     attempt: AttemptRef | None = None
+    trainer_uid: str = ""
+    """Of a shared trainer."""
 
     def has_role(self, role: Role) -> bool:
         """Whether the caller may do what asks for `role`."""
-        if Role.ATTEMPT in (self.role, role):
+        if not {self.role, role}.isdisjoint({Role.ATTEMPT, Role.TRAINER}):
             return self.role == role
         return self.role >= role
 

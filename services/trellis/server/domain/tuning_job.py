@@ -16,25 +16,34 @@ class JobState(StrEnum):
     STARTING = "STARTING"
     RUNNING = "RUNNING"
     CANCELLING = "CANCELLING"
+    PAUSING = "PAUSING"
+    PAUSED = "PAUSED"
+    PREEMPTING = "PREEMPTING"
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
 
 
+_S = JobState
 MOVES: Mapping[JobState, frozenset[JobState]] = {
-    JobState.QUEUED: frozenset({JobState.STARTING, JobState.CANCELLED, JobState.FAILED}),
-    JobState.STARTING: frozenset({JobState.RUNNING, JobState.QUEUED, JobState.CANCELLING, JobState.FAILED}),
-    JobState.RUNNING: frozenset({JobState.SUCCEEDED, JobState.QUEUED, JobState.CANCELLING, JobState.FAILED}),
-    JobState.CANCELLING: frozenset({JobState.CANCELLED, JobState.SUCCEEDED, JobState.FAILED}),
-    JobState.SUCCEEDED: frozenset(),
-    JobState.FAILED: frozenset(),
-    JobState.CANCELLED: frozenset(),
+    _S.QUEUED: frozenset({_S.STARTING, _S.PAUSED, _S.CANCELLED, _S.FAILED}),
+    _S.STARTING: frozenset({_S.RUNNING, _S.QUEUED, _S.PAUSING, _S.PREEMPTING, _S.CANCELLING, _S.FAILED}),
+    _S.RUNNING: frozenset({_S.SUCCEEDED, _S.QUEUED, _S.PAUSING, _S.PREEMPTING, _S.CANCELLING, _S.FAILED}),
+    _S.PAUSING: frozenset({_S.PAUSED, _S.RUNNING, _S.QUEUED, _S.SUCCEEDED, _S.CANCELLING, _S.FAILED}),
+    _S.PREEMPTING: frozenset({_S.QUEUED, _S.SUCCEEDED, _S.PAUSING, _S.CANCELLING, _S.FAILED}),
+    _S.PAUSED: frozenset({_S.QUEUED, _S.CANCELLED}),
+    _S.CANCELLING: frozenset({_S.CANCELLED, _S.SUCCEEDED, _S.FAILED}),
+    _S.SUCCEEDED: frozenset(),
+    _S.FAILED: frozenset(),
+    _S.CANCELLED: frozenset(),
 }
-"""The lawful moves. QUEUED again from STARTING or RUNNING is a retry; SUCCEEDED from CANCELLING is a finish that was
-faster than the request to stop."""
+"""The lawful moves. QUEUED again from a state with a process is a retry or what follows a preemption; SUCCEEDED from
+one that was asked to stop is a finish that was faster than the request."""
 
 ENDED = frozenset(state for state, moves in MOVES.items() if not moves)
-ACTIVE = frozenset({JobState.STARTING, JobState.RUNNING, JobState.CANCELLING})
+STOPPING = frozenset({JobState.CANCELLING, JobState.PAUSING, JobState.PREEMPTING})
+"""States in which a job's process is asked to leave."""
+ACTIVE = frozenset({JobState.STARTING, JobState.RUNNING}) | STOPPING
 """States in which a job holds capacity."""
 
 
@@ -119,6 +128,10 @@ class Checkpoint:
     key: str
     size_bytes: int
     create_time: datetime
+    valid_loss: float | None = None
+    """The held-out loss at its step, in nats, if it was measured."""
+    pinned: bool = False
+    """Whether it is kept whatever comes after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +173,12 @@ class Attempt:
     """A sentence on how it ended."""
     cleaned_up: bool = False
     """Whether the cluster was seen to run it no longer and its last output was kept."""
+    trainer_uid: str = ""
+    """The shared trainer that it was given to; empty for a run of its own."""
+    used_tokens: int = 0
+    """Tokens that it trained on, as last reported."""
+    used_seconds: float = 0.0
+    """Seconds of a trainer that it took, or its share of them, as last reported."""
 
     @property
     def ended(self) -> bool:
@@ -192,6 +211,18 @@ class TuningJob:
     tuned_evaluation: Evaluation | None = None
     attempt_count: int = 0
     """The number of its newest attempt."""
+    failure_count: int = 0
+    """Attempts that ended by a failure of the infrastructure; preemptions and pauses are none."""
+    memory_halvings: int = 0
+    """How many times attempts ran out of memory: each halves the work of one pass."""
+    used_tokens: int = 0
+    """Tokens trained on, over all attempts that are over."""
+    used_seconds: float = 0.0
+    """Seconds of a trainer, over all attempts that are over."""
+    export_id: str = ""
+    """The export that a job which trains all weights made."""
+    stop_time: datetime | None = None
+    """When it was asked to pause or to give back its capacity, while it is asked."""
     retry_time: datetime | None = None
     """Not to be admitted before."""
     start_time: datetime | None = None
@@ -225,6 +256,7 @@ class TuningJob:
             update_time=now,
             start_time=self.start_time or (now if state is JobState.RUNNING else None),
             cancel_time=now if state is JobState.CANCELLING else self.cancel_time,
+            stop_time=now if state in {JobState.PAUSING, JobState.PREEMPTING} else None,
             end_time=now if state in ENDED else None,
             revision=self.revision + 1,
         )

@@ -9,6 +9,7 @@ from trellis.server.app.ports import Page
 from trellis.server.domain.tuning_job import Checkpoint
 from trellis.server.store import tables
 from trellis.server.store.pages import Keyset
+from trellis.server.store.rows import named
 from trellis.server.store.transaction import Rows
 
 _c = tables.checkpoints.c
@@ -16,7 +17,7 @@ _BY_STEP = Keyset((_c.step,))
 
 
 def _read(row: Row[Any]) -> Checkpoint:
-    return Checkpoint(row.step, row.attempt, row.key, row.size_bytes, row.create_time)
+    return Checkpoint(**{key: value for key, value in named(row).items() if key != "job_uid"})
 
 
 class CheckpointRows(Rows):

@@ -11,12 +11,15 @@ from sqlalchemy import (
     MetaData,
     Table,
     UniqueConstraint,
+    false,
     text,
 )
 
 from trellis.server.domain.adapter import Deployment
 from trellis.server.domain.caller import Role
 from trellis.server.domain.dataset import ReportState, VersionState
+from trellis.server.domain.export import ExportFormat, ExportState
+from trellis.server.domain.trainer import TrainerState
 from trellis.server.domain.tuning_job import EventLevel, JobState
 from trellis.server.store.columns import Json, Named, UtcTime, Words
 
@@ -190,6 +193,12 @@ tuning_jobs = Table(
     Column("base_evaluation", Json),
     Column("tuned_evaluation", Json),
     Column("attempt_count", BigInteger, nullable=False),
+    Column("failure_count", BigInteger, nullable=False, server_default=text("0")),
+    Column("memory_halvings", BigInteger, nullable=False, server_default=text("0")),
+    Column("used_tokens", BigInteger, nullable=False, server_default=text("0")),
+    Column("used_seconds", Double, nullable=False, server_default=text("0")),
+    Column("export_id", Words, nullable=False, server_default=text("''")),
+    Column("stop_time", UtcTime),
     Column("retry_time", UtcTime),
     Column("start_time", UtcTime),
     Column("cancel_time", UtcTime),
@@ -221,10 +230,66 @@ attempts = Table(
     Column("end_time", UtcTime),
     Column("outcome", Words, nullable=False),
     Column("cleaned_up", Boolean, nullable=False),
+    Column("trainer_uid", Words, nullable=False, server_default=text("''")),
+    Column("used_tokens", BigInteger, nullable=False, server_default=text("0")),
+    Column("used_seconds", Double, nullable=False, server_default=text("0")),
     UniqueConstraint("token_hash"),
+    Index(None, "trainer_uid", "end_time"),
     Index(None, "end_time", "create_time"),
     Index(None, "end_time", "lease_expire_time"),
     Index(None, "cleaned_up", "end_time"),
+)
+
+trainers = Table(
+    "trainers",
+    metadata,
+    Column("uid", Words, primary_key=True),
+    Column("base_model", Words, nullable=False),
+    Column("precision", Words, nullable=False),
+    Column("state", Named(TrainerState), nullable=False),
+    Column("token_hash", Words, nullable=False),
+    Column("submission_id", Words, nullable=False),
+    Column("cpus", Double, nullable=False),
+    Column("gpus", Double, nullable=False),
+    Column("workers", BigInteger, nullable=False),
+    Column("create_time", UtcTime, nullable=False),
+    Column("lease_expire_time", UtcTime, nullable=False),
+    Column("start_time", UtcTime),
+    Column("busy_time", UtcTime),
+    Column("room", Json),
+    Column("room_time", UtcTime),
+    Column("end_time", UtcTime),
+    Column("outcome", Words, nullable=False),
+    Column("cleaned_up", Boolean, nullable=False),
+    UniqueConstraint("token_hash"),
+    Index(None, "state", "create_time"),
+    Index(None, "cleaned_up", "end_time"),
+)
+
+exports = Table(
+    "exports",
+    metadata,
+    Column("uid", Words, primary_key=True),
+    Column("tenant", Words, ForeignKey(tenants.c.tenant_id, ondelete="CASCADE"), nullable=False),
+    Column("export_id", Words, nullable=False),
+    Column("display_name", Words, nullable=False),
+    Column("source", Words, nullable=False),
+    Column("adapter_key", Words, nullable=False),
+    Column("base_model", Words, nullable=False),
+    Column("format", Named(ExportFormat), nullable=False),
+    Column("state", Named(ExportState), nullable=False),
+    Column("key", Words, nullable=False),
+    Column("submission_id", Words, nullable=False),
+    Column("create_time", UtcTime, nullable=False),
+    Column("start_time", UtcTime),
+    Column("end_time", UtcTime),
+    Column("error", Json),
+    Column("files", Json, nullable=False),
+    Column("cleaned_up", Boolean, nullable=False),
+    UniqueConstraint("tenant", "export_id"),
+    Index(None, "tenant", "create_time", "export_id"),
+    Index(None, "state", "create_time"),
+    Index(None, "base_model"),
 )
 
 job_events = Table(
@@ -257,6 +322,8 @@ checkpoints = Table(
     Column("key", Words, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("create_time", UtcTime, nullable=False),
+    Column("valid_loss", Double),
+    Column("pinned", Boolean, nullable=False, server_default=false()),
 )
 
 job_logs = Table(

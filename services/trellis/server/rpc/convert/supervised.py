@@ -30,7 +30,7 @@ _SCHEDULE_NUMBERS = {name: number for number, name in _SCHEDULES.items()}
 _PRECISION_NUMBERS = {name: number for number, name in _PRECISIONS.items()}
 
 
-def chosen_settings(message: pb.SupervisedSpec) -> dict[str, Any]:
+def chosen_settings(message: pb.TrainingSettings) -> dict[str, Any]:
     """The fields of TrainSpec that the request sets."""
     settings = {field: getattr(message, field) for field in _PLAIN if message.HasField(field)}  # type: ignore[arg-type]
     if message.schedule in _SCHEDULES:
@@ -48,10 +48,10 @@ def chosen_lora(message: pb.LoraSpec) -> dict[str, Any]:
     return chosen
 
 
-def supervised(spec: TrainSpec) -> pb.SupervisedSpec:
+def supervised(spec: TrainSpec) -> pb.TrainingSettings:
     """All settings that the job has, on the wire."""
     lora = spec.lora
-    return pb.SupervisedSpec(
+    return pb.TrainingSettings(
         lora=pb.LoraSpec(rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, target_modules=lora.target_modules),
         schedule=_SCHEDULE_NUMBERS[spec.schedule],
         precision=_PRECISION_NUMBERS.get(spec.precision, pb.PRECISION_UNSPECIFIED),

@@ -1,0 +1,1 @@
+"""Jobs that run by themselves, on DeepSpeed over one or several workers."""

@@ -1,0 +1,1 @@
+"""Whole models made of a base and an adapter."""

@@ -1,0 +1,1 @@
+"""The methods of training: supervised, preference, continued pre-training."""

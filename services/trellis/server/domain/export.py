@@ -1,0 +1,77 @@
+"""Exports: whole models made of a base and an adapter, to take away."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Self
+
+from trellis.server.domain.tuning_job import JobError
+
+
+class ExportFormat(StrEnum):
+    """What an export's files are."""
+
+    SAFETENSORS = "SAFETENSORS"
+    GGUF = "GGUF"
+
+
+class ExportState(StrEnum):
+    """Where an export is in its life."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportFile:
+    """One of an export's files, by its path in the folder."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A whole model to take away."""
+
+    tenant: str
+    export_id: str
+    uid: str
+    """Never used again, unlike export_id."""
+    display_name: str
+    source: str
+    """The name of the adapter, checkpoint or job that it is made of."""
+    adapter_key: str
+    """The PEFT folder in the object store; empty for the output of a job that trains all weights."""
+    base_model: str
+    """`baseModels/…`."""
+    format: ExportFormat
+    state: ExportState
+    key: str
+    """Where its files lie in the object store."""
+    submission_id: str
+    """The name under which the cluster makes it; empty when there is nothing to make."""
+    create_time: datetime
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    error: JobError | None = None
+    files: tuple[ExportFile, ...] = ()
+    cleaned_up: bool = False
+    """Whether the cluster was seen to run it no longer."""
+
+    @property
+    def name(self) -> str:
+        """Its resource name."""
+        return f"tenants/{self.tenant}/exports/{self.export_id}"
+
+    @property
+    def ended(self) -> bool:
+        """Whether it will not change any more."""
+        return self.state in {ExportState.SUCCEEDED, ExportState.FAILED}
+
+    def failed(self, now: datetime, error: JobError) -> Self:
+        """The export, given up."""
+        return replace(self, state=ExportState.FAILED, end_time=now, error=error)
