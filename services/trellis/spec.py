@@ -19,7 +19,7 @@ KEPT_CHECKPOINTS = 2
 Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["auto", "fp32", "bf16"]
 Method = Literal["supervised", "preference", "pretraining"]
-PreferenceLoss = Literal["dpo", "orpo", "kto"]
+PreferenceLoss = Literal["dpo", "orpo"]
 Offload = Literal["auto", "none", "optimizer", "all"]
 Quantization = Literal["none", "nf4"]
 

@@ -331,8 +331,6 @@ class PreferenceSpec(_message.Message):
         """Direct preference optimisation, https://arxiv.org/abs/2305.18290."""
         LOSS_ORPO: PreferenceSpec._Loss.ValueType  # 2
         """Odds-ratio preference optimisation, without a reference, https://arxiv.org/abs/2403.07691."""
-        LOSS_KTO: PreferenceSpec._Loss.ValueType  # 3
-        """Kahneman-Tversky optimisation of the pairs' halves, https://arxiv.org/abs/2402.01306."""
 
     class Loss(_Loss, metaclass=_LossEnumTypeWrapper):
         """What is minimised."""
@@ -343,8 +341,6 @@ class PreferenceSpec(_message.Message):
     """Direct preference optimisation, https://arxiv.org/abs/2305.18290."""
     LOSS_ORPO: PreferenceSpec.Loss.ValueType  # 2
     """Odds-ratio preference optimisation, without a reference, https://arxiv.org/abs/2403.07691."""
-    LOSS_KTO: PreferenceSpec.Loss.ValueType  # 3
-    """Kahneman-Tversky optimisation of the pairs' halves, https://arxiv.org/abs/2402.01306."""
 
     TRAINING_FIELD_NUMBER: _builtins.int
     LOSS_FIELD_NUMBER: _builtins.int
@@ -354,9 +350,7 @@ class PreferenceSpec(_message.Message):
     loss: Global___PreferenceSpec.Loss.ValueType
     """What is minimised."""
     beta: _builtins.float
-    """How strongly the model is held to the reference (DPO, KTO; 0.1 when not set), or the weight of the odds ratio
-    (ORPO; 0.1 when not set).
-    """
+    """How strongly the model is held to the reference (DPO), or the weight of the odds ratio (ORPO); 0.1 when not set."""
     label_smoothing: _builtins.float
     """The share of pairs that is taken to be the wrong way round, 0 to 0.5 (exclusive); DPO only; 0 when not set."""
     reference_free: _builtins.bool
@@ -746,7 +740,7 @@ class TuningJob(_message.Message):
         LINE_COUNT_FIELD_NUMBER: _builtins.int
         ANSWERED_LINE_COUNT_FIELD_NUMBER: _builtins.int
         loss: _builtins.float
-        """Mean loss a trainable token, in nats."""
+        """Mean loss a trainable token, in nats; a pair of answers for preferences."""
         token_accuracy: _builtins.float
         """The share of trainable tokens that the model ranks first."""
         exact_match: _builtins.float
@@ -776,6 +770,8 @@ class TuningJob(_message.Message):
     TRAINING_DATASET_FIELD_NUMBER: _builtins.int
     VALIDATION_DATASET_FIELD_NUMBER: _builtins.int
     SUPERVISED_FIELD_NUMBER: _builtins.int
+    PREFERENCE_FIELD_NUMBER: _builtins.int
+    PRETRAINING_FIELD_NUMBER: _builtins.int
     ALIAS_FIELD_NUMBER: _builtins.int
     DEPLOY_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
@@ -831,6 +827,14 @@ class TuningJob(_message.Message):
     @_builtins.property
     def supervised(self) -> Global___TrainingSettings:
         """Supervised fine-tuning."""
+
+    @_builtins.property
+    def preference(self) -> Global___PreferenceSpec:
+        """Preference tuning."""
+
+    @_builtins.property
+    def pretraining(self) -> Global___PretrainingSpec:
+        """Continued pre-training."""
 
     @_builtins.property
     def queue_reason(self) -> Global___TuningJob.QueueReason:
@@ -889,6 +893,8 @@ class TuningJob(_message.Message):
         training_dataset: _builtins.str = ...,
         validation_dataset: _builtins.str = ...,
         supervised: Global___TrainingSettings | None = ...,
+        preference: Global___PreferenceSpec | None = ...,
+        pretraining: Global___PretrainingSpec | None = ...,
         alias: _builtins.str = ...,
         deploy: _builtins.bool = ...,
         state: Global___TuningJob.State.ValueType = ...,
@@ -912,11 +918,11 @@ class TuningJob(_message.Message):
         export: _builtins.str = ...,
         placement: Global___TuningJob.Placement.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["base_evaluation", b"base_evaluation", "create_time", b"create_time", "distributed", b"distributed", "end_time", b"end_time", "error", b"error", "method", b"method", "progress", b"progress", "queue_reason", b"queue_reason", "start_time", b"start_time", "supervised", b"supervised", "tuned_evaluation", b"tuned_evaluation", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base_evaluation", b"base_evaluation", "create_time", b"create_time", "distributed", b"distributed", "end_time", b"end_time", "error", b"error", "method", b"method", "preference", b"preference", "pretraining", b"pretraining", "progress", b"progress", "queue_reason", b"queue_reason", "start_time", b"start_time", "supervised", b"supervised", "tuned_evaluation", b"tuned_evaluation", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "alias", b"alias", "attempt_count", b"attempt_count", "base_evaluation", b"base_evaluation", "base_model", b"base_model", "create_time", b"create_time", "deploy", b"deploy", "display_name", b"display_name", "distributed", b"distributed", "end_time", b"end_time", "error", b"error", "etag", b"etag", "export", b"export", "initial_adapter", b"initial_adapter", "method", b"method", "name", b"name", "placement", b"placement", "progress", b"progress", "queue_reason", b"queue_reason", "replay_dataset", b"replay_dataset", "resolved_settings", b"resolved_settings", "start_time", b"start_time", "state", b"state", "supervised", b"supervised", "training_dataset", b"training_dataset", "tuned_evaluation", b"tuned_evaluation", "update_time", b"update_time", "usage", b"usage", "validation_dataset", b"validation_dataset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "alias", b"alias", "attempt_count", b"attempt_count", "base_evaluation", b"base_evaluation", "base_model", b"base_model", "create_time", b"create_time", "deploy", b"deploy", "display_name", b"display_name", "distributed", b"distributed", "end_time", b"end_time", "error", b"error", "etag", b"etag", "export", b"export", "initial_adapter", b"initial_adapter", "method", b"method", "name", b"name", "placement", b"placement", "preference", b"preference", "pretraining", b"pretraining", "progress", b"progress", "queue_reason", b"queue_reason", "replay_dataset", b"replay_dataset", "resolved_settings", b"resolved_settings", "start_time", b"start_time", "state", b"state", "supervised", b"supervised", "training_dataset", b"training_dataset", "tuned_evaluation", b"tuned_evaluation", "update_time", b"update_time", "usage", b"usage", "validation_dataset", b"validation_dataset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["supervised"]  # noqa: Y015
+    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["supervised", "preference", "pretraining"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...
 
