@@ -39,6 +39,8 @@ class Committed:
     step: int
     key: str
     size_bytes: int
+    valid_loss: float | None = None
+    """The held-out loss at its step, if that was measured."""
 
 
 class Checkpoints:

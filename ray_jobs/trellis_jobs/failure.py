@@ -1,7 +1,7 @@
 """Why a job ends early, in the words of the API."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import grpc
 import torch
@@ -15,7 +15,22 @@ from trellis.bases import BaseModelError, BaseModelUnreachableError
 from trellis.errors import DOMAIN, STATUS_OF_REASON, Reason, TrellisError
 from trellis.formats import FormatError
 from trellis.tokens import TokensError
+from trellis.v1.worker_pb2 import (
+    END_CAUSE_CANCELLED,
+    END_CAUSE_INFRASTRUCTURE,
+    END_CAUSE_OUT_OF_MEMORY,
+    END_CAUSE_PAUSED,
+    END_CAUSE_PREEMPTED,
+    END_CAUSE_USER,
+    STOP_REQUEST_CANCEL,
+    STOP_REQUEST_PAUSE,
+    STOP_REQUEST_PREEMPT,
+    EndCause,
+    StopRequest,
+)
 
+Cause: TypeAlias = "EndCause.ValueType"
+Stop: TypeAlias = "StopRequest.ValueType"
 _BUGS: Final = (TypeError, ValueError, LookupError, AttributeError, AssertionError, NotImplementedError)
 _OUT_OF_MEMORY: Final = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -23,14 +38,31 @@ _OUT_OF_MEMORY: Final = ("out of memory", "can't allocate memory", "not enough m
 class JobFailedError(Exception):
     """The job can't go on; `str()` is a sentence for its user."""
 
-    def __init__(self, reason: Reason, message: str, *, retryable: bool = False) -> None:
+    def __init__(self, reason: Reason, message: str, *, cause: Cause = END_CAUSE_USER) -> None:
         super().__init__(message)
         self.reason = reason
-        self.retryable = retryable
+        self.cause = cause
 
 
-class JobCancelledError(Exception):
-    """The server wants the job to stop."""
+class JobStoppedError(Exception):
+    """The server wants the job to stop: to be cancelled, to pause, or to give way to others."""
+
+    def __init__(self, stop: Stop = STOP_REQUEST_CANCEL) -> None:
+        super().__init__(_STOPS[stop][1])
+        self.stop = stop
+
+    @property
+    def cause(self) -> Cause:
+        """What the attempt ends with, once it has stopped."""
+        return _STOPS[self.stop][0]
+
+    def to_status(self) -> Status:
+        """What the attempt's end is reported as."""
+        return Status(code=Code.CANCELLED, message=str(self))
+
+
+class JobCancelledError(JobStoppedError):
+    """The job is cancelled."""
 
 
 class ProcessStoppedError(Exception):
@@ -40,15 +72,20 @@ class ProcessStoppedError(Exception):
         super().__init__("The process was told to stop by the cluster.")
 
 
+_STOPS: Final = {
+    STOP_REQUEST_CANCEL: (END_CAUSE_CANCELLED, "The job was cancelled."),
+    STOP_REQUEST_PAUSE: (END_CAUSE_PAUSED, "The job was paused."),
+    STOP_REQUEST_PREEMPT: (END_CAUSE_PREEMPTED, "The job gave way to others."),
+}
 _KNOWN: Final = (
-    (FormatError, Reason.DATASET_INVALID, False),
-    (TokensError, Reason.DATASET_INVALID, False),
-    (BaseModelUnreachableError, Reason.BASE_MODEL_UNAVAILABLE, True),
-    (BaseModelError, Reason.BASE_MODEL_INVALID, False),
-    (ArtifactError, Reason.ARTIFACT_REJECTED, False),
-    (ProcessStoppedError, Reason.TRAINING_FAILED, True),
+    (FormatError, Reason.DATASET_INVALID, END_CAUSE_USER),
+    (TokensError, Reason.DATASET_INVALID, END_CAUSE_USER),
+    (BaseModelUnreachableError, Reason.BASE_MODEL_UNAVAILABLE, END_CAUSE_INFRASTRUCTURE),
+    (BaseModelError, Reason.BASE_MODEL_INVALID, END_CAUSE_USER),
+    (ArtifactError, Reason.ARTIFACT_REJECTED, END_CAUSE_USER),
+    (ProcessStoppedError, Reason.TRAINING_FAILED, END_CAUSE_INFRASTRUCTURE),
 )
-"""What foreseen errors are reported as, and whether another attempt may help."""
+"""What foreseen errors are reported as, and why the attempt then ended: whether another may help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +94,7 @@ class Failure:
 
     reason: Reason
     message: str
-    retryable: bool
+    cause: Cause
 
     def to_status(self) -> Status:
         """The failure as google.rpc.Status."""
@@ -68,28 +105,30 @@ class Failure:
 
 
 def describe(error: BaseException) -> Failure:
-    """What to report of an exception, and whether another attempt may help."""
+    """What to report of an exception, and why the attempt ends."""
     if isinstance(error, JobFailedError):
-        return Failure(error.reason, str(error), error.retryable)
+        return Failure(error.reason, str(error), error.cause)
     if isinstance(error, TrellisError):
-        return Failure(_known(error.reason), str(error), retryable=False)
-    for kind, reason, retryable in _KNOWN:
+        return Failure(_known(error.reason), str(error), END_CAUSE_USER)
+    for kind, reason, cause in _KNOWN:
         if isinstance(error, kind):
-            return Failure(reason, str(error), retryable)
+            return Failure(reason, str(error), cause)
     return _describe_foreign(error)
 
 
 def _describe_foreign(error: BaseException) -> Failure:
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         message = "The process ran out of memory; raise gradient_accumulation_steps or lower context_length."
-        return Failure(Reason.TRAINING_FAILED, message, retryable=True)
+        return Failure(Reason.TRAINING_FAILED, message, END_CAUSE_OUT_OF_MEMORY)
     what = f"{type(error).__name__}: {_first_line(error)}"
     if isinstance(error, (OSError, grpc.RpcError)):
-        return Failure(Reason.TRAINING_FAILED, f"Reading or writing failed: {what}", retryable=True)
-    return Failure(Reason.TRAINING_FAILED, f"The training process failed: {what}", not isinstance(error, _BUGS))
+        return Failure(Reason.TRAINING_FAILED, f"Reading or writing failed: {what}", END_CAUSE_INFRASTRUCTURE)
+    cause = END_CAUSE_USER if isinstance(error, _BUGS) else END_CAUSE_INFRASTRUCTURE
+    return Failure(Reason.TRAINING_FAILED, f"The training process failed: {what}", cause)
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of the device or of the host did not suffice."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)

@@ -1,5 +1,6 @@
 """Tells the server what happens, from a thread of its own, and hears whether to stop."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -8,9 +9,17 @@ from typing import Any, Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from trellis.v1.tuning_job_pb2 import MetricPoint, TuningJob, TuningJobEvent
-from trellis.v1.worker_pb2 import CommittedCheckpoint, ReportAttemptRequest, ReportAttemptResponse, WorkerEvent
+from trellis.v1.worker_pb2 import (
+    STOP_REQUEST_CANCEL,
+    STOP_REQUEST_UNSPECIFIED,
+    AttemptUsage,
+    CommittedCheckpoint,
+    ReportAttemptRequest,
+    ReportAttemptResponse,
+    WorkerEvent,
+)
 from trellis_jobs.checkpoint import Committed
-from trellis_jobs.failure import JobCancelledError
+from trellis_jobs.failure import JobCancelledError, JobStoppedError, Stop
 
 FLUSH_SECONDS: Final = 0.7
 _MAX_METRICS: Final = 1000
@@ -22,7 +31,7 @@ _MAX_WAITING_LOG_CHARS: Final = 4 << 20
 class Reporter:
     """Collects what happens and sends it about once a second as numbered reports, each until it is acknowledged.
 
-    All methods but `close` return at once. `check` raises JobCancelledError once the server wants the job to stop.
+    All methods but `close` return at once. `check` raises JobStoppedError once the server wants the job to stop.
     """
 
     def __init__(
@@ -40,26 +49,38 @@ class Reporter:
         self._waiting = ReportAttemptRequest()
         self._log: list[str] = []
         self._log_chars = 0
-        self._cancelled = threading.Event()
+        self._usage: AttemptUsage | None = None
         self._closing = threading.Event()
         self._error: Exception | None = None
         self.acknowledged_step = -1
         """The step of the newest checkpoint that the server knows of."""
+        self.stop: Stop = STOP_REQUEST_UNSPECIFIED
+        """What the server wants the attempt to do instead of going on."""
+        self.stop_due = math.inf
+        """When the attempt is ended whether it has stopped or not, in time.monotonic() seconds."""
         self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Raise JobCancelledError if the job is to stop, or what made reporting impossible."""
-        if self._cancelled.is_set():
-            raise JobCancelledError
+        """Raise JobStoppedError (JobCancelledError for a cancelled job) if it is to stop, or what made reporting
+        impossible."""
         if self._error is not None:
             raise self._error
+        if self.stop == STOP_REQUEST_CANCEL:
+            raise JobCancelledError
+        if self.stop != STOP_REQUEST_UNSPECIFIED:
+            raise JobStoppedError(self.stop)
 
     def progress(self, progress: TuningJob.Progress) -> None:
         """How far the job has come; the latest one is sent."""
         with self._changed:
             self._waiting.progress.CopyFrom(progress)
             self._changed.notify()
+
+    def usage(self, usage: AttemptUsage) -> None:
+        """What the attempt has used so far; it goes along with the next report and makes none by itself."""
+        with self._changed:
+            self._usage = usage
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """What was measured at a step."""
@@ -77,7 +98,12 @@ class Reporter:
         """A checkpoint whose commit marker is written."""
         with self._changed:
             self._waiting.checkpoints.append(
-                CommittedCheckpoint(step=committed.step, key=committed.key, size_bytes=committed.size_bytes)
+                CommittedCheckpoint(
+                    step=committed.step,
+                    key=committed.key,
+                    size_bytes=committed.size_bytes,
+                    valid_loss=committed.valid_loss,
+                )
             )
             self._changed.notify()
 
@@ -103,11 +129,17 @@ class Reporter:
                 response = self._send(request)
                 self._next_report += 1
                 self.acknowledged_step = max([self.acknowledged_step, *(c.step for c in request.checkpoints)])
-                if response.cancel_requested:
-                    self._cancelled.set()
+                self._heed(response)
                 self._closing.wait(self._pause)
         except Exception as error:  # noqa: BLE001  handed to the training thread, which ends the job with it
             self._error = error
+
+    def _heed(self, response: ReportAttemptResponse) -> None:
+        if response.stop == STOP_REQUEST_UNSPECIFIED or self.stop == STOP_REQUEST_CANCEL:
+            return
+        if response.stop != self.stop:
+            self.stop_due = time.monotonic() + response.stop_seconds
+        self.stop = response.stop
 
     def _next(self) -> ReportAttemptRequest | None:
         """The next report: as soon as something waits, or when a heartbeat is due; None when closing and all is sent."""
@@ -124,7 +156,7 @@ class Reporter:
 
     def _take(self) -> ReportAttemptRequest:
         """What waits, as much of it as fits into one report. In order: a checkpoint never comes before its metrics."""
-        request = ReportAttemptRequest(report=self._next_report, log_text=self._take_log())
+        request = ReportAttemptRequest(report=self._next_report, log_text=self._take_log(), usage=self._usage)
         waiting = self._waiting
         if waiting.HasField("progress"):
             request.progress.CopyFrom(waiting.progress)

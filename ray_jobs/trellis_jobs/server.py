@@ -13,6 +13,7 @@ from google.rpc.status_pb2 import Status
 
 from trellis.v1 import worker_pb2
 from trellis.v1.worker_pb2_grpc import WorkerServiceStub
+from trellis_jobs.failure import Cause
 
 FENCED_EXIT: Final = 3
 _CALL_SECONDS: Final = 10.0
@@ -36,6 +37,10 @@ _log = logging.getLogger(__name__)
 
 class RefusedError(Exception):
     """The server does not take the call, however often it is repeated; `str()` is its reason."""
+
+
+class FencedError(RefusedError):
+    """The attempt is not ours any more: another has begun, or its job has ended."""
 
 
 def exit_fenced() -> None:
@@ -68,10 +73,9 @@ class Server:
         """Say that the adapter is there. Raises RefusedError when the server finds it wrong."""
         return self._call(self._stub.CompleteAttempt, request)
 
-    def fail(self, error: Status, *, retryable: bool = False, cancelled: bool = False) -> None:
-        """Say that the attempt has ended without an adapter."""
-        request = worker_pb2.FailAttemptRequest(error=error, retryable=retryable, cancelled=cancelled)
-        self._call(self._stub.FailAttempt, request)
+    def fail(self, error: Status, cause: Cause, usage: worker_pb2.AttemptUsage | None = None) -> None:
+        """Say that the attempt has ended without an adapter, and why."""
+        self._call(self._stub.FailAttempt, worker_pb2.FailAttemptRequest(error=error, cause=cause, usage=usage))
 
     def close(self) -> None:
         """Close the connection."""
@@ -84,7 +88,8 @@ class Server:
                 return method(request, metadata=self._metadata, timeout=_CALL_SECONDS)
             except grpc.RpcError as error:
                 self._judge(error)
-            self._closing.wait(pause)
+            if self._closing.wait(pause):
+                raise FencedError("The connection was closed.")
         raise AssertionError("pauses have no end")
 
     def _judge(self, error: grpc.RpcError) -> None:
@@ -92,7 +97,7 @@ class Server:
         code, details = error.code(), error.details()
         if code in _FENCED:
             self._on_fenced()
-            raise RefusedError(details)
+            raise FencedError(details)
         if code in _REFUSED:
             raise RefusedError(details)
         _log.debug("The server does not answer (%s: %s).", code, details)

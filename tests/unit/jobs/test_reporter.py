@@ -1,15 +1,27 @@
 """Reports: numbered, in order, none lost."""
 
+import math
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
 
 from trellis.v1.tuning_job_pb2 import TuningJob
-from trellis.v1.worker_pb2 import ReportAttemptRequest, ReportAttemptResponse
+from trellis.v1.worker_pb2 import (
+    END_CAUSE_CANCELLED,
+    END_CAUSE_PAUSED,
+    END_CAUSE_PREEMPTED,
+    STOP_REQUEST_CANCEL,
+    STOP_REQUEST_PAUSE,
+    STOP_REQUEST_PREEMPT,
+    AttemptUsage,
+    ReportAttemptRequest,
+    ReportAttemptResponse,
+)
 from trellis_jobs.capture import Tee
 from trellis_jobs.checkpoint import Committed
-from trellis_jobs.failure import JobCancelledError
+from trellis_jobs.failure import Cause, JobCancelledError, JobStoppedError, Stop
 from trellis_jobs.reporter import Reporter
 from trellis_jobs.server import RefusedError
 
@@ -66,15 +78,56 @@ def test_a_checkpoint_never_comes_before_its_metrics() -> None:
     assert not any(found.metrics for found in inbox.reports[holder + 1 :])
 
 
-def test_a_wish_to_cancel_is_heard() -> None:
+@pytest.mark.parametrize(
+    ("stop", "cause"),
+    [
+        (STOP_REQUEST_CANCEL, END_CAUSE_CANCELLED),
+        (STOP_REQUEST_PAUSE, END_CAUSE_PAUSED),
+        (STOP_REQUEST_PREEMPT, END_CAUSE_PREEMPTED),
+    ],
+)
+def test_a_wish_to_stop_is_heard(stop: Stop, cause: Cause) -> None:
     inbox = Inbox()
-    inbox.answer = lambda: ReportAttemptResponse(cancel_requested=True)
+    inbox.answer = lambda: ReportAttemptResponse(stop=stop, stop_seconds=60)
     reporter = reporter_to(inbox)
     reporter.check()
+    assert reporter.stop_due == math.inf
+    before = time.monotonic()
     reporter.event("Hello.")
+    reporter.close()
+    assert before + 60 <= reporter.stop_due <= time.monotonic() + 60
+    with pytest.raises(JobStoppedError) as raised:
+        reporter.check()
+    assert raised.value.cause == cause
+    assert isinstance(raised.value, JobCancelledError) == (stop == STOP_REQUEST_CANCEL)
+
+
+def test_a_pause_can_become_a_cancellation_but_not_the_other_way_round() -> None:
+    inbox = Inbox()
+    stops = iter([STOP_REQUEST_PAUSE, STOP_REQUEST_CANCEL, STOP_REQUEST_PAUSE])
+    heard = threading.Semaphore(0)
+
+    def answer() -> ReportAttemptResponse:
+        heard.release()
+        return ReportAttemptResponse(stop=next(stops), stop_seconds=60)
+
+    inbox.answer = answer
+    reporter = reporter_to(inbox)
+    for number in range(3):
+        reporter.event(f"Number {number}.")
+        assert heard.acquire(timeout=10)
     reporter.close()
     with pytest.raises(JobCancelledError):
         reporter.check()
+
+
+def test_usage_goes_along_with_reports() -> None:
+    inbox = Inbox()
+    reporter = reporter_to(inbox)
+    reporter.usage(AttemptUsage(trained_tokens=7, trainer_seconds=0.5))
+    reporter.event("Hello.")
+    reporter.close()
+    assert inbox.reports[-1].usage == AttemptUsage(trained_tokens=7, trainer_seconds=0.5)
 
 
 def test_a_heartbeat_is_sent_when_nothing_happens() -> None:
