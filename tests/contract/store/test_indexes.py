@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.contract.store import samples
 
 from trellis.server.app.ports import UnitOfWork, UnitOfWorkFactory
+from trellis.server.domain.export import ExportState
 from trellis.server.domain.tuning_job import JobState
 
 SOME = [JobState.QUEUED, JobState.RUNNING]
@@ -30,6 +31,7 @@ async def _lists(unit: UnitOfWork) -> None:
     await unit.jobs.checkpoints(UID, 10, None)
     await unit.adapters.list("acme", 10, None)
     await unit.adapters.list_aliases("acme", 10, None)
+    await unit.exports.list("acme", 10, None)
 
 
 async def _next_pages(unit: UnitOfWork) -> None:
@@ -56,6 +58,8 @@ async def _look_ups(unit: UnitOfWork) -> None:
     await unit.jobs.read_log(UID, 0, 10)
     await unit.adapters.get("acme", "0")
     await unit.adapters.aliases_of("acme", "0")
+    await unit.exports.get("acme", "0")
+    await unit.exports.get_by_uid("0")
     await unit.usage.totals("acme")
     await unit.requests.get("scope", "id")
 
@@ -66,6 +70,8 @@ async def _loops(unit: UnitOfWork) -> None:
     await unit.jobs.attempts_to_clean_up(10)
     await unit.jobs.expired_attempts(samples.NOW, 10)
     await unit.jobs.open_attempts(10)
+    await unit.exports.in_state(ExportState.PENDING, 10)
+    await unit.exports.to_clean_up(10)
     await unit.datasets.claim_report(samples.claim("one"), samples.NOW)
     await unit.datasets.stale_uploads(samples.NOW, 10)
 

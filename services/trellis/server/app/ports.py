@@ -11,6 +11,7 @@ from trellis.server.domain.adapter import Adapter, Alias
 from trellis.server.domain.base_model import BaseModel
 from trellis.server.domain.caller import ApiKey
 from trellis.server.domain.dataset import Dataset, DatasetVersion, Report, Upload, UploadPart
+from trellis.server.domain.export import Export, ExportState
 from trellis.server.domain.tenant import Tenant
 from trellis.server.domain.tuning_job import Attempt, Checkpoint, JobEvent, JobState, MetricPoint, TuningJob
 from trellis.v1.engine_pb2 import StreamTokensRequest, StreamTokensResponse
@@ -95,7 +96,7 @@ class BaseModels(Protocol):
     async def save(self, base: BaseModel) -> None: ...
     async def delete(self, base_model_id: str) -> None: ...
     async def users(self, base_model_id: str) -> Sequence[str]:
-        """Names of adapters and of jobs not ended that need it, at most ten."""
+        """Names of adapters, and of jobs and exports not ended, that need it, at most ten."""
         ...
 
 
@@ -278,6 +279,31 @@ class Adapters(Protocol):
     async def aliases_of(self, tenant: str, digest: str) -> Sequence[Alias]: ...
 
 
+class Exports(Protocol):
+    """Exports."""
+
+    async def add(self, export: Export) -> None:
+        """Raises AlreadyExists."""
+        ...
+
+    async def get(self, tenant: str, export_id: str, *, for_update: bool = False) -> Export | None: ...
+    async def get_by_uid(self, uid: str, *, for_update: bool = False) -> Export | None: ...
+    async def list(self, tenant: str, limit: int, cursor: str | None) -> Page[Export]:
+        """Newest first."""
+        ...
+
+    async def in_state(self, state: ExportState, limit: int) -> Sequence[Export]:
+        """Oldest first, over all tenants."""
+        ...
+
+    async def to_clean_up(self, limit: int) -> Sequence[Export]:
+        """Exports that have ended, whose run on the cluster is not known to be gone; those that ended first come first."""
+        ...
+
+    async def save(self, export: Export) -> None: ...
+    async def delete(self, tenant: str, export_id: str) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class UsageRecord:
     """What was measured of one call or attempt: tokens, or accelerator-seconds. Append-only, once a key."""
@@ -336,6 +362,7 @@ class UnitOfWork(Protocol):
     datasets: Datasets
     jobs: TuningJobs
     adapters: Adapters
+    exports: Exports
     usage: Usage
     requests: Requests
 

@@ -56,15 +56,19 @@ class SqlBaseModels(Rows):
 
     async def users(self, base_model_id: str) -> Sequence[str]:
         name = f"baseModels/{base_model_id}"
-        a, j = tables.adapters.c, tables.tuning_jobs.c
+        a, e, j = tables.adapters.c, tables.exports.c, tables.tuning_jobs.c
         adapters = await self._transaction.rows(
             select(a.tenant, a.adapter_id).where(a.base_model == name).limit(_MOST_USERS)
         )
         jobs = await self._transaction.rows(
             select(j.tenant, j.job_id).where(j.state.in_(LIVE), j.base_model == name).limit(_MOST_USERS)
         )
+        exports = await self._transaction.rows(
+            select(e.tenant, e.export_id).where(e.base_model == name, e.end_time.is_(None)).limit(_MOST_USERS)
+        )
         names = [f"tenants/{row.tenant}/adapters/{row.adapter_id}" for row in adapters]
-        return [*names, *(job_name(row) for row in jobs)][:_MOST_USERS]
+        names += [job_name(row) for row in jobs]
+        return [*names, *(f"tenants/{row.tenant}/exports/{row.export_id}" for row in exports)][:_MOST_USERS]
 
     async def _make_room(self, base: BaseModel) -> None:
         if not base.is_default:

@@ -195,6 +195,7 @@ tuning_jobs = Table(
     Column("attempt_count", BigInteger, nullable=False),
     Column("failure_count", BigInteger, nullable=False, server_default=text("0")),
     Column("memory_halvings", BigInteger, nullable=False, server_default=text("0")),
+    Column("decline_count", BigInteger, nullable=False, server_default=text("0")),
     Column("used_tokens", BigInteger, nullable=False, server_default=text("0")),
     Column("used_seconds", Double, nullable=False, server_default=text("0")),
     Column("export_id", Words, nullable=False, server_default=text("''")),
@@ -289,6 +290,7 @@ exports = Table(
     UniqueConstraint("tenant", "export_id"),
     Index(None, "tenant", "create_time", "export_id"),
     Index(None, "state", "create_time"),
+    Index(None, "cleaned_up", "end_time"),
     Index(None, "base_model"),
 )
 

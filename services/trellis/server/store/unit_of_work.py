@@ -13,6 +13,7 @@ from trellis.server.app.ports import (
     ApiKeys,
     BaseModels,
     Datasets,
+    Exports,
     Requests,
     Tenants,
     TuningJobs,
@@ -24,6 +25,7 @@ from trellis.server.store.api_keys import SqlApiKeys
 from trellis.server.store.base_models import SqlBaseModels
 from trellis.server.store.datasets import SqlDatasets
 from trellis.server.store.engine import LOCK_SECONDS, options_for
+from trellis.server.store.exports import SqlExports
 from trellis.server.store.failures import busy, translated
 from trellis.server.store.requests import SqlRequests
 from trellis.server.store.tenants import SqlTenants
@@ -41,6 +43,7 @@ class SqlUnitOfWork:
     datasets: Datasets
     jobs: TuningJobs
     adapters: Adapters
+    exports: Exports
     usage: Usage
     requests: Requests
 
@@ -84,6 +87,7 @@ class SqlUnitOfWork:
         self.datasets = SqlDatasets(transaction)
         self.jobs = SqlTuningJobs(transaction)
         self.adapters = SqlAdapters(transaction)
+        self.exports = SqlExports(transaction)
         self.usage = SqlUsage(transaction)
         self.requests = SqlRequests(transaction)
 

@@ -62,6 +62,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("tenant", "export_id", name=op.f("uq_exports_tenant_export_id")),
     )
     with op.batch_alter_table("exports", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_exports_cleaned_up_end_time"), ["cleaned_up", "end_time"], unique=False)
         batch_op.create_index(batch_op.f("ix_exports_base_model"), ["base_model"], unique=False)
         batch_op.create_index(batch_op.f("ix_exports_state_create_time"), ["state", "create_time"], unique=False)
         batch_op.create_index(
@@ -81,6 +82,7 @@ def upgrade() -> None:
     with op.batch_alter_table("tuning_jobs", schema=None) as batch_op:
         batch_op.add_column(sa.Column("failure_count", sa.BigInteger(), server_default=sa.text("0"), nullable=False))
         batch_op.add_column(sa.Column("memory_halvings", sa.BigInteger(), server_default=sa.text("0"), nullable=False))
+        batch_op.add_column(sa.Column("decline_count", sa.BigInteger(), server_default=sa.text("0"), nullable=False))
         batch_op.add_column(sa.Column("used_tokens", sa.BigInteger(), server_default=sa.text("0"), nullable=False))
         batch_op.add_column(sa.Column("used_seconds", sa.Double(), server_default=sa.text("0"), nullable=False))
         batch_op.add_column(sa.Column("export_id", sa.Text(), server_default=sa.text("''"), nullable=False))
@@ -94,6 +96,7 @@ def downgrade() -> None:
         batch_op.drop_column("export_id")
         batch_op.drop_column("used_seconds")
         batch_op.drop_column("used_tokens")
+        batch_op.drop_column("decline_count")
         batch_op.drop_column("memory_halvings")
         batch_op.drop_column("failure_count")
 
@@ -109,6 +112,7 @@ def downgrade() -> None:
 
     with op.batch_alter_table("exports", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_exports_tenant_create_time_export_id"))
+        batch_op.drop_index(batch_op.f("ix_exports_cleaned_up_end_time"))
         batch_op.drop_index(batch_op.f("ix_exports_state_create_time"))
         batch_op.drop_index(batch_op.f("ix_exports_base_model"))
 
