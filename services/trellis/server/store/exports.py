@@ -53,7 +53,7 @@ class SqlExports(Rows):
         return await self._transaction.page(_NEWEST_FIRST, statement, limit, cursor, _read)
 
     async def in_state(self, state: ExportState, limit: int) -> Sequence[Export]:
-        statement = select(tables.exports).where(_e.state == state).order_by(_e.create_time, _e.uid).limit(limit)
+        statement = select(tables.exports).where(_e.state == state).order_by(_e.create_time).limit(limit)
         return [_read(row) for row in await self._transaction.rows(statement)]
 
     async def to_clean_up(self, limit: int) -> Sequence[Export]:
