@@ -51,6 +51,15 @@ class Examples:
             chosen.whole.append(self.whole[index])
         return chosen
 
+    def extend(self, others: Examples) -> None:
+        """Append all lines of others."""
+        end = self._starts[-1]
+        self._ids.extend(others._ids)
+        self._weights.extend(others._weights)
+        self._starts.extend(end + start for start in others._starts[1:])
+        self.lines.extend(others.lines)
+        self.whole.extend(others.whole)
+
     def __len__(self) -> int:
         return len(self.lines)
 

@@ -139,6 +139,12 @@ class TrainSpec:
     """Fields that were not given, as they were chosen."""
     version: int = SPEC_VERSION
 
+    @property
+    def replay_size(self) -> int:
+        """Lines of a whole batch that are replayed; one at least where anything is to be."""
+        wanted = max(1, round(self.replay_fraction * self.batch_size)) if self.replay_fraction else 0
+        return min(wanted, self.batch_size - 1)
+
     def violations(self, base_context_length: int) -> tuple[FieldViolation, ...]:
         """Every field that is out of its range, named as in the API's TrainingSettings."""
         return tuple(
@@ -184,7 +190,7 @@ class TrainSpec:
         if unknown:
             raise InvalidArgument.for_field(min(unknown), "TrainSpec has no such field.")
         lora, distributed = values.pop("lora"), values.pop("distributed", None)
-        parts = {
+        parts: dict[str, Any] = {
             "lora": Lora(**{**lora, "target_modules": tuple(lora["target_modules"])}),
             "preference": Preference(**values.pop("preference", {})),
             "distributed": None if distributed is None else Distributed(**distributed),

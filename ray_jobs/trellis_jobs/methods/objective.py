@@ -3,6 +3,7 @@
 Shapes: N trained tokens of a chunk, S sequences of a chunk.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -30,6 +31,10 @@ class Items(Protocol):
         """The number of its line in the file, from one; negative for a line of the replay file."""
         ...
 
+    def weight(self, index: int) -> float:
+        """Its part of a batch's normaliser: the weights of its trained tokens, or the weight of its pair."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkLoss:
@@ -44,11 +49,13 @@ class ChunkLoss:
 class Objective(Protocol):
     """What a method minimises. A batch is computed chunk by chunk, where a chunk has some of its items, whole."""
 
-    needs_reference: bool
-    """Whether `loss` wants the sequences' log-probabilities under the model that training starts from."""
+    @property
+    def needs_reference(self) -> bool:
+        """Whether `loss` wants the sequences' log-probabilities under the model that training starts from."""
+        ...
 
     def normaliser(self, items: Items, batch: Sequence[int]) -> float:
-        """What a batch's loss is divided by, however it is computed: trained weight, or pairs."""
+        """What a batch's loss is divided by, however it is computed: the sum of its items' weights."""
         ...
 
     def loss(
@@ -56,13 +63,19 @@ class Objective(Protocol):
     ) -> ChunkLoss:
         """The loss of a chunk of items, given the losses of their trained tokens.
 
-        `found.rows_N` counts the chunk's sequences, item by item.
+        `found.rows_N` counts the chunk's sequences, item by item. `reference_S` are their
+        `sequence_log_probabilities` under the model that training starts from, where they are needed.
         """
         ...
 
     def metrics(self, sums: Mapping[str, float], normaliser: float) -> Mapping[str, float]:
         """What is reported of a batch: `train_loss`, `train_token_accuracy`, and the method's own."""
         ...
+
+
+def total_weight(items: Items, batch: Sequence[int]) -> float:
+    """The sum of the items' weights."""
+    return math.fsum(items.weight(index) for index in batch)
 
 
 def sequence_log_probabilities(found: TokenLosses, sequences: int) -> Tensor:

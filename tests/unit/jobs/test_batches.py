@@ -86,3 +86,33 @@ def test_examples_end_with_their_last_trained_token() -> None:
     assert held.answer_start(0) == 3
     assert held.row(0).weights_T.tolist() == [0, 1, 0, 0.5, 0.5]
     assert (list(held.lines), held.whole) == ([7], [False])
+
+
+def test_a_share_of_each_batch_is_replayed_and_epochs_count_training_lines(make_spec: MakeSpec) -> None:
+    plan = Plan.of(make_spec(epochs=3, batch_size=8, replay_fraction=0.25), 20, 5)
+    assert (plan.replay_size, plan.epoch_steps, plan.total_steps) == (2, 4, 12)
+    batches = [plan.batch(step) for step in range(plan.total_steps)]
+    assert [len(batch) for batch in batches] == [8, 8, 8, 3] * 3  # the last has two training lines and one replayed
+    for epoch in range(3):
+        fresh = [item for batch in batches[4 * epoch : 4 * epoch + 4] for item in batch if item < 20]
+        assert sorted(fresh) == list(range(20))
+    replayed = [item for batch in batches[:2] for item in batch if item >= 20]
+    assert len(set(replayed)) == 4
+    assert set(replayed) <= set(range(20, 25))
+    assert {item for batch in batches for item in batch} == set(range(25))
+
+
+def test_a_batch_depends_on_nothing_but_seed_and_step(make_spec: MakeSpec) -> None:
+    spec = make_spec(epochs=3, batch_size=8, replay_fraction=0.3)
+    plan = Plan.of(spec, 20, 5)
+    forwards = [plan.batch(step) for step in range(plan.total_steps)]
+    assert [Plan.of(spec, 20, 5).batch(step) for step in range(plan.total_steps)] == forwards
+    assert [plan.batch(step) for step in reversed(range(plan.total_steps))] == forwards[::-1]
+    assert Plan.of(make_spec(epochs=3, batch_size=8, replay_fraction=0.3, seed=1), 20, 5).batch(0) != forwards[0]
+
+
+def test_one_line_at_least_is_replayed_and_one_at_least_is_not(make_spec: MakeSpec) -> None:
+    assert Plan.of(make_spec(batch_size=8, replay_fraction=0.01), 20, 5).replay_size == 1
+    assert Plan.of(make_spec(batch_size=2, replay_fraction=0.9), 20, 5).replay_size == 1
+    assert Plan.of(make_spec(batch_size=8, replay_fraction=0.5), 20).replay_size == 0
+    assert Plan.of(make_spec(batch_size=8, replay_fraction=0.0), 20, 5).replay_size == 0
