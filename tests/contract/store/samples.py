@@ -11,6 +11,7 @@ from trellis.server.domain.base_model import BaseModel
 from trellis.server.domain.caller import ApiKey, Role
 from trellis.server.domain.dataset import Dataset, DatasetVersion, Report, ReportState, VersionState
 from trellis.server.domain.tenant import Tenant
+from trellis.server.domain.trainer import Trainer, TrainerState
 from trellis.server.domain.tuning_job import Attempt, TuningJob
 from trellis.spec import TrainSpec
 
@@ -86,6 +87,15 @@ def job(number: int = 1, of: str = "acme", seconds: float | None = None, **chang
 def attempt(uid: str = "uid-acme-1", number: int = 1, seconds: float = 0, **changes: Any) -> Attempt:
     hashed = hashlib.sha256(f"{uid} {number}".encode()).hexdigest()
     plain = Attempt("acme", uid, number, hashed, f"trellis-x-{uid}-{number}", at(seconds), at(seconds + 30))
+    return replace(plain, **changes)
+
+
+def trainer(uid: str = "trainer-1", seconds: float = 0, **changes: Any) -> Trainer:
+    hashed = hashlib.sha256(uid.encode()).hexdigest()
+    plain = Trainer(
+        uid, "baseModels/tiny", "/models/tiny", "r1", SHA, "auto", TrainerState.STARTING, hashed, f"trellis-x-{uid}",
+        1.0, 0.0, 1, at(seconds), at(seconds + 30),
+    )  # fmt: skip
     return replace(plain, **changes)
 
 

@@ -1,6 +1,6 @@
 """What the use cases and control loops ask of the world, as Protocols; `bootstrap` says what is behind each."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -13,6 +13,7 @@ from trellis.server.domain.caller import ApiKey
 from trellis.server.domain.dataset import Dataset, DatasetVersion, Report, Upload, UploadPart
 from trellis.server.domain.export import Export, ExportState
 from trellis.server.domain.tenant import Tenant
+from trellis.server.domain.trainer import Trainer, TrainerBase
 from trellis.server.domain.tuning_job import Attempt, Checkpoint, JobEvent, JobState, MetricPoint, TuningJob
 from trellis.v1.engine_pb2 import StreamTokensRequest, StreamTokensResponse
 
@@ -251,6 +252,30 @@ class TuningJobs(Protocol):
         ...
 
 
+class Trainers(Protocol):
+    """Shared trainers, and the attempts that they were given."""
+
+    async def add(self, trainer: Trainer) -> None: ...
+    async def get(self, uid: str, *, for_update: bool = False) -> Trainer | None: ...
+    async def find(self, token_hash: str) -> Trainer | None: ...
+    async def save(self, trainer: Trainer) -> None: ...
+    async def live(self) -> Sequence[Trainer]:
+        """Those that are not over, oldest first."""
+        ...
+
+    async def to_clean_up(self, limit: int) -> Sequence[Trainer]:
+        """Those that are over but not cleaned up; who ended first comes first."""
+        ...
+
+    async def last_ends(self, bases: Collection[TrainerBase]) -> dict[TrainerBase, datetime]:
+        """When the newest trainer of each base ended; without those that never had one."""
+        ...
+
+    async def open_attempts(self, uids: Collection[str]) -> Sequence[Attempt]:
+        """Attempts of these trainers that are not over, oldest first."""
+        ...
+
+
 class Adapters(Protocol):
     """Adapters and aliases."""
 
@@ -361,6 +386,7 @@ class UnitOfWork(Protocol):
     base_models: BaseModels
     datasets: Datasets
     jobs: TuningJobs
+    trainers: Trainers
     adapters: Adapters
     exports: Exports
     usage: Usage

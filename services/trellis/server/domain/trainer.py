@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Self
 
-from trellis.spec import Precision
+from trellis.spec import Precision, TrainSpec
 
 
 class TrainerState(StrEnum):
@@ -17,6 +17,24 @@ class TrainerState(StrEnum):
     DRAINING = "DRAINING"
     """It finishes the jobs that it has, and leaves."""
     ENDED = "ENDED"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerBase:
+    """What a trainer holds: only jobs on exactly this base model, in this precision, can run on it."""
+
+    base_model: str
+    """`baseModels/…`."""
+    base_source: str
+    """Its folder or hub id."""
+    base_revision: str
+    tokenizer_digest: str
+    precision: Precision
+
+    @classmethod
+    def of(cls, spec: TrainSpec) -> Self:
+        """The base that a job of this spec needs."""
+        return cls(spec.base_model, spec.base_source, spec.base_revision, spec.tokenizer_digest, spec.precision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +54,10 @@ class Trainer:
     uid: str
     base_model: str
     """`baseModels/…`."""
+    base_source: str
+    """Its folder or hub id."""
+    base_revision: str
+    tokenizer_digest: str
     precision: Precision
     state: TrainerState
     token_hash: str
@@ -51,12 +73,20 @@ class Trainer:
     """If it does not call until then, it is taken for dead."""
     start_time: datetime | None = None
     """When its process first called."""
+    hostname: str = ""
+    """Where its process runs, as it said."""
     busy_time: datetime | None = None
     """When it was last seen to have a job, or was made."""
     room: Room | None = None
     """None until its base is loaded."""
     room_time: datetime | None = None
-    """When it said so: attempts assigned later are still to be subtracted."""
+    """When it said so: attempts begun later are still to be subtracted."""
+    job_count: int = 0
+    """Jobs that it had then, as it said."""
+    tokens_per_second: float = 0.0
+    """Over its last steps, as it said."""
+    drain_time: datetime | None = None
+    """When it was told to leave."""
     end_time: datetime | None = None
     outcome: str = ""
     """A sentence on how it ended."""
@@ -64,9 +94,23 @@ class Trainer:
     """Whether the cluster was seen to run it no longer."""
 
     @property
+    def base(self) -> TrainerBase:
+        """What it holds."""
+        return TrainerBase(self.base_model, self.base_source, self.base_revision, self.tokenizer_digest, self.precision)
+
+    @property
     def takes_jobs(self) -> bool:
         """Whether attempts may be assigned to it."""
         return self.state in {TrainerState.STARTING, TrainerState.RUNNING}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its calls are refused."""
+        return self.state is TrainerState.ENDED
+
+    def draining(self, now: datetime) -> Self:
+        """The trainer, told to leave."""
+        return replace(self, state=TrainerState.DRAINING, drain_time=now)
 
     def ended(self, now: datetime, outcome: str) -> Self:
         """The trainer, over."""

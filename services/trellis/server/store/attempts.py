@@ -16,7 +16,8 @@ from trellis.server.store.transaction import Rows
 _a = tables.attempts.c
 
 
-def _read(row: Row[Any]) -> Attempt:
+def read_attempt(row: Row[Any]) -> Attempt:
+    """The attempt of a whole row."""
     return Attempt(**named(row))
 
 
@@ -33,11 +34,11 @@ class AttemptRows(Rows):
 
     async def get_attempt(self, uid: str, number: int) -> Attempt | None:
         row = await self._transaction.row(select(tables.attempts).where(_a.job_uid == uid, _a.number == number))
-        return _read(row) if row else None
+        return read_attempt(row) if row else None
 
     async def find_attempt(self, token_hash: str) -> Attempt | None:
         row = await self._transaction.row(select(tables.attempts).where(_a.token_hash == token_hash))
-        return _read(row) if row else None
+        return read_attempt(row) if row else None
 
     async def save_attempt(self, attempt: Attempt) -> None:
         where = (_a.job_uid == attempt.job_uid, _a.number == attempt.number)
@@ -57,4 +58,4 @@ class AttemptRows(Rows):
         return await self._attempts(running.order_by(_a.create_time), limit)
 
     async def _attempts(self, statement: Select[Any], limit: int) -> Sequence[Attempt]:
-        return [_read(row) for row in await self._transaction.rows(statement.limit(limit))]
+        return [read_attempt(row) for row in await self._transaction.rows(statement.limit(limit))]

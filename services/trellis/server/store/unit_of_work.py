@@ -16,6 +16,7 @@ from trellis.server.app.ports import (
     Exports,
     Requests,
     Tenants,
+    Trainers,
     TuningJobs,
     UnitOfWork,
     Usage,
@@ -29,6 +30,7 @@ from trellis.server.store.exports import SqlExports
 from trellis.server.store.failures import busy, translated
 from trellis.server.store.requests import SqlRequests
 from trellis.server.store.tenants import SqlTenants
+from trellis.server.store.trainers import SqlTrainers
 from trellis.server.store.transaction import Transaction
 from trellis.server.store.tuning_jobs import SqlTuningJobs
 from trellis.server.store.usage import SqlUsage
@@ -42,6 +44,7 @@ class SqlUnitOfWork:
     base_models: BaseModels
     datasets: Datasets
     jobs: TuningJobs
+    trainers: Trainers
     adapters: Adapters
     exports: Exports
     usage: Usage
@@ -86,6 +89,7 @@ class SqlUnitOfWork:
         self.base_models = SqlBaseModels(transaction)
         self.datasets = SqlDatasets(transaction)
         self.jobs = SqlTuningJobs(transaction)
+        self.trainers = SqlTrainers(transaction)
         self.adapters = SqlAdapters(transaction)
         self.exports = SqlExports(transaction)
         self.usage = SqlUsage(transaction)

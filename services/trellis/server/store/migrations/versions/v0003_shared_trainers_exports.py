@@ -15,6 +15,9 @@ def upgrade() -> None:
         "trainers",
         sa.Column("uid", sa.Text(), nullable=False),
         sa.Column("base_model", sa.Text(), nullable=False),
+        sa.Column("base_source", sa.Text(), nullable=False),
+        sa.Column("base_revision", sa.Text(), nullable=False),
+        sa.Column("tokenizer_digest", sa.Text(), nullable=False),
         sa.Column("precision", sa.Text(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("token_hash", sa.Text(), nullable=False),
@@ -25,9 +28,13 @@ def upgrade() -> None:
         sa.Column("create_time", sa.DateTime(timezone=True), nullable=False),
         sa.Column("lease_expire_time", sa.DateTime(timezone=True), nullable=False),
         sa.Column("start_time", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("hostname", sa.Text(), nullable=False),
         sa.Column("busy_time", sa.DateTime(timezone=True), nullable=True),
         sa.Column("room", sa.Text(), nullable=True),
         sa.Column("room_time", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("job_count", sa.BigInteger(), nullable=False),
+        sa.Column("tokens_per_second", sa.Double(), nullable=False),
+        sa.Column("drain_time", sa.DateTime(timezone=True), nullable=True),
         sa.Column("end_time", sa.DateTime(timezone=True), nullable=True),
         sa.Column("outcome", sa.Text(), nullable=False),
         sa.Column("cleaned_up", sa.Boolean(), nullable=False),
@@ -35,6 +42,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("token_hash", name=op.f("uq_trainers_token_hash")),
     )
     with op.batch_alter_table("trainers", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_trainers_base_model_end_time"), ["base_model", "end_time"], unique=False)
         batch_op.create_index(batch_op.f("ix_trainers_cleaned_up_end_time"), ["cleaned_up", "end_time"], unique=False)
         batch_op.create_index(batch_op.f("ix_trainers_state_create_time"), ["state", "create_time"], unique=False)
 

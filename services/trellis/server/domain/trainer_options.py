@@ -1,0 +1,31 @@
+"""The settings of shared trainers that an operator chooses; the same for every base model."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerOptions:
+    """How big a shared trainer is and how it behaves."""
+
+    cpus: float = 1.0
+    """CPUs that each worker of a shared trainer reserves."""
+    gpus: float = 0.0
+    """GPUs that each worker of a shared trainer reserves."""
+    workers: int = 1
+    """Processes over which each step of a shared trainer is spread."""
+    max_jobs: int = 16
+    """Jobs that a shared trainer has at once."""
+    max_replicas: int = 1
+    """Shared trainers of one base model; a further one is started when the others have no room."""
+    idle_seconds: float = 300.0
+    """A shared trainer without a job leaves after so long, and at once when others need its capacity."""
+    turn_seconds: float = 15.0
+    """So long a shared trainer takes jobs while ones that it can't run wait for its capacity."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what can't be."""
+        for name in ("workers", "max_jobs", "max_replicas"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if self.cpus == self.gpus == 0:
+            raise ValueError("cpus and gpus can't both be 0.")

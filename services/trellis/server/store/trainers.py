@@ -1,0 +1,77 @@
+"""Shared trainers in the database."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, Select, false, select, update
+
+from trellis.server.domain.trainer import Room, Trainer, TrainerBase, TrainerState
+from trellis.server.domain.tuning_job import Attempt
+from trellis.server.store import tables
+from trellis.server.store.attempts import read_attempt
+from trellis.server.store.failures import already_exists, expect_one
+from trellis.server.store.rows import named
+from trellis.server.store.transaction import Rows
+from trellis.server.store.transaction import for_update as locked
+
+_t = tables.trainers.c
+_a = tables.attempts.c
+_LIVE = tuple(state for state in TrainerState if state is not TrainerState.ENDED)
+
+
+def _read(row: Row[Any]) -> Trainer:
+    values = named(row)
+    return Trainer(**{**values, "room": Room(**values["room"]) if values["room"] else None})
+
+
+class SqlTrainers(Rows):
+    """See ports.Trainers."""
+
+    async def add(self, trainer: Trainer) -> None:
+        if not await self._transaction.add(tables.trainers, asdict(trainer)):
+            raise already_exists(f"Trainer {trainer.uid}")
+
+    async def get(self, uid: str, *, for_update: bool = False) -> Trainer | None:
+        statement = select(tables.trainers).where(_t.uid == uid)
+        row = await self._transaction.row(locked(statement) if for_update else statement)
+        return _read(row) if row else None
+
+    async def find(self, token_hash: str) -> Trainer | None:
+        row = await self._transaction.row(select(tables.trainers).where(_t.token_hash == token_hash))
+        return _read(row) if row else None
+
+    async def save(self, trainer: Trainer) -> None:
+        statement = update(tables.trainers).where(_t.uid == trainer.uid).values(asdict(trainer))
+        expect_one(await self._transaction.change(statement), f"Trainer {trainer.uid}")
+
+    async def live(self) -> Sequence[Trainer]:
+        found: list[Trainer] = []
+        for state in _LIVE:  # one look into the index each
+            of_state = select(tables.trainers).where(_t.state == state)
+            found += await self._trainers(of_state.order_by(_t.create_time))
+        return sorted(found, key=lambda trainer: (trainer.create_time, trainer.uid))
+
+    async def to_clean_up(self, limit: int) -> Sequence[Trainer]:
+        over = select(tables.trainers).where(_t.cleaned_up == false(), _t.end_time.is_not(None))
+        return await self._trainers(over.order_by(_t.end_time).limit(limit))
+
+    async def last_ends(self, bases: Collection[TrainerBase]) -> dict[TrainerBase, datetime]:
+        found: dict[TrainerBase, datetime] = {}
+        for base in bases:
+            where = [getattr(_t, name) == value for name, value in asdict(base).items()]
+            over = select(_t.end_time).where(*where, _t.end_time.is_not(None)).order_by(_t.end_time.desc())
+            if (row := await self._transaction.row(over)) is not None:
+                found[base] = row.end_time
+        return found
+
+    async def open_attempts(self, uids: Collection[str]) -> Sequence[Attempt]:
+        found: list[Attempt] = []
+        for uid in uids:
+            statement = select(tables.attempts).where(_a.trainer_uid == uid, _a.end_time.is_(None))
+            found += [read_attempt(row) for row in await self._transaction.rows(statement)]
+        return sorted(found, key=lambda attempt: (attempt.create_time, attempt.job_uid))
+
+    async def _trainers(self, statement: Select[Any]) -> Sequence[Trainer]:
+        return [_read(row) for row in await self._transaction.rows(statement)]
