@@ -22,7 +22,7 @@ class RecordingWorker(WorkerServiceServicer):
 
     def __init__(self, work: worker_pb2.StartAttemptResponse) -> None:
         self.work = work
-        self.cancel = False
+        self.stop: worker_pb2.StopRequest.ValueType = worker_pb2.STOP_REQUEST_UNSPECIFIED
         self.fenced = False
         self.reports: list[worker_pb2.ReportAttemptRequest] = []
         self.completed: worker_pb2.CompleteAttemptRequest | None = None
@@ -89,7 +89,7 @@ class RecordingWorker(WorkerServiceServicer):
             elif request.report > self.work.next_report + len(self.reports):
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "A report is missing.")
             self._changed.notify_all()
-        return worker_pb2.ReportAttemptResponse(cancel_requested=self.cancel)
+        return worker_pb2.ReportAttemptResponse(stop=self.stop)
 
     async def CompleteAttempt(self, request: Any, context: Any) -> worker_pb2.CompleteAttemptResponse:
         await self._admit(context)

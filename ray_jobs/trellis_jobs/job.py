@@ -12,7 +12,7 @@ import torch
 from trellis.objects import ObjectStore
 from trellis.spec import TrainSpec
 from trellis.v1.tuning_job_pb2 import TuningJobEvent
-from trellis.v1.worker_pb2 import CompleteAttemptRequest, StartAttemptResponse
+from trellis.v1.worker_pb2 import AttemptUsage, CompleteAttemptRequest, StartAttemptResponse
 from trellis_jobs.artifact import AdapterObjects, manifest_of, reload_checked, save_adapter
 from trellis_jobs.batches import Plan
 from trellis_jobs.checkpoint import Checkpoints
@@ -66,8 +66,7 @@ def run(work: StartAttemptResponse, reporter: Reporter, code_version: str) -> Co
         adapter_digest=manifest.digest,
         base_evaluation=trainer.totals.base_evaluation.to_proto(),
         tuned_evaluation=tuned.to_proto(),
-        trained_tokens=trainer.totals.trained_tokens,
-        training_seconds=seconds,
+        usage=AttemptUsage(trained_tokens=trainer.totals.trained_tokens, trainer_seconds=seconds),
     )
 
 

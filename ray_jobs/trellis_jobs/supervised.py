@@ -13,6 +13,7 @@ from trellis.spec import TrainSpec
 from trellis_jobs.batches import Plan
 from trellis_jobs.checkpoint import Checkpoints, Snapshot
 from trellis_jobs.evaluation import Evaluation, Evaluator
+from trellis_jobs.failure import JobCancelledError, JobStoppedError
 from trellis_jobs.progress import Progress
 from trellis_jobs.reporter import Reporter
 from trellis_jobs.step import StepOutcome, Stepper
@@ -79,7 +80,7 @@ class Trainer:
         self.totals.base_evaluation = None if base is None else Evaluation(**base)
 
     def _step(self, lines: Any) -> None:
-        self.reporter.check()
+        self._stop_if_asked()
         began = time.monotonic()
         outcome = self.stepper.step(lines, self.totals.step, self.plan.total_steps)
         totals = self.totals
@@ -89,6 +90,15 @@ class Trainer:
         self._measure(outcome, time.monotonic() - began)
         if totals.step % self.spec.checkpoint_steps == 0 or totals.step == self.plan.total_steps:
             self._save()
+
+    def _stop_if_asked(self) -> None:
+        try:
+            self.reporter.check()
+        except JobCancelledError:
+            raise
+        except JobStoppedError:
+            self._save()
+            raise
 
     def _measure(self, outcome: StepOutcome, seconds: float) -> None:
         step, total = self.totals.step, self.plan.total_steps

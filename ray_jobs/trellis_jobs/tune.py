@@ -12,15 +12,12 @@ import sys
 import traceback
 from types import FrameType
 
-from google.rpc.code_pb2 import Code
-from google.rpc.status_pb2 import Status
-
 from trellis.artifacts import ArtifactError
 from trellis.v1.tuning_job_pb2 import TuningJobEvent
 from trellis.v1.worker_pb2 import CompleteAttemptRequest
 from trellis_jobs.capture import capture_output
 from trellis_jobs.device import limit_threads
-from trellis_jobs.failure import Failure, JobCancelledError, ProcessStoppedError, describe
+from trellis_jobs.failure import Failure, JobStoppedError, ProcessStoppedError, describe
 from trellis_jobs.job import run
 from trellis_jobs.reporter import Reporter
 from trellis_jobs.server import RefusedError, Server
@@ -42,10 +39,10 @@ def main() -> int:
         reporter.check()
         reporter.close()
         _complete(server, completion)
-    except JobCancelledError:
-        _log.info("Stopping, as the job was cancelled.")
+    except JobStoppedError as stopped:
+        _log.info("Stopping: %s", stopped)
         reporter.close()
-        server.fail(Status(code=Code.CANCELLED, message="The job was cancelled."), cancelled=True)
+        server.fail(stopped.to_status(), stopped.cause)
     except Exception as error:  # noqa: BLE001  whatever it was, the server must hear of it
         _fail(server, reporter, error)
     server.close()
@@ -64,7 +61,7 @@ def _fail(server: Server, reporter: Reporter, error: Exception) -> None:
     traceback.print_exception(error)
     reporter.event(failure.message, TuningJobEvent.LEVEL_ERROR)
     reporter.close()
-    server.fail(failure.to_status(), retryable=failure.retryable)
+    server.fail(failure.to_status(), failure.cause)
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:

@@ -20,7 +20,15 @@ from trellis.bases import read_base
 from trellis.objects import ObjectStore
 from trellis.spec import Lora, TrainSpec
 from trellis.tokens import ChatTokenizer
-from trellis.v1.worker_pb2 import StartAttemptResponse
+from trellis.v1.worker_pb2 import (
+    END_CAUSE_CANCELLED,
+    END_CAUSE_INFRASTRUCTURE,
+    END_CAUSE_PAUSED,
+    END_CAUSE_USER,
+    STOP_REQUEST_CANCEL,
+    STOP_REQUEST_PAUSE,
+    StartAttemptResponse,
+)
 
 COLOURS = ("red", "green", "blue", "amber")
 THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "HF_HUB_OFFLINE": "1"}
@@ -130,7 +138,7 @@ async def test_a_job_trains_evaluates_and_hands_in_an_adapter(world: World, base
     assert sorted(losses) == worker.steps_reported() == list(range(1, 21))  # 36 lines make 5 steps an epoch
     assert done.tuned_evaluation.loss < done.base_evaluation.loss
     assert done.tuned_evaluation.line_count == done.tuned_evaluation.answered_line_count == 4
-    assert done.trained_tokens > 0
+    assert done.usage.trained_tokens > 0
 
     manifest = Manifest.from_json(world.store.read_bytes("jobs/1/attempts/1/adapter/manifest.json"))
     assert manifest.digest == done.adapter_digest
@@ -180,12 +188,25 @@ async def test_a_killed_job_goes_on_as_if_it_had_not_been(world: World) -> None:
 async def test_a_job_stops_when_it_is_cancelled(world: World) -> None:
     async with serving(world.work(epochs=100, batch_size=1)) as worker, process(worker) as job:
         await worker.until(lambda found: bool(found.losses()))
-        worker.cancel = True
+        worker.stop = STOP_REQUEST_CANCEL
         assert await asyncio.wait_for(job.wait(), 10) == 0
         assert worker.failed is not None
-        assert worker.failed.cancelled
+        assert worker.failed.cause == END_CAUSE_CANCELLED
         assert worker.completed is None
     assert not world.store.exists("jobs/1/attempts/1/adapter/manifest.json")
+
+
+async def test_a_job_that_is_paused_leaves_a_checkpoint_that_is_known(world: World) -> None:
+    async with (
+        serving(world.work(epochs=100, batch_size=1, checkpoint_steps=1_000_000)) as worker,
+        process(worker) as job,
+    ):
+        await worker.until(lambda found: bool(found.losses()))
+        worker.stop = STOP_REQUEST_PAUSE
+        assert await asyncio.wait_for(job.wait(), 20) == 0
+        assert worker.failed is not None
+        assert worker.failed.cause == END_CAUSE_PAUSED
+        assert [found.step for found in worker.checkpoints()] == [max(worker.losses())]
 
 
 async def test_a_fenced_job_is_gone_at_once(world: World) -> None:
@@ -210,7 +231,7 @@ async def test_divergence_ends_the_job_with_the_step_and_lines(world: World) -> 
     worker = await run_through(world.work(epochs=100, learning_rate=1.0, lora=Lora(rank=4, alpha=1e4)))
     assert reason(worker) == "TRAINING_DIVERGED"
     assert worker.failed is not None
-    assert not worker.failed.retryable
+    assert worker.failed.cause == END_CAUSE_USER
     assert "step" in worker.failed.error.message
     assert "lines" in worker.failed.error.message
 
@@ -219,7 +240,7 @@ async def test_an_unknown_module_is_the_users_error(world: World) -> None:
     worker = await run_through(world.work(lora=Lora(rank=4, target_modules=("q_proj", "no_such_proj"))))
     assert reason(worker) == "INVALID_FIELD"
     assert worker.failed is not None
-    assert not worker.failed.retryable
+    assert worker.failed.cause == END_CAUSE_USER
     assert "'no_such_proj'" in worker.failed.error.message
     assert "q_proj" in worker.failed.error.message
 
@@ -239,4 +260,4 @@ async def test_a_process_that_is_told_to_stop_asks_for_another_attempt(world: Wo
         job.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(job.wait(), 30) == 0
         assert worker.failed is not None
-        assert worker.failed.retryable
+        assert worker.failed.cause == END_CAUSE_INFRASTRUCTURE

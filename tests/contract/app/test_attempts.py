@@ -8,6 +8,7 @@ from tests.server_fakes import World, admit, collected, keys, lay_adapter, submi
 
 from trellis.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound, Reason, TrellisError
 from trellis.server.app import adapters, attempts, completion, progress, tuning_jobs, watch
+from trellis.server.app.attempt_usage import AttemptUsage
 from trellis.server.app.attempts import Assignment, Process
 from trellis.server.app.completion import Completion
 from trellis.server.app.pages import PageQuery
@@ -15,7 +16,18 @@ from trellis.server.app.progress import AttemptReport, CommittedCheckpoint, Work
 from trellis.server.domain.adapter import Deployment
 from trellis.server.domain.base_model import BaseModel
 from trellis.server.domain.caller import Caller
-from trellis.server.domain.tuning_job import EventLevel, JobError, JobEvent, JobState, MetricPoint, Progress, TuningJob
+from trellis.server.domain.stop import Stop
+from trellis.server.domain.tuning_job import (
+    EndCause,
+    EventLevel,
+    JobError,
+    JobEvent,
+    JobState,
+    MetricPoint,
+    Progress,
+    StopRequest,
+    TuningJob,
+)
 
 LOST = JobError(Reason.TRAINING_FAILED, "The process died.")
 
@@ -59,7 +71,7 @@ async def test_an_attempt_that_ends_well(world: World, base: BaseModel, tmp_path
         [CommittedCheckpoint(2, key, 5)],
         "line one\n",
     )
-    assert await progress.report_attempt(world.context, caller, report) is False
+    assert await progress.report_attempt(world.context, caller, report) is None
     before = await events_of(world, job)
     await progress.report_attempt(world.context, caller, report)
     assert await events_of(world, job) == before
@@ -67,7 +79,7 @@ async def test_an_attempt_that_ends_well(world: World, base: BaseModel, tmp_path
         await progress.report_attempt(world.context, caller, AttemptReport(3))
 
     digest = lay_adapter(world.context, work, tmp_path / "a")
-    done = Completion(digest, trained_tokens=99, training_seconds=1.5)
+    done = Completion(digest, usage=AttemptUsage(99, 1.5))
     name = await completion.complete_attempt(world.context, caller, done)
     assert await completion.complete_attempt(world.context, caller, done) == name
     ended = await tuning_jobs.get_tuning_job(world.context, job.name)
@@ -112,8 +124,8 @@ async def test_the_next_attempt_resumes_and_repeats_nothing(world: World, base: 
     key = f"{work.checkpoint_prefix}/step-2"
     first = AttemptReport(1, Progress(3, 10, "training"), points(world, 1, 2, 3), (), [CommittedCheckpoint(2, key, 5)])
     await progress.report_attempt(world.context, caller, first)
-    await attempts.fail_attempt(world.context, caller, LOST, retryable=True, cancelled=False)
-    await fenced(attempts.fail_attempt(world.context, caller, LOST, retryable=True, cancelled=False))
+    await attempts.fail_attempt(world.context, caller, LOST, EndCause.INFRASTRUCTURE)
+    await fenced(attempts.fail_attempt(world.context, caller, LOST, EndCause.INFRASTRUCTURE))
 
     _, second = await admit(world.context, job)
     await fenced(progress.report_attempt(world.context, caller, replace(first, number=2)))
@@ -141,10 +153,10 @@ async def test_late_values_of_the_same_step_are_news(world: World, base: BaseMod
 async def test_a_job_gives_up_after_so_many_attempts(world: World, base: BaseModel) -> None:
     job, caller, _ = await running(world, base)
     for _ in range(world.context.settings.retry.max_attempts - 1):
-        await attempts.fail_attempt(world.context, caller, LOST, retryable=True, cancelled=False)
+        await attempts.fail_attempt(world.context, caller, LOST, EndCause.INFRASTRUCTURE)
         assert (await tuning_jobs.get_tuning_job(world.context, job.name)).state is JobState.QUEUED
         _, caller = await admit(world.context, job)
-    await attempts.fail_attempt(world.context, caller, LOST, retryable=True, cancelled=False)
+    await attempts.fail_attempt(world.context, caller, LOST, EndCause.INFRASTRUCTURE)
     failed = await tuning_jobs.get_tuning_job(world.context, job.name)
     assert failed.error is not None
     assert (failed.state, failed.error.reason) == (JobState.FAILED, Reason.ATTEMPTS_EXHAUSTED)
@@ -153,8 +165,9 @@ async def test_a_job_gives_up_after_so_many_attempts(world: World, base: BaseMod
 async def test_a_running_job_hears_that_it_is_cancelled(world: World, base: BaseModel) -> None:
     job, caller, _ = await running(world, base)
     assert (await tuning_jobs.cancel_tuning_job(world.context, job.name)).state is JobState.CANCELLING
-    assert await progress.report_attempt(world.context, caller, AttemptReport(1)) is True
-    await attempts.fail_attempt(world.context, caller, LOST, retryable=False, cancelled=True)
+    stop = await progress.report_attempt(world.context, caller, AttemptReport(1))
+    assert stop == Stop(StopRequest.CANCEL, world.clock.now() + world.context.settings.graces.cancel)
+    await attempts.fail_attempt(world.context, caller, LOST, EndCause.CANCELLED)
     assert (await tuning_jobs.get_tuning_job(world.context, job.name)).state is JobState.CANCELLED
 
 
@@ -192,7 +205,7 @@ async def test_a_watch_gives_every_event_once_and_ends_with_the_last(world: Worl
         await progress.report_attempt(world.context, caller, AttemptReport(1, metrics=points(world, 1), log_text="a\n"))
 
     async def fail() -> None:
-        await attempts.fail_attempt(world.context, caller, LOST, retryable=False, cancelled=False)
+        await attempts.fail_attempt(world.context, caller, LOST, EndCause.USER)
 
     world.waiter.steps = [report, fail]
     seen = [event for _, event in await collected(watch.watch_tuning_job(world.context, job.name, 0))]  # type: ignore[misc]

@@ -4,7 +4,6 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import Coroutine
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,17 +15,32 @@ from tests.server_fakes import World, admit, lay_adapter, make_world, prepare, s
 
 from trellis.errors import FailedPrecondition, Reason, TrellisError
 from trellis.server.app import attempts, completion, progress, tuning_jobs
+from trellis.server.app.attempt_end import end_attempt
+from trellis.server.app.attempt_usage import AttemptUsage
 from trellis.server.app.attempts import Assignment, Process
 from trellis.server.app.completion import Completion
 from trellis.server.app.progress import AttemptReport
 from trellis.server.domain.caller import Caller
-from trellis.server.domain.retry import after_bad_end
-from trellis.server.domain.tuning_job import ENDED, JobError, JobState, MetricPoint, Progress, TuningJob
+from trellis.server.domain.tuning_job import (
+    ENDED,
+    EndCause,
+    JobError,
+    JobState,
+    MetricPoint,
+    Progress,
+    StopRequest,
+    TuningJob,
+)
 from trellis.server.store.engine import create_engine_for
 from trellis.server.store.migrations import migrate
 from trellis.server.store.unit_of_work import SqlUnitOfWorkFactory
 
 T = TypeVar("T")
+REQUESTS = {
+    JobState.CANCELLING: StopRequest.CANCEL,
+    JobState.PAUSING: StopRequest.PAUSE,
+    JobState.PREEMPTING: StopRequest.PREEMPT,
+}
 ERROR = JobError(Reason.TRAINING_FAILED, "It broke.")
 
 
@@ -107,31 +121,29 @@ class JobMachine(RuleBasedStateMachine):
         step = self.step + data.draw(st.integers(-2, 1))
         point = MetricPoint(max(step, 0), {"train_loss": 1.0}, self.world.clock.now())
         report = AttemptReport(due - again, Progress(max(step, 0), 9, "training"), [point])
+        current = self.is_current(number)
         asked = self.speak(number, progress.report_attempt(self.world.context, self.callers[number - 1], report))
-        if asked is None:
+        if not current:
             return
-        assert asked == (self.present().state is JobState.CANCELLING)
+        assert (asked.request if asked else None) == REQUESTS.get(self.present().state)
         if not again:
             self.next_report[number] += 1
             self.acknowledged.add((max(step, 0), "train_loss"))
             self.step = max(self.step, step)
 
     @precondition(lambda self: self.works)
-    @rule(data=st.data(), retryable=st.booleans(), cancelled=st.booleans())
-    def fails(self, data: st.DataObject, retryable: bool, cancelled: bool) -> None:
+    @rule(data=st.data(), cause=st.sampled_from(EndCause), tokens=st.integers(0, 9))
+    def fails(self, data: st.DataObject, cause: EndCause, tokens: int) -> None:
         number = data.draw(st.sampled_from(sorted(self.works)))
-        caller = self.callers[number - 1]
-        self.speak(
-            number,
-            attempts.fail_attempt(self.world.context, caller, ERROR, retryable=retryable, cancelled=cancelled),
-        )
+        usage = AttemptUsage(tokens, tokens / 2)
+        self.speak(number, attempts.fail_attempt(self.world.context, self.callers[number - 1], ERROR, cause, usage))
 
     @precondition(lambda self: self.works)
     @rule(data=st.data(), good=st.booleans())
     def completes(self, data: st.DataObject, good: bool) -> None:
         number = data.draw(st.sampled_from(sorted(self.works)))
         digest = lay_adapter(self.world.context, self.works[number], self.folder / f"adapter-{number}")
-        done = Completion(digest if good else "0" * 64, trained_tokens=5)
+        done = Completion(digest if good else "0" * 64, usage=AttemptUsage(5, 1.0))
         before = self.present()
         try:
             deed = completion.complete_attempt(self.world.context, self.callers[number - 1], done)
@@ -156,11 +168,8 @@ class JobMachine(RuleBasedStateMachine):
                 assert attempt is not None
                 if attempt.ended or job.ended:
                     return
-                now = self.world.context.now()
-                policy = self.world.context.settings.retry
-                moved, event = after_bad_end(job, ERROR, retryable=True, now=now, policy=policy)
-                await unit.jobs.save_attempt(replace(attempt, end_time=now, outcome="lost"))
-                await unit.jobs.save(moved, [event])
+                now, policy = self.world.context.now(), self.world.context.settings.retry
+                await end_attempt(unit, job, attempt, ERROR, cause=EndCause.INFRASTRUCTURE, now=now, policy=policy)
                 await unit.commit()
 
         self.do(lose())
@@ -202,7 +211,9 @@ class JobMachine(RuleBasedStateMachine):
         assert len(set(told)) == len(told)
         assert self.acknowledged <= set(recorded)
         succeeded = job.state is JobState.SUCCEEDED
-        assert totals.get("training_tokens", 0) == (5 if succeeded else 0)
+        assert totals.get("training_tokens", 0) == job.used_tokens
+        assert totals.get("training_seconds", 0) == job.used_seconds
+        assert job.used_tokens >= (5 if succeeded else 0)
         assert (alias is not None) == succeeded
         if self.ended_as is not None:
             assert job == self.ended_as

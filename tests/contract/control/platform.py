@@ -27,7 +27,17 @@ from trellis.server.control.reap import ReapOrphans, ReapRuns
 from trellis.server.control.watch import WatchAttempts
 from trellis.server.domain.caller import AttemptRef, Caller, Role
 from trellis.server.domain.dataset import ReportState
-from trellis.server.domain.tuning_job import Attempt, EventLevel, JobError, JobEvent, JobState, TuningJob
+from trellis.server.domain.stop import Stop
+from trellis.server.domain.tuning_job import (
+    ACTIVE,
+    Attempt,
+    EndCause,
+    EventLevel,
+    JobError,
+    JobEvent,
+    JobState,
+    TuningJob,
+)
 from trellis.server.world import ThreadedObjects
 
 SETTINGS = ControlSettings(
@@ -164,14 +174,14 @@ class Platform:
         """The run's process makes its first call."""
         await start_attempt(self.app, await self.caller(run), Process("1", "host", 1))
 
-    async def report(self, run: str, number: int = 1) -> bool:
-        """The run's process reports; whether it is told to stop."""
+    async def report(self, run: str, number: int = 1) -> Stop | None:
+        """The run's process reports; what it is asked."""
         return await report_attempt(self.app, await self.caller(run), AttemptReport(number))
 
-    async def fail(self, run: str, *, retryable: bool = True, cancelled: bool = False) -> None:
+    async def fail(self, run: str, cause: EndCause = EndCause.INFRASTRUCTURE) -> None:
         """The run's process says that it failed."""
-        error = JobError("TRAINING_FAILED", "Out of memory.")
-        await fail_attempt(self.app, await self.caller(run), error, retryable=retryable, cancelled=cancelled)
+        error = JobError("TRAINING_FAILED", "The disk is full.")
+        await fail_attempt(self.app, await self.caller(run), error, cause)
 
     async def complete(self, run: str) -> None:
         """The run's process says that it is done; the adapter is left out."""
@@ -200,7 +210,7 @@ async def check_invariants(platform: Platform, uids: Iterable[str]) -> None:
             attempts = await _attempts(unit, uid)
             assert len(attempts) == job.attempt_count
             still_open = [attempt.number for attempt in attempts if not attempt.ended]
-            is_active = job.state in {JobState.STARTING, JobState.RUNNING, JobState.CANCELLING}
+            is_active = job.state in ACTIVE
             assert still_open == ([job.attempt_count] if is_active else []), f"{job.state} with attempts {still_open}"
             active += is_active
     assert active * platform.settings.job_cpus <= platform.settings.capacity_cpus, "more than there is"

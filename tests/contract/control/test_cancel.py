@@ -5,7 +5,7 @@ from tests.contract.control.test_job_life import RUN, pass_lease, running
 from tests.contract.store import samples
 
 from trellis.server.app.ports import RunStatus
-from trellis.server.domain.tuning_job import JobState
+from trellis.server.domain.tuning_job import EndCause, JobState
 
 
 async def test_a_queued_job_is_cancelled_at_once(platform: Platform) -> None:
@@ -55,7 +55,7 @@ async def test_a_process_that_listens_stops_by_itself(platform: Platform) -> Non
     await platform.cancel()
     await server.round()
     assert await platform.report(RUN), "it is told to stop"
-    await platform.fail(RUN, cancelled=True)
+    await platform.fail(RUN, EndCause.CANCELLED)
     job = await platform.job()
     assert (job.state, job.error) == (JobState.CANCELLED, None)
     platform.cluster.end(RUN, RunStatus.SUCCEEDED)

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from trellis.errors import InvalidArgument, Reason
 from trellis.spec import Lora, Precision, TrainSpec
+from trellis.v1.worker_pb2 import END_CAUSE_USER
 from trellis_jobs.batches import Plan, collate
 from trellis_jobs.data import Data
 from trellis_jobs.device import Device, choose_device
@@ -153,7 +154,7 @@ def test_divergence_names_step_and_lines(
     with pytest.raises(JobFailedError) as raised:
         stepper.step(range(10), 6, 100)
     assert raised.value.reason is Reason.TRAINING_DIVERGED
-    assert not raised.value.retryable
+    assert raised.value.cause == END_CAUSE_USER
     assert "step 7" in str(raised.value)
     assert "and 2 more" in str(raised.value)
     for name, parameter in stepper.parameters.items():

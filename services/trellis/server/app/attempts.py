@@ -6,12 +6,22 @@ from datetime import datetime
 from trellis.errors import Reason, error_for
 from trellis.names import DatasetVersionName
 from trellis.server.app import keys
+from trellis.server.app.attempt_end import end_attempt
+from trellis.server.app.attempt_usage import AttemptUsage, with_usage
 from trellis.server.app.context import Context
 from trellis.server.app.fields import printable
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.domain.caller import AttemptRef, Caller
-from trellis.server.domain.retry import after_bad_end
-from trellis.server.domain.tuning_job import Attempt, Checkpoint, EventLevel, JobError, JobEvent, JobState, TuningJob
+from trellis.server.domain.tuning_job import (
+    Attempt,
+    Checkpoint,
+    EndCause,
+    EventLevel,
+    JobError,
+    JobEvent,
+    JobState,
+    TuningJob,
+)
 
 MAX_MESSAGE = 2000
 COMPLETED = "completed"
@@ -44,6 +54,11 @@ class Assignment:
     resume_step: int
     heartbeat_seconds: float
     next_report: int
+    replay_key: str = ""
+    initial_key: str = ""
+    memory_halvings: int = 0
+    """How many times the work of one pass is to be halved."""
+    model_prefix: str = ""
 
 
 async def start_attempt(context: Context, caller: Caller, process: Process) -> Assignment:
@@ -60,17 +75,21 @@ async def start_attempt(context: Context, caller: Caller, process: Process) -> A
     return _assignment(context, job, attempt, checkpoint)
 
 
-async def fail_attempt(context: Context, caller: Caller, error: JobError, *, retryable: bool, cancelled: bool) -> None:
-    """The attempt ended with an error, or because it was asked to; the job is tried again or ends."""
+async def fail_attempt(
+    context: Context, caller: Caller, error: JobError, cause: EndCause, usage: AttemptUsage | None = None
+) -> None:
+    """The attempt ended without an adapter, by an error or because it was asked to; the job is tried again or ends."""
     async with context.units() as unit:
         job, attempt = await current_attempt(unit, caller)
-        now = context.now()
-        error = replace(error, message=printable(error.message, MAX_MESSAGE))
-        # A process that was stopped, though nobody cancelled the job, is one that was lost.
-        retryable = retryable or cancelled
-        moved, event = after_bad_end(job, error, retryable=retryable, now=now, policy=context.settings.retry)
-        await unit.jobs.save_attempt(replace(attempt, end_time=now, outcome=error.message or "failed"))
-        await unit.jobs.save(moved, [event])
+        await end_attempt(
+            unit,
+            job,
+            with_usage(attempt, usage),
+            replace(error, message=printable(error.message, MAX_MESSAGE)),
+            cause=cause,
+            now=context.now(),
+            policy=context.settings.retry,
+        )
         await unit.commit()
 
 
@@ -128,6 +147,10 @@ def _assignment(context: Context, job: TuningJob, attempt: Attempt, checkpoint: 
         resume_step=checkpoint.step if checkpoint else 0,
         heartbeat_seconds=context.settings.lease.total_seconds() / _HEARTBEATS_A_LEASE,
         next_report=attempt.next_report,
+        replay_key=_file_key(spec.replay_dataset) if spec.replay_dataset else "",
+        initial_key=spec.initial_key,
+        memory_halvings=job.memory_halvings,
+        model_prefix=keys.attempt_model_prefix(job.tenant, job.uid, attempt.number),
     )
 
 

@@ -20,9 +20,10 @@ from trellis.errors import FailedPrecondition, Reason, error_for
 from trellis.objects import ObjectNotFoundError, ObjectStore
 from trellis.server.app import keys
 from trellis.server.app.adapters import point_alias, want_deployed
+from trellis.server.app.attempt_usage import AttemptUsage, settled, with_usage
 from trellis.server.app.attempts import COMPLETED, current_attempt, reference, renewed
 from trellis.server.app.context import Context
-from trellis.server.app.ports import UnitOfWork, UsageRecord
+from trellis.server.app.ports import UnitOfWork
 from trellis.server.domain.adapter import Adapter, Deployment
 from trellis.server.domain.caller import Caller
 from trellis.server.domain.tuning_job import Attempt, Evaluation, EventLevel, JobEvent, JobState, TuningJob
@@ -37,8 +38,7 @@ class Completion:
     adapter_digest: str
     base_evaluation: Evaluation | None = None
     tuned_evaluation: Evaluation | None = None
-    trained_tokens: int = 0
-    training_seconds: float = 0.0
+    usage: AttemptUsage | None = None
 
 
 async def complete_attempt(context: Context, caller: Caller, completion: Completion) -> str:
@@ -147,9 +147,11 @@ async def _record(
         await _deploy_same(unit, adapter)
     if job.alias_id:
         await point_alias(context, unit, job.tenant, job.alias_id, adapter.digest)
+    attempt = with_usage(attempt, completion.usage)
     await unit.jobs.save_attempt(replace(attempt, end_time=now, outcome=COMPLETED))
+    total, records = settled(job, attempt, now)
     succeeded = replace(
-        job.moved(JobState.SUCCEEDED, now),
+        total.moved(JobState.SUCCEEDED, now),
         adapter_digest=adapter.digest,
         base_evaluation=completion.base_evaluation,
         tuned_evaluation=completion.tuned_evaluation,
@@ -157,7 +159,7 @@ async def _record(
     )
     message = f"The job made {adapter.name}."
     await unit.jobs.save(succeeded, [JobEvent(now, EventLevel.INFO, message, state=JobState.SUCCEEDED)])
-    await unit.usage.add(_usage(context, job, attempt, completion))
+    await unit.usage.add(records)
 
 
 async def _deploy_same(unit: UnitOfWork, adapter: Adapter) -> None:
@@ -165,14 +167,3 @@ async def _deploy_same(unit: UnitOfWork, adapter: Adapter) -> None:
     present = await unit.adapters.get(adapter.tenant, adapter.adapter_id, for_update=True)
     if present is not None:
         await want_deployed(unit, present)
-
-
-def _usage(context: Context, job: TuningJob, attempt: Attempt, completion: Completion) -> list[UsageRecord]:
-    measured = {
-        "training_tokens": float(completion.trained_tokens),
-        "training_seconds": completion.training_seconds,
-    }
-    return [
-        UsageRecord(job.tenant, f"{job.uid}-{attempt.number}-{kind}", kind, quantity, job.name, context.now())
-        for kind, quantity in measured.items()
-    ]

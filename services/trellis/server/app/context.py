@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 from trellis.objects import ObjectStore
 from trellis.server.app.ports import Clock, EngineHost, Ids, UnitOfWorkFactory
 from trellis.server.domain.retry import RetryPolicy
+from trellis.server.domain.stop import Graces
+from trellis.server.domain.trainer_options import TrainerOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +22,15 @@ class AppSettings:
     max_adapter_bytes: int = 4 * 1024**3
     """The largest adapter that may be imported, all files together."""
     lease: timedelta = timedelta(seconds=30)
-    """Without a report for so long, an attempt is taken for dead; the same as the control loops'."""
+    """Without a word for so long, an attempt or a trainer is taken for dead; the same as the control loops'."""
+    start_timeout: timedelta = timedelta(minutes=5)
+    """So long an attempt may take to its first call; the same as the control loops'."""
+    server_secret: bytes = b""
+    """What the tokens of attempts are derived from, which trainers are given."""
+    trainers: TrainerOptions = TrainerOptions()
     retry: RetryPolicy = RetryPolicy()
+    graces: Graces = Graces()
+    """How long attempts that are asked to stop may take; the same as the control loops'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +46,8 @@ class Context:
     wait: Callable[[], Awaitable[None]]
     """Lets a little time pass between two looks at the database; raises Unavailable when the server is stopping."""
     settings: AppSettings = AppSettings()
+    claim_wait: Callable[[], Awaitable[None]] | None = None
+    """The same for trainers that wait for jobs, who are not to notice it; None for `wait`."""
 
     def now(self) -> datetime:
         """The time."""

@@ -46,6 +46,16 @@ def attempt_adapter_prefix(tenant: str, uid: str, attempt: int) -> str:
     return f"tenants/{tenant}/adapters/{uid}-{attempt}"
 
 
+def attempt_model_prefix(tenant: str, uid: str, attempt: int) -> str:
+    """The whole model that an attempt of a job makes which trains all weights; no other attempt writes there."""
+    return f"tenants/{tenant}/models/{uid}-{attempt}"
+
+
 def import_prefix(tenant: str, import_id: str) -> str:
     """An imported adapter."""
     return f"tenants/{tenant}/adapters/import-{import_id}"
+
+
+def export_prefix(tenant: str, uid: str) -> str:
+    """A whole model that is made on request."""
+    return f"tenants/{tenant}/exports/{uid}"

@@ -7,17 +7,18 @@ from datetime import datetime
 
 from trellis.errors import InvalidArgument
 from trellis.server.app import keys
+from trellis.server.app.attempt_usage import AttemptUsage, with_usage
 from trellis.server.app.attempts import MAX_MESSAGE, current_attempt, renewed
 from trellis.server.app.context import Context
 from trellis.server.app.fields import Violations, printable
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.domain.caller import Caller
+from trellis.server.domain.stop import Stop, stop_of
 from trellis.server.domain.tuning_job import (
     Attempt,
     Checkpoint,
     EventLevel,
     JobEvent,
-    JobState,
     MetricPoint,
     Progress,
     TuningJob,
@@ -46,6 +47,8 @@ class CommittedCheckpoint:
     step: int
     key: str
     size_bytes: int
+    valid_loss: float | None = None
+    """The held-out loss at its step, in nats, if it was measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +61,21 @@ class AttemptReport:
     events: Sequence[WorkerEvent] = ()
     checkpoints: Sequence[CommittedCheckpoint] = ()
     log_text: str = ""
+    usage: AttemptUsage | None = None
 
 
-async def report_attempt(context: Context, caller: Caller, report: AttemptReport) -> bool:
-    """Apply the report, unless it was applied before; whether the job is to be cancelled."""
+async def report_attempt(context: Context, caller: Caller, report: AttemptReport) -> Stop | None:
+    """Apply the report, unless it was applied before; what the attempt is asked to do instead of going on."""
     async with context.units() as unit:
         job, attempt = await current_attempt(unit, caller)
         _check(report, job, attempt)
         attempt = renewed(context, attempt)
         if report.number == attempt.next_report:
             await _apply(context, unit, report, job, attempt)
-            attempt = replace(attempt, next_report=attempt.next_report + 1)
+            attempt = with_usage(replace(attempt, next_report=attempt.next_report + 1), report.usage)
         await unit.jobs.save_attempt(attempt)
         await unit.commit()
-    return job.state is JobState.CANCELLING
+    return stop_of(job, context.settings.graces)
 
 
 def _check(report: AttemptReport, job: TuningJob, attempt: Attempt) -> None:
@@ -100,7 +104,9 @@ def _check(report: AttemptReport, job: TuningJob, attempt: Attempt) -> None:
 async def _apply(context: Context, unit: UnitOfWork, report: AttemptReport, job: TuningJob, attempt: Attempt) -> None:
     now = context.now()
     metrics = await _new_points(unit, job, report.metrics)
-    checkpoints = [Checkpoint(c.step, attempt.number, c.key, c.size_bytes, now) for c in report.checkpoints]
+    checkpoints = [
+        Checkpoint(c.step, attempt.number, c.key, c.size_bytes, now, _finite(c.valid_loss)) for c in report.checkpoints
+    ]
     progress = _merged(job.progress, report)
     events = [JobEvent(e.time, e.level, printable(e.message, MAX_MESSAGE)) for e in report.events]
     events += [JobEvent(p.time, EventLevel.INFO, _said(p), metrics=p) for p in metrics]

@@ -2,13 +2,12 @@
 
 import hashlib
 import hmac
-from dataclasses import replace
 from datetime import datetime
 
+from trellis.server.app.attempt_end import end_attempt
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.control.context import ControlContext
-from trellis.server.domain.retry import after_bad_end
-from trellis.server.domain.tuning_job import Attempt, JobError, TuningJob
+from trellis.server.domain.tuning_job import Attempt, EndCause, JobError, TuningJob
 
 
 def token_for(secret: bytes, job_uid: str, number: int) -> str:
@@ -44,7 +43,7 @@ async def end_badly(
     attempt: Attempt,
     error: JobError,
     *,
-    retryable: bool,
+    cause: EndCause,
     unless_renewed: bool = False,
 ) -> bool:
     """End the attempt, unless it is over already, and move its job on; False if there was nothing to end.
@@ -57,9 +56,5 @@ async def end_badly(
         return False
     if unless_renewed and present.lease_expire_time != attempt.lease_expire_time:
         return False
-    now = context.now()
-    await unit.jobs.save_attempt(replace(present, end_time=now, outcome=error.message))
-    if job.attempt_count == attempt.number and not job.ended:
-        moved, event = after_bad_end(job, error, retryable=retryable, now=now, policy=context.settings.retry)
-        await unit.jobs.save(moved, [event])
+    await end_attempt(unit, job, present, error, cause=cause, now=context.now(), policy=context.settings.retry)
     return True

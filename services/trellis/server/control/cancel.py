@@ -5,7 +5,7 @@ from trellis.server.control.attempts import end_badly
 from trellis.server.control.context import ControlContext
 from trellis.server.control.each import for_each
 from trellis.server.control.metrics import ATTEMPTS_STOPPED
-from trellis.server.domain.tuning_job import Attempt, JobError, JobState, TuningJob
+from trellis.server.domain.tuning_job import Attempt, EndCause, JobError, JobState, TuningJob
 
 _BATCH = 200
 
@@ -31,13 +31,13 @@ class CancelJobs:
         if attempt.start_time is None:
             return True
         begun = job.cancel_time or job.update_time
-        return self._context.now() >= begun + self._context.settings.cancel_grace
+        return self._context.now() >= begun + self._context.settings.graces.cancel
 
     async def _end(self, attempt: Attempt) -> None:
         # Fenced first: whatever the process still says is refused. The reaper then stops what is left of the run.
         error = JobError(Reason.TRAINING_FAILED, "The job was cancelled.")
         async with self._context.units() as unit:
-            if not await end_badly(unit, self._context, attempt, error, retryable=False):
+            if not await end_badly(unit, self._context, attempt, error, cause=EndCause.CANCELLED):
                 return
             await unit.commit()
         ATTEMPTS_STOPPED.inc()

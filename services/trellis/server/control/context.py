@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 from trellis.server.app.ports import Claim, Clock, EngineHost, Ids, JobCluster, Objects, UnitOfWorkFactory
 from trellis.server.domain.retry import RetryPolicy
+from trellis.server.domain.stop import Graces
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class ControlSettings:
     """Without a report for so long, an attempt is taken for dead."""
     start_timeout: timedelta = timedelta(minutes=5)
     """So long an attempt may take from admission to its first call."""
-    cancel_grace: timedelta = timedelta(seconds=5)
+    graces: Graces = Graces()
     """So long a process that was asked to stop may take before it is ended."""
     upload_lifetime: timedelta = timedelta(days=1)
     """So long an unfinished upload is kept after its last byte."""

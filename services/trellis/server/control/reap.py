@@ -57,7 +57,7 @@ class ReapRuns:
 
     def _overdue(self, attempt: Attempt) -> bool:
         assert attempt.end_time is not None
-        return self._context.now() >= attempt.end_time + 2 * self._context.settings.cancel_grace
+        return self._context.now() >= attempt.end_time + 2 * self._context.settings.graces.cancel
 
 
 class ReapOrphans:

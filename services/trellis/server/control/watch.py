@@ -11,7 +11,7 @@ from trellis.server.control.attempts import end_badly
 from trellis.server.control.context import ControlContext
 from trellis.server.control.each import for_each
 from trellis.server.control.metrics import ATTEMPTS_LOST
-from trellis.server.domain.tuning_job import Attempt, JobError
+from trellis.server.domain.tuning_job import Attempt, EndCause, JobError
 
 _log = structlog.get_logger(__name__)
 _BATCH = 1000
@@ -85,7 +85,9 @@ class WatchAttempts:
     async def _end(self, attempt: Attempt, how: str, message: str) -> None:
         error = JobError(Reason.TRAINING_FAILED, message, {"attempt": str(attempt.number)})
         async with self._context.units() as unit:
-            if not await end_badly(unit, self._context, attempt, error, retryable=True, unless_renewed=True):
+            if not await end_badly(
+                unit, self._context, attempt, error, cause=EndCause.INFRASTRUCTURE, unless_renewed=True
+            ):
                 return
             await unit.commit()
         ATTEMPTS_LOST.labels(how).inc()

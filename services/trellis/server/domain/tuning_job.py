@@ -27,9 +27,9 @@ class JobState(StrEnum):
 _S = JobState
 MOVES: Mapping[JobState, frozenset[JobState]] = {
     _S.QUEUED: frozenset({_S.STARTING, _S.PAUSED, _S.CANCELLED, _S.FAILED}),
-    _S.STARTING: frozenset({_S.RUNNING, _S.QUEUED, _S.PAUSING, _S.PREEMPTING, _S.CANCELLING, _S.FAILED}),
+    _S.STARTING: frozenset({_S.RUNNING, _S.QUEUED, _S.PAUSED, _S.CANCELLING, _S.FAILED}),
     _S.RUNNING: frozenset({_S.SUCCEEDED, _S.QUEUED, _S.PAUSING, _S.PREEMPTING, _S.CANCELLING, _S.FAILED}),
-    _S.PAUSING: frozenset({_S.PAUSED, _S.RUNNING, _S.QUEUED, _S.SUCCEEDED, _S.CANCELLING, _S.FAILED}),
+    _S.PAUSING: frozenset({_S.PAUSED, _S.RUNNING, _S.SUCCEEDED, _S.CANCELLING, _S.FAILED}),
     _S.PREEMPTING: frozenset({_S.QUEUED, _S.SUCCEEDED, _S.PAUSING, _S.CANCELLING, _S.FAILED}),
     _S.PAUSED: frozenset({_S.QUEUED, _S.CANCELLED}),
     _S.CANCELLING: frozenset({_S.CANCELLED, _S.SUCCEEDED, _S.FAILED}),
@@ -38,13 +38,40 @@ MOVES: Mapping[JobState, frozenset[JobState]] = {
     _S.CANCELLED: frozenset(),
 }
 """The lawful moves. QUEUED again from a state with a process is a retry or what follows a preemption; SUCCEEDED from
-one that was asked to stop is a finish that was faster than the request."""
+one that was asked to stop is a finish that was faster than the request. RUNNING from PAUSING is a job that was resumed
+before its process had left: it goes on, or is queued if the process leaves after all. A STARTING job has nothing to save,
+so that it is PAUSED or QUEUED at once."""
 
 ENDED = frozenset(state for state, moves in MOVES.items() if not moves)
 STOPPING = frozenset({JobState.CANCELLING, JobState.PAUSING, JobState.PREEMPTING})
 """States in which a job's process is asked to leave."""
 ACTIVE = frozenset({JobState.STARTING, JobState.RUNNING}) | STOPPING
 """States in which a job holds capacity."""
+
+
+class EndCause(StrEnum):
+    """Why an attempt ended without an adapter; decides whether and how its job is tried again."""
+
+    USER = "USER"
+    """The job's data or settings are wrong."""
+    INFRASTRUCTURE = "INFRASTRUCTURE"
+    """A process, node, network or store failed."""
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    CANCELLED = "CANCELLED"
+    PAUSED = "PAUSED"
+    PREEMPTED = "PREEMPTED"
+    DECLINED = "DECLINED"
+    """The trainer that it was given to has no room for it."""
+
+
+class StopRequest(StrEnum):
+    """What an attempt is asked to do instead of going on."""
+
+    CANCEL = "CANCEL"
+    PAUSE = "PAUSE"
+    """Save a checkpoint and leave."""
+    PREEMPT = "PREEMPT"
+    """Save a checkpoint and leave, as others need the capacity."""
 
 
 class UnlawfulMoveError(ValueError):
@@ -215,6 +242,8 @@ class TuningJob:
     """Attempts that ended by a failure of the infrastructure; preemptions and pauses are none."""
     memory_halvings: int = 0
     """How many times attempts ran out of memory: each halves the work of one pass."""
+    decline_count: int = 0
+    """Attempts in a row that trainers had no room for, up to its newest one."""
     used_tokens: int = 0
     """Tokens trained on, over all attempts that are over."""
     used_seconds: float = 0.0

@@ -7,11 +7,13 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from trellis.errors import DOMAIN, Reason
+from trellis.server.app.attempt_usage import AttemptUsage
 from trellis.server.app.attempts import Assignment, Process
 from trellis.server.app.completion import Completion
 from trellis.server.app.progress import AttemptReport, CommittedCheckpoint, WorkerEvent
-from trellis.server.domain.tuning_job import Evaluation, EventLevel, JobError, MetricPoint, Progress
-from trellis.server.rpc.convert.enums import from_wire
+from trellis.server.domain.stop import Stop
+from trellis.server.domain.tuning_job import EndCause, Evaluation, EventLevel, JobError, MetricPoint, Progress
+from trellis.server.rpc.convert.enums import from_wire, to_wire
 from trellis.server.rpc.convert.times import moment
 from trellis.v1 import tuning_job_pb2
 from trellis.v1 import worker_pb2 as pb
@@ -37,6 +39,10 @@ def assignment(value: Assignment) -> pb.StartAttemptResponse:
         resume_step=value.resume_step,
         heartbeat_seconds=value.heartbeat_seconds,
         next_report=value.next_report,
+        replay_key=value.replay_key,
+        initial_key=value.initial_key,
+        memory_halvings=value.memory_halvings,
+        model_prefix=value.model_prefix,
     )
 
 
@@ -47,9 +53,32 @@ def attempt_report(request: pb.ReportAttemptRequest, now: datetime) -> AttemptRe
         progress=_progress(request.progress) if request.HasField("progress") else None,
         metrics=[MetricPoint(p.step, dict(p.values), _time(p, "metrics.time", now)) for p in request.metrics],
         events=[WorkerEvent(_level(e), e.message, _time(e, "events.time", now)) for e in request.events],
-        checkpoints=[CommittedCheckpoint(c.step, c.key, c.size_bytes) for c in request.checkpoints],
+        checkpoints=[_committed(c) for c in request.checkpoints],
         log_text=request.log_text,
+        usage=attempt_usage(request),
     )
+
+
+def attempt_usage(
+    request: pb.ReportAttemptRequest | pb.CompleteAttemptRequest | pb.FailAttemptRequest,
+) -> AttemptUsage | None:
+    """What the attempt says that it has used; None if it does not say."""
+    if not request.HasField("usage"):
+        return None
+    return AttemptUsage(request.usage.trained_tokens, request.usage.trainer_seconds)
+
+
+def stop_answer(stop: Stop | None, now: datetime) -> pb.ReportAttemptResponse:
+    """What the attempt is asked, on the wire."""
+    if stop is None:
+        return pb.ReportAttemptResponse()
+    request = to_wire(pb.StopRequest, "STOP_REQUEST_", stop.request)
+    return pb.ReportAttemptResponse(stop=request, stop_seconds=stop.seconds_left(now))
+
+
+def end_cause(request: pb.FailAttemptRequest) -> EndCause:
+    """Why the attempt ended."""
+    return from_wire(pb.EndCause, "END_CAUSE_", EndCause, request.cause, "cause") or EndCause.INFRASTRUCTURE
 
 
 def completion(request: pb.CompleteAttemptRequest) -> Completion:
@@ -58,8 +87,7 @@ def completion(request: pb.CompleteAttemptRequest) -> Completion:
         adapter_digest=request.adapter_digest,
         base_evaluation=_evaluation(request.base_evaluation) if request.HasField("base_evaluation") else None,
         tuned_evaluation=_evaluation(request.tuned_evaluation) if request.HasField("tuned_evaluation") else None,
-        trained_tokens=request.trained_tokens,
-        training_seconds=request.training_seconds,
+        usage=attempt_usage(request),
     )
 
 
@@ -70,6 +98,11 @@ def job_error(status: Status) -> JobError:
         if detail.Unpack(info) and info.domain == DOMAIN and info.reason in Reason.__members__:
             return JobError(info.reason, status.message, dict(info.metadata))
     return JobError(Reason.TRAINING_FAILED, status.message or "The training process failed without saying why.")
+
+
+def _committed(message: pb.CommittedCheckpoint) -> CommittedCheckpoint:
+    valid_loss = message.valid_loss if message.HasField("valid_loss") else None
+    return CommittedCheckpoint(message.step, message.key, message.size_bytes, valid_loss)
 
 
 def _progress(message: tuning_job_pb2.TuningJob.Progress) -> Progress:

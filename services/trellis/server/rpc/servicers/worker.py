@@ -21,8 +21,8 @@ class WorkerServicer(WorkerServiceServicer):
 
     async def ReportAttempt(self, request: pb.ReportAttemptRequest, _: ServicerContext) -> pb.ReportAttemptResponse:
         report = convert.attempt_report(request, self._context.now())
-        cancel = await progress.report_attempt(self._context, current_caller(), report)
-        return pb.ReportAttemptResponse(cancel_requested=cancel)
+        stop = await progress.report_attempt(self._context, current_caller(), report)
+        return convert.stop_answer(stop, self._context.now())
 
     async def CompleteAttempt(
         self, request: pb.CompleteAttemptRequest, _: ServicerContext
@@ -37,7 +37,7 @@ class WorkerServicer(WorkerServiceServicer):
             self._context,
             current_caller(),
             convert.job_error(request.error),
-            retryable=request.retryable,
-            cancelled=request.cancelled,
+            convert.end_cause(request),
+            convert.attempt_usage(request),
         )
         return pb.FailAttemptResponse()
