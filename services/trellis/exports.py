@@ -14,6 +14,8 @@ from trellis.objects import ObjectNotFoundError, ObjectStore
 EXPORT_VERSION: Final = 1
 FORMATS: Final = ("SAFETENSORS", "GGUF")
 MAX_MANIFEST_BYTES: Final = 4 << 20
+TASK_FILE: Final = "task.json"
+"""Under an export's key: what its process is to do. Once it is gone, nobody wants the export any more."""
 _PIECE_BYTES: Final = 1 << 20
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _PART: Final = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
@@ -76,6 +78,56 @@ class ExportManifest:
             raise _bad(f"it is not of version {EXPORT_VERSION}")
         _check_fields(values, {one.name for one in fields(cls)})
         return cls(**{**values, "files": _read_files(values["files"])})
+
+
+@dataclass(frozen=True, slots=True)
+class ExportTask:
+    """What the process that makes an export is to do."""
+
+    format: str
+    """One of FORMATS."""
+    base_model: str
+    base_source: str
+    """The base model's folder or hub id."""
+    base_revision: str
+    tokenizer_digest: str
+    adapter_key: str
+    """The PEFT folder in the object store."""
+    source: str
+    """The resource name of the adapter or checkpoint."""
+    adapter_digest: str = ""
+    tuning_job: str = ""
+    spec: Mapping[str, Any] | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """The task as JSON."""
+        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """Read what `to_json` wrote."""
+        return cls(**json.loads(data))
+
+
+@dataclass(frozen=True, slots=True)
+class ExportFailure:
+    """Why no export could be made, as its process says; `message` is a sentence for its user."""
+
+    reason: str
+    """A value of trellis.errors.Reason."""
+    message: str
+    again: bool = False
+    """Whether another try may help."""
+
+    def to_json(self) -> bytes:
+        """The failure as JSON."""
+        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """Read what `to_json` wrote."""
+        return cls(**json.loads(data))
 
 
 def put_folder(store: ObjectStore, prefix: str, folder: Path) -> dict[str, FileFacts]:
@@ -188,6 +240,11 @@ def _read_file(path: str, value: Any) -> FileFacts:
     if not sound:
         raise _bad(f"its file {path!r} has no proper path, sha256 and size")
     return FileFacts(value["sha256"], value["size"])
+
+
+def error_file(number: int) -> str:
+    """Where, under an export's key, the run of this number says why it failed."""
+    return f"error-{number}.json"
 
 
 def is_file_path(path: str) -> bool:

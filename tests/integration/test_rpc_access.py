@@ -24,7 +24,7 @@ __all__ = ["engine", "migrated_url", "sqlite_template", "units"]
 METHODS = [method for service in SERVICES for method in service.descriptor.methods]
 CALLERS = ("nobody", "unknown", "member", "tenant-admin", "stranger", "admin", "attempt")
 REFUSED = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
-IDS = {"apiKeys": "k1", "datasets": "d1", "tuningJobs": "j1", "adapters": "0" * 24, "aliases": "a1"}
+IDS = {"apiKeys": "k1", "datasets": "d1", "tuningJobs": "j1", "adapters": "0" * 24, "aliases": "a1", "exports": "e1"}
 
 
 @pytest.fixture
@@ -51,6 +51,7 @@ def names_for(method: MethodDescriptor, tenant: str) -> str:
         return f"tenants/{tenant}"
     kind = method.containing_service.name.removesuffix("Service")
     collections = {"ApiKey": "apiKeys", "Dataset": "datasets", "TuningJob": "tuningJobs", "Adapter": "adapters"}
+    collections["Export"] = "exports"
     collection = "aliases" if "Alias" in method.name else collections.get(kind, "adapters")
     return f"tenants/{tenant}/{collection}/{IDS[collection]}"
 

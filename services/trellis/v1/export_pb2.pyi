@@ -38,7 +38,9 @@ class Export(_message.Message):
         FORMAT_SAFETENSORS: Export._Format.ValueType  # 1
         """A folder that `AutoModelForCausalLM.from_pretrained` loads, with tokenizer and chat template."""
         FORMAT_GGUF: Export._Format.ValueType  # 2
-        """One GGUF file, for llama.cpp and what is built on it."""
+        """One GGUF file, for llama.cpp and what is built on it. Not made by this server: CreateExport refuses it with
+        INVALID_ARGUMENT; llama.cpp's convert_hf_to_gguf.py makes one of a downloaded folder.
+        """
 
     class Format(_Format, metaclass=_FormatEnumTypeWrapper):
         """What the files are."""
@@ -48,7 +50,9 @@ class Export(_message.Message):
     FORMAT_SAFETENSORS: Export.Format.ValueType  # 1
     """A folder that `AutoModelForCausalLM.from_pretrained` loads, with tokenizer and chat template."""
     FORMAT_GGUF: Export.Format.ValueType  # 2
-    """One GGUF file, for llama.cpp and what is built on it."""
+    """One GGUF file, for llama.cpp and what is built on it. Not made by this server: CreateExport refuses it with
+    INVALID_ARGUMENT; llama.cpp's convert_hf_to_gguf.py makes one of a downloaded folder.
+    """
 
     class _State:
         ValueType = _typing.NewType("ValueType", _builtins.int)

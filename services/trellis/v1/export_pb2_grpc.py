@@ -100,7 +100,7 @@ class ExportServiceServicer:
 
     def ReadExportFile(self, request, context):
         """Streams the bytes of one of an export's files. Errors: NOT_FOUND, FAILED_PRECONDITION (INVALID_STATE) until it
-        SUCCEEDED, OUT_OF_RANGE.
+        SUCCEEDED, INVALID_ARGUMENT for an offset beyond the file's end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,7 +48,7 @@ class ExportServiceStub:
     """Deletes an export with its files; one that is being made is stopped. Errors: NOT_FOUND."""
     ReadExportFile: _grpc.UnaryStreamMultiCallable[_export_pb2.ReadExportFileRequest, _export_pb2.ReadExportFileResponse]
     """Streams the bytes of one of an export's files. Errors: NOT_FOUND, FAILED_PRECONDITION (INVALID_STATE) until it
-    SUCCEEDED, OUT_OF_RANGE.
+    SUCCEEDED, INVALID_ARGUMENT for an offset beyond the file's end.
     """
 
 @_typing.type_check_only
@@ -70,7 +70,7 @@ class ExportServiceAsyncStub(ExportServiceStub):
     """Deletes an export with its files; one that is being made is stopped. Errors: NOT_FOUND."""
     ReadExportFile: _aio.UnaryStreamMultiCallable[_export_pb2.ReadExportFileRequest, _export_pb2.ReadExportFileResponse]  # type: ignore[assignment]
     """Streams the bytes of one of an export's files. Errors: NOT_FOUND, FAILED_PRECONDITION (INVALID_STATE) until it
-    SUCCEEDED, OUT_OF_RANGE.
+    SUCCEEDED, INVALID_ARGUMENT for an offset beyond the file's end.
     """
 
 class ExportServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -119,7 +119,7 @@ class ExportServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_export_pb2.ReadExportFileResponse], _abc.AsyncIterator[_export_pb2.ReadExportFileResponse]]:
         """Streams the bytes of one of an export's files. Errors: NOT_FOUND, FAILED_PRECONDITION (INVALID_STATE) until it
-        SUCCEEDED, OUT_OF_RANGE.
+        SUCCEEDED, INVALID_ARGUMENT for an offset beyond the file's end.
         """
 
 def add_ExportServiceServicer_to_server(servicer: ExportServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -11,8 +11,10 @@ from trellis.server.rpc.servicers.adapter import AdapterServicer
 from trellis.server.rpc.servicers.api_key import ApiKeyServicer
 from trellis.server.rpc.servicers.base_model import BaseModelServicer
 from trellis.server.rpc.servicers.dataset import DatasetServicer
+from trellis.server.rpc.servicers.export import ExportServicer
 from trellis.server.rpc.servicers.inference import InferenceServicer
 from trellis.server.rpc.servicers.tenant import TenantServicer
+from trellis.server.rpc.servicers.trainer import TrainerServicer
 from trellis.server.rpc.servicers.tuning_job import TuningJobServicer
 from trellis.server.rpc.servicers.worker import WorkerServicer
 from trellis.v1 import (
@@ -24,10 +26,14 @@ from trellis.v1 import (
     base_model_pb2_grpc,
     dataset_pb2,
     dataset_pb2_grpc,
+    export_pb2,
+    export_pb2_grpc,
     inference_pb2,
     inference_pb2_grpc,
     tenant_pb2,
     tenant_pb2_grpc,
+    trainer_pb2,
+    trainer_pb2_grpc,
     tuning_job_pb2,
     tuning_job_pb2_grpc,
     worker_pb2,
@@ -56,7 +62,9 @@ SERVICES = (
     _service(dataset_pb2, "DatasetService", DatasetServicer, dataset_pb2_grpc),
     _service(tuning_job_pb2, "TuningJobService", TuningJobServicer, tuning_job_pb2_grpc),
     _service(adapter_pb2, "AdapterService", AdapterServicer, adapter_pb2_grpc),
+    _service(export_pb2, "ExportService", ExportServicer, export_pb2_grpc),
     _service(inference_pb2, "InferenceService", InferenceServicer, inference_pb2_grpc),
     _service(worker_pb2, "WorkerService", WorkerServicer, worker_pb2_grpc),
+    _service(trainer_pb2, "TrainerService", TrainerServicer, trainer_pb2_grpc),
 )
 """All that the control plane answers; engines answer EngineService themselves."""
