@@ -13,8 +13,28 @@ _READABLE_VERSIONS = frozenset({1, SPEC_VERSION})
 """A spec of version 1 is one of version 2 that leaves the newer fields at their defaults."""
 MAX_RANK = 256
 MAX_BATCH_SIZE = 1024
+MAX_EPOCHS = 100
+MAX_WORKERS = 1024
+REPLAY_FRACTION = 0.1
+"""The share of each batch that is replayed, when it was not given."""
 KEPT_CHECKPOINTS = 2
 """So many of a job's newest checkpoints are kept, beside the best one and pinned ones."""
+
+DECIDED_KEYS = frozenset(
+    {
+        "train_batch_size",
+        "train_micro_batch_size_per_gpu",
+        "gradient_accumulation_steps",
+        "gradient_clipping",
+        "optimizer",
+        "scheduler",
+        "bf16",
+        "fp16",
+        "amp",
+        "torch_autocast",
+    }
+)
+"""Keys of a DeepSpeed config that the job's own settings decide."""
 
 Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -53,6 +73,16 @@ class Preference:
     label_smoothing: float = 0.0
     reference_free: bool = False
 
+    def violations(self) -> Iterator[FieldViolation]:
+        """What is wrong with it, as fields of PreferenceSpec."""
+        yield from _within("beta", self.beta, 1e-6, 1e3)
+        if not 0 <= self.label_smoothing < 0.5:
+            yield FieldViolation("label_smoothing", f"{self.label_smoothing} is not at least 0 and less than 0.5.")
+        if self.loss != "dpo" and self.label_smoothing:
+            yield FieldViolation("label_smoothing", "Only DPO has it; leave it out.")
+        if self.loss != "dpo" and self.reference_free:
+            yield FieldViolation("reference_free", "Only DPO has a reference to leave out; ORPO never has one.")
+
 
 @dataclass(frozen=True, slots=True)
 class Distributed:
@@ -64,6 +94,31 @@ class Distributed:
     gradient_checkpointing: bool | None = None
     config_json: str = ""
     """Laid over the derived DeepSpeed config; empty for none."""
+
+    def violations(self) -> Iterator[FieldViolation]:
+        """What is wrong with it, as fields of DistributedSpec."""
+        yield from _within("workers", self.workers, 1, MAX_WORKERS)
+        if self.zero_stage is not None:
+            yield from _within("zero_stage", self.zero_stage, 0, 3)
+            if self.offload == "all" and self.zero_stage != 3:
+                yield FieldViolation("offload", f"ZeRO {self.zero_stage} can't offload parameters; only stage 3 can.")
+            if self.offload == "optimizer" and self.zero_stage == 0:
+                yield FieldViolation("offload", "ZeRO 0 can't offload the optimizer's state; stages 1 to 3 can.")
+        yield from self._config_violations()
+
+    def _config_violations(self) -> Iterator[FieldViolation]:
+        if not self.config_json:
+            return
+        try:
+            config = json.loads(self.config_json)
+        except ValueError as error:
+            yield FieldViolation("config_json", f"It is no JSON: {error}.")
+            return
+        if not isinstance(config, dict):
+            yield FieldViolation("config_json", "It is no JSON object.")
+            return
+        for key in sorted(DECIDED_KEYS & config.keys()):
+            yield FieldViolation("config_json", f"{key!r} is decided by the job's own settings; leave it out.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +180,7 @@ class TrainSpec:
     """The version whose lines are mixed in; empty for none."""
     replay_sha256: str = ""
     replay_format: str = ""
-    replay_fraction: float = 0.1
+    replay_fraction: float = REPLAY_FRACTION
     """The share of each batch's lines that is replayed."""
     initial_adapter: str = ""
     """The name of the adapter or checkpoint to start from; empty for a new adapter."""
@@ -145,18 +200,32 @@ class TrainSpec:
         wanted = max(1, round(self.replay_fraction * self.batch_size)) if self.replay_fraction else 0
         return min(wanted, self.batch_size - 1)
 
-    def violations(self, base_context_length: int) -> tuple[FieldViolation, ...]:
-        """Every field that is out of its range, named as in the API's TrainingSettings."""
-        return tuple(
-            FieldViolation(f"tuning_job.supervised.{v.field}", v.description)
-            for v in self._violations(base_context_length)
-        )
+    @property
+    def settings_path(self) -> str:
+        """The path of the job's TrainingSettings in the API's TuningJob."""
+        return "supervised" if self.method == "supervised" else f"{self.method}.training"
 
-    def _violations(self, base_context_length: int) -> Iterator[FieldViolation]:
+    @property
+    def by_itself(self) -> bool:
+        """Whether it needs processes of its own: a shared trainer has neither whole models to train nor 4-bit bases."""
+        return self.full or self.quantization != "none"
+
+    def violations(self, base_context_length: int) -> tuple[FieldViolation, ...]:
+        """Every field that is out of its range or does not fit the others, named as in the API's TuningJob."""
+        settings = (*self._ranges(base_context_length), *self._combinations())
+        found = [FieldViolation(f"{self.settings_path}.{v.field}", v.description) for v in settings]
+        if self.method == "preference":
+            found += [FieldViolation(f"preference.{v.field}", v.description) for v in self.preference.violations()]
+        if self.distributed is not None:
+            found += [FieldViolation(f"distributed.{v.field}", v.description) for v in self.distributed.violations()]
+        if self.full and self.initial_adapter:
+            message = "All weights are trained, so there is no adapter to start from."
+            found.append(FieldViolation("initial_adapter", message))
+        return tuple(FieldViolation(f"tuning_job.{v.field}", v.description) for v in found)
+
+    def _ranges(self, base_context_length: int) -> Iterator[FieldViolation]:
         yield from self.lora.violations()
-        yield from _within("epochs", self.epochs, 1, 100)
-        if self.max_steps is not None:
-            yield from _within("max_steps", self.max_steps, 1, 10_000_000)
+        yield from _within("epochs", self.epochs, 1, MAX_EPOCHS)
         yield from _within("batch_size", self.batch_size, 1, MAX_BATCH_SIZE)
         yield from self._accumulation_violations()
         yield from _within("learning_rate", self.learning_rate, 1e-9, 1.0)
@@ -166,14 +235,36 @@ class TrainSpec:
         yield from _within("context_length", self.context_length, 8, base_context_length)
         yield from _within("seed", self.seed, 0, 2**31 - 1)
         yield from _within("held_out_fraction", self.held_out_fraction, 0.0, 0.5)
+        yield from _within("replay_fraction", self.replay_fraction, 0.0, 0.9)
         yield from _within("checkpoint_steps", self.checkpoint_steps, 1, 1_000_000)
         yield from _within("max_evaluation_lines", self.max_evaluation_lines, 0, 100_000)
+        optional = ("max_steps", 10_000_000), ("evaluation_steps", 1_000_000), ("early_stopping_patience", 1000)
+        for name, most in optional:
+            value = getattr(self, name)
+            if value is not None:
+                yield from _within(name, value, 1, most)
 
     def _accumulation_violations(self) -> Iterator[FieldViolation]:
         steps = self.gradient_accumulation_steps
         if steps < 1 or (self.batch_size >= 1 and self.batch_size % steps):
             description = f"{steps} must be at least 1 and divide batch_size ({self.batch_size})."
             yield FieldViolation("gradient_accumulation_steps", description)
+
+    def _combinations(self) -> Iterator[FieldViolation]:
+        if self.full and self.lora != Lora():
+            yield FieldViolation("lora", "All weights are trained, so there is no adapter to shape; leave it out.")
+        if self.full and self.quantization != "none":
+            message = "The weights of a 4-bit base can't be trained; train an adapter on it, or leave quantization out."
+            yield FieldViolation("quantization", message)
+        if self.early_stopping_patience is not None and not (self.held_out_fraction or self.validation_dataset):
+            message = "Nothing is held out to stop by; give a held_out_fraction above 0 or a validation_dataset."
+            yield FieldViolation("early_stopping_patience", message)
+        if not self.replay_dataset and self.replay_fraction != REPLAY_FRACTION:
+            yield FieldViolation(
+                "replay_fraction", "There is nothing to replay; name a replay_dataset, or leave it out."
+            )
+        if self.replay_dataset and self.batch_size == 1:
+            yield FieldViolation("batch_size", "A batch of 1 has no room for a replayed line; 2 is the least.")
 
     def to_json(self) -> str:
         """The spec as JSON, keys sorted, so that equal specs have equal text."""

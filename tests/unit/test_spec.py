@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trellis.errors import InvalidArgument
-from trellis.spec import Lora, TrainSpec
+from trellis.spec import Distributed, Lora, Preference, TrainSpec
 
 SPEC = TrainSpec(
     base_model="baseModels/tiny",
@@ -53,12 +53,60 @@ def test_json_gives_the_same_spec_back(
         ({"seed": -1}, "seed"),
         ({"warmup_ratio": 1.1}, "warmup_ratio"),
         ({"max_steps": 0}, "max_steps"),
+        ({"evaluation_steps": 0}, "evaluation_steps"),
+        ({"early_stopping_patience": 0}, "early_stopping_patience"),
+        ({"replay_dataset": "d", "replay_fraction": 0.95}, "replay_fraction"),
+        ({"replay_fraction": 0.2}, "replay_fraction"),
+        ({"replay_dataset": "d", "batch_size": 1}, "batch_size"),
+        ({"early_stopping_patience": 2, "held_out_fraction": 0.0}, "early_stopping_patience"),
+        ({"full": True, "lora": Lora(rank=8)}, "lora"),
+        ({"full": True, "quantization": "nf4"}, "quantization"),
     ],
 )
 def test_each_field_is_checked(change: dict[str, object], field: str) -> None:
     violations = replace(SPEC, **change).violations(512)
     assert [v.field for v in violations] == [f"tuning_job.supervised.{field}"]
-    assert violations[0].description.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"method": "preference", "epochs": 0}, "preference.training.epochs"),
+        ({"method": "pretraining", "epochs": 0}, "pretraining.training.epochs"),
+        ({"method": "preference", "preference": Preference(beta=0.0)}, "preference.beta"),
+        ({"method": "preference", "preference": Preference(label_smoothing=0.5)}, "preference.label_smoothing"),
+        ({"method": "preference", "preference": Preference("orpo", 0.1, 0.1)}, "preference.label_smoothing"),
+        ({"method": "preference", "preference": Preference("orpo", reference_free=True)}, "preference.reference_free"),
+        ({"full": True, "initial_adapter": "tenants/a/adapters/b"}, "initial_adapter"),
+        ({"distributed": Distributed(workers=0)}, "distributed.workers"),
+        ({"distributed": Distributed(zero_stage=4)}, "distributed.zero_stage"),
+        ({"distributed": Distributed(zero_stage=2, offload="all")}, "distributed.offload"),
+        ({"distributed": Distributed(zero_stage=0, offload="optimizer")}, "distributed.offload"),
+        ({"distributed": Distributed(config_json="{")}, "distributed.config_json"),
+        ({"distributed": Distributed(config_json="[]")}, "distributed.config_json"),
+        ({"distributed": Distributed(config_json='{"bf16": {}}')}, "distributed.config_json"),
+    ],
+)
+def test_what_goes_beyond_the_settings_is_checked_too(change: dict[str, object], field: str) -> None:
+    (violation,) = replace(SPEC, **change).violations(512)
+    assert violation.field == f"tuning_job.{field}"
+    assert violation.description.endswith(".")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": "preference", "preference": Preference("dpo", 0.1, 0.2, reference_free=True)},
+        {"early_stopping_patience": 2, "held_out_fraction": 0.0, "validation_dataset": "d"},
+        {"replay_dataset": "d", "replay_fraction": 0.9},
+        {"full": True, "distributed": Distributed(2, 3, "all", True, '{"wall_clock_breakdown": true}')},
+        {"quantization": "nf4", "initial_adapter": "tenants/a/adapters/b"},
+    ],
+)
+def test_what_fits_together_is_let_through_and_read_back(change: dict[str, object]) -> None:
+    spec = replace(SPEC, **change)
+    assert spec.violations(512) == ()
+    assert TrainSpec.from_json(spec.to_json()) == spec
 
 
 def test_another_version_or_field_is_refused() -> None:
