@@ -90,13 +90,16 @@ class Checkpoints:
 
     def resume(self, key: str, step: int) -> Snapshot | None:
         """The checkpoint of this key or, if it can't be read, the newest sound one up to its step; None if there is none."""
-        older = [other for at, other in sorted(self._folders(), reverse=True) if other != key and at <= step]
-        for candidate in [key, *older]:
+        for candidate in [key, *(other for other in self.older(step) if other != key)]:
             try:
                 return self.load(candidate)
             except (ObjectNotFoundError, ValueError, LookupError, SafetensorError) as error:
                 _log.warning("The checkpoint %s can't be used: %s", candidate, error)
         return None
+
+    def older(self, step: int) -> list[str]:
+        """The keys of all folders up to a step, the newest first, committed or not."""
+        return [key for at, key in sorted(self._folders(), reverse=True) if at <= step]
 
     def load(self, key: str) -> Snapshot:
         """The checkpoint of this key. Raises ObjectNotFoundError, ValueError, LookupError or SafetensorError."""
