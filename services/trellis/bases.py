@@ -23,7 +23,8 @@ from trellis.tensor_files import TensorFileError, TensorHeader, read_tensor_head
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
 _DOWNLOADED: Final = ("*.json", "*.jinja", "*.safetensors", "*.model", "merges.txt", "vocab.txt")
 _CONTEXT_KEYS: Final = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
-_TEXT_FILES: Final = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+TEXT_FILES: Final = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+"""Patterns of a model's files that are not weights: its config, its tokenizer and its chat template."""
 _HEADS: Final = frozenset({"lm_head", "embed_out", "output_layer", "score"})
 _NOT_LINEAR: Final = ("embed", "norm", "wte", "wpe", "rotary")
 _PICKLED: Final = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -103,7 +104,7 @@ def _download(hub_id: str, revision: str) -> Path:
 
 def _read_folder(folder: Path, commit: str) -> BaseFacts:
     config = _read_json(folder / "config.json", "so it is not a model of transformers")
-    headers = {path.name: _read_header(path) for path in _weight_files(folder)}
+    headers = {path.name: _read_header(path) for path in weight_files(folder)}
     text = config.get("text_config") or config
     _check_supported(config, folder)
     return BaseFacts(
@@ -139,7 +140,8 @@ def _read_header(path: Path) -> TensorHeader:
         raise BaseModelError(f"In {str(path.parent)!r}: {error}") from None
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that hold the model of a folder, by name. Raises BaseModelError."""
     if (folder / _INDEX).is_file():
         shards = _read_json(folder / _INDEX, "").get("weight_map")
         if not isinstance(shards, dict) or not all(_is_plain_name(name) for name in shards.values()):
@@ -209,7 +211,7 @@ def _has_chat_template(folder: Path) -> bool:
 
 def _digest(folder: Path, headers: Mapping[str, TensorHeader]) -> str:
     digest = hashlib.sha256()
-    for path in sorted({path for pattern in _TEXT_FILES for path in folder.glob(pattern) if path.is_file()}):
+    for path in sorted({path for pattern in TEXT_FILES for path in folder.glob(pattern) if path.is_file()}):
         _add(digest, path.name.encode(), path.read_bytes())
     for name, header in sorted(headers.items()):
         _add(digest, name.encode(), str(header.file_size).encode(), header.raw, *_samples(folder / name, header))
