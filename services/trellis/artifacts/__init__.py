@@ -1,6 +1,6 @@
 """Adapters as folders: the manifest that names one, and the gate that each must pass before it is served."""
 
-from trellis.artifacts.adapter_config import AdapterConfig, read_adapter_config
+from trellis.artifacts.adapter_config import AdapterConfig, parse_adapter_config, read_adapter_config
 from trellis.artifacts.errors import ArtifactError
 from trellis.artifacts.gate import (
     ADAPTER_FILES,
@@ -26,6 +26,7 @@ __all__ = [
     "Manifest",
     "check_adapter_folder",
     "file_facts",
+    "parse_adapter_config",
     "read_adapter_config",
     "read_safetensors_header",
 ]

@@ -60,7 +60,14 @@ class AdapterConfig:
 
 def read_adapter_config(path: Path) -> AdapterConfig:
     """Read adapter_config.json. Raises ArtifactError (`bad_config`, `unsupported`)."""
-    values = _read_object(path)
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise _bad(f"it has more than {MAX_CONFIG_BYTES} bytes")
+    return parse_adapter_config(path.read_bytes())
+
+
+def parse_adapter_config(data: bytes) -> AdapterConfig:
+    """Read the bytes of adapter_config.json. Raises ArtifactError (`bad_config`, `unsupported`)."""
+    values = _read_object(data)
     _refuse_unsupported(values)
     targets = values.get("target_modules")
     return AdapterConfig(
@@ -75,11 +82,9 @@ def read_adapter_config(path: Path) -> AdapterConfig:
     )
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise _bad(f"it has more than {MAX_CONFIG_BYTES} bytes")
+def _read_object(data: bytes) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_bytes())
+        values = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise _bad(f"it is not JSON ({error})") from None
     if not isinstance(values, dict):

@@ -21,6 +21,8 @@ class AppSettings:
     """So much of an upload is stored at a time."""
     max_adapter_bytes: int = 4 * 1024**3
     """The largest adapter that may be imported, all files together."""
+    capacity_gpus: float = 0.0
+    """GPUs that jobs may have together."""
     lease: timedelta = timedelta(seconds=30)
     """Without a word for so long, an attempt or a trainer is taken for dead; the same as the control loops'."""
     start_timeout: timedelta = timedelta(minutes=5)

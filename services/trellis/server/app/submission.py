@@ -1,65 +1,48 @@
 """The submission of a tuning job: everything is resolved into a TrainSpec before it is accepted."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
-from trellis.errors import NotFound, Reason, error_for
-from trellis.formats import Kind
-from trellis.names import AliasName, DatasetName, DatasetVersionName, TenantName, TuningJobName
+from trellis.errors import FieldViolation
+from trellis.names import TuningJobName
 from trellis.server.app.authorisation import require_names
+from trellis.server.app.auto_settings import resolved_spec
 from trellis.server.app.base_models import base_model_unavailable, find_base_model, read_facts
 from trellis.server.app.context import Context
-from trellis.server.app.datasets import present_version
 from trellis.server.app.fields import Violations
 from trellis.server.app.idempotency import RequestKey, create_once
+from trellis.server.app.initial_adapter import differences, find_start
+from trellis.server.app.job_datasets import with_datasets
+from trellis.server.app.job_request import JobNames, NewTuningJob, read_names
+from trellis.server.app.job_spec import NO_LIMIT, asked_spec
 from trellis.server.app.ports import UnitOfWork
-from trellis.server.app.reports import ensure_report
 from trellis.server.app.tenants import present_tenant
 from trellis.server.app.tuning_jobs import present_job
 from trellis.server.domain.base_model import BaseModel
 from trellis.server.domain.caller import Caller
-from trellis.server.domain.dataset import DatasetVersion, ReportState
 from trellis.server.domain.tuning_job import EventLevel, JobEvent, JobState, QueueCode, QueueReason, TuningJob
-from trellis.spec import MAX_RANK, Lora, TrainSpec
-
-_NO_LIMIT = 2**31 - 1
+from trellis.spec import TrainSpec
 
 
 @dataclass(frozen=True, slots=True)
-class NewTuningJob:
-    """A job to submit; `settings` and `lora` hold the fields of TrainSpec and Lora that the request sets."""
+class _Checked:
+    """A request in which nothing is wrong, as far as can be told without its datasets."""
 
-    parent: str
-    training_dataset: str
-    job_id: str = ""
-    display_name: str = ""
-    base_model: str = ""
-    validation_dataset: str = ""
-    alias: str = ""
-    deploy: bool = False
-    settings: Mapping[str, Any] | None = None
-    lora: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Names:
-    tenant: str
-    training: DatasetVersionName
-    validation: DatasetVersionName | None
-    alias_id: str
+    names: JobNames
+    base: BaseModel
+    spec: TrainSpec
 
 
 async def create_tuning_job(context: Context, caller: Caller, new: NewTuningJob, key: RequestKey) -> TuningJob:
     """Submit a job; it is QUEUED, and says why it waits."""
-    require_names(caller, new.training_dataset, new.validation_dataset, new.alias)
-    names, base = await _checked(context, new, key)
+    named = (new.training_dataset, new.validation_dataset, new.replay_dataset, new.initial_adapter, new.alias)
+    require_names(caller, *named)
+    checked = await _checked(context, new, key)
 
     async def create(unit: UnitOfWork) -> tuple[str, TuningJob]:
-        await present_tenant(unit, names.tenant)
-        if await unit.base_models.get(base.base_model_id) is None:
-            raise base_model_unavailable(base.name)
-        job = await _new_job(context, unit, new, names, base)
+        await present_tenant(unit, checked.names.tenant)
+        if await unit.base_models.get(checked.base.base_model_id) is None:
+            raise base_model_unavailable(checked.base.name)
+        job = await _new_job(context, unit, new, checked)
         await unit.jobs.add(job)
         event = JobEvent(context.now(), EventLevel.INFO, "The job was submitted.", state=JobState.QUEUED)
         saved = await unit.jobs.save(job, [event])
@@ -71,22 +54,23 @@ async def create_tuning_job(context: Context, caller: Caller, new: NewTuningJob,
     return await create_once(context, f"CreateTuningJob {new.parent}", key, create, read)
 
 
-async def _checked(context: Context, new: NewTuningJob, key: RequestKey) -> tuple[_Names, BaseModel]:
+async def _checked(context: Context, new: NewTuningJob, key: RequestKey) -> _Checked:
     """All wrong fields are said at once; only then what is missing."""
     violations = Violations()
-    names = _names(new, violations)
+    names = read_names(new, violations)
     violations.text(new.display_name, "tuning_job.display_name")
     key.check(violations)
     base = await _find_base(context, new.base_model, violations)
-    spec = _spec(new, base)
-    violations.extend(spec.violations(base.context_length if base else _NO_LIMIT))
+    spec = asked_spec(new, base)
+    violations.extend(spec.violations(base.context_length if base else NO_LIMIT))
+    violations.extend(_lacking(context, spec))
     if base is not None:
-        await _check_modules(base, spec.lora, violations)
+        await _check_modules(base, spec, violations)
     violations.raise_any()
     if base is None:
         raise base_model_unavailable(new.base_model)
     assert names is not None
-    return names, base
+    return _Checked(names, base, await _with_start(context, new, names, base, spec))
 
 
 async def _find_base(context: Context, name: str, violations: Violations) -> BaseModel | None:
@@ -96,114 +80,55 @@ async def _find_base(context: Context, name: str, violations: Violations) -> Bas
         return await find_base_model(unit, name, "tuning_job.base_model")
 
 
-def _names(new: NewTuningJob, violations: Violations) -> _Names | None:
-    tenant = violations.name(TenantName, new.parent, "parent")
-    if new.job_id:
-        violations.id("tuning_job", new.job_id, "tuning_job_id")
-    training = _dataset(new.training_dataset, "tuning_job.training_dataset", violations)
-    validation = None
-    if new.validation_dataset:
-        validation = _dataset(new.validation_dataset, "tuning_job.validation_dataset", violations)
-    alias = violations.name(AliasName, new.alias, "tuning_job.alias") if new.alias else None
-    if tenant is None:
-        return None
-    named = {"training_dataset": training, "validation_dataset": validation, "alias": alias}
-    for field, name in named.items():
-        if name is not None and name.tenant != tenant.tenant:
-            violations.add(f"tuning_job.{field}", f"{name} is not one of {new.parent}.")
-    if training is None:
-        return None
-    return _Names(tenant.tenant, training, validation, alias.alias if alias else "")
+def _lacking(context: Context, spec: TrainSpec) -> tuple[FieldViolation, ...]:
+    """What the installation does not have."""
+    if spec.quantization == "none" or context.settings.capacity_gpus > 0:
+        return ()
+    message = "4-bit bases need a GPU with CUDA, and jobs have none here; leave quantization out."
+    return (FieldViolation(f"tuning_job.{spec.settings_path}.quantization", message),)
 
 
-def _dataset(name: str, field: str, violations: Violations) -> DatasetVersionName | None:
-    if "/versions/" in name:
-        return violations.name(DatasetVersionName, name, field)
-    dataset = violations.name(DatasetName, name, field)
-    return DatasetVersionName(dataset.tenant, dataset.dataset, "latest") if dataset else None
-
-
-def _spec(new: NewTuningJob, base: BaseModel | None) -> TrainSpec:
-    """The spec with all defaults resolved, but for the datasets."""
-    shape = dict(new.lora or {})
-    # Of a rank that is wrong, the rank alone is complained about.
-    shape.setdefault("alpha", 2.0 * min(max(shape.get("rank", Lora().rank), 1), MAX_RANK))
-    settings = {"context_length": base.context_length if base else _NO_LIMIT, **(new.settings or {})}
-    return TrainSpec(
-        base_model=base.name if base else "",
-        base_source=base.source if base else "",
-        base_revision=base.revision if base else "",
-        tokenizer_digest=base.tokenizer_digest if base else "",
-        training_dataset="",
-        training_sha256="",
-        lora=Lora(**shape),
-        **settings,
-    )
-
-
-async def _check_modules(base: BaseModel, lora: Lora, violations: Violations) -> None:
-    if not lora.target_modules:
+async def _check_modules(base: BaseModel, spec: TrainSpec, violations: Violations) -> None:
+    if not spec.lora.target_modules:
         return
     facts = await read_facts(base)
-    for name in lora.target_modules:
+    for name in spec.lora.target_modules:
         if not any(path == name or path.endswith(f".{name}") for path in facts.linear_shapes):
             known = ", ".join(facts.linear_names)
-            field = "tuning_job.supervised.lora.target_modules"
+            field = f"tuning_job.{spec.settings_path}.lora.target_modules"
             violations.add(field, f"{base.name} has no linear module {name!r}; it has {known}.")
 
 
-async def _new_job(context: Context, unit: UnitOfWork, new: NewTuningJob, names: _Names, base: BaseModel) -> TuningJob:
-    training, waits = await _usable_version(context, unit, names.training, base)
-    spec = replace(
-        _spec(new, base),
-        training_dataset=training.name,
-        training_sha256=training.sha256,
-        training_format=training.file_format,
-    )
-    if names.validation is not None:
-        validation, also_waits = await _usable_version(context, unit, names.validation, base)
-        waits = waits or also_waits
-        spec = replace(
-            spec,
-            validation_dataset=validation.name,
-            validation_sha256=validation.sha256,
-            validation_format=validation.file_format,
-        )
+async def _with_start(
+    context: Context, new: NewTuningJob, names: JobNames, base: BaseModel, spec: TrainSpec
+) -> TrainSpec:
+    """The spec with the shape of what the job starts from, if it starts from something."""
+    if names.start is None:
+        return spec
+    start = await find_start(context, names.start)
+    violations = Violations()
+    for field, description in differences(start, new, base):
+        violations.add(field, description)
+    violations.raise_any()
+    return asked_spec(new, base, start)
+
+
+async def _new_job(context: Context, unit: UnitOfWork, new: NewTuningJob, checked: _Checked) -> TuningJob:
+    found = await with_datasets(context, unit, checked.spec, checked.names, checked.base)
     uid = context.ids.new_id("job")
     now = context.now()
     return TuningJob(
-        tenant=names.tenant,
+        tenant=checked.names.tenant,
         job_id=new.job_id or uid,
         uid=uid,
         display_name=new.display_name,
-        spec=spec,
+        spec=await resolved_spec(unit, found.spec),
         create_time=now,
         update_time=now,
-        alias_id=names.alias_id,
+        alias_id=checked.names.alias_id,
         deploy=new.deploy,
-        queue_reason=_first_reason(waits),
+        queue_reason=_first_reason(found.waits),
     )
-
-
-async def _usable_version(
-    context: Context, unit: UnitOfWork, name: DatasetVersionName, base: BaseModel
-) -> tuple[DatasetVersion, bool]:
-    """The version, and whether its report for this base model is still to come; refuses one that has errors."""
-    # Locked: a dataset that is being deleted shall not get a new reader.
-    if await unit.datasets.get(name.tenant, name.dataset, for_update=True) is None:
-        raise NotFound.for_resource(name.dataset_name)
-    version = await present_version(unit, name)
-    report = await ensure_report(context, unit, version, base.name)
-    if report.state is ReportState.PENDING:
-        return version, True
-    if report.state is ReportState.FAILED or not report.valid:
-        message = f"{version.name} can't be trained on with {base.name}: {report.summary}"
-        details = {"dataset_version": version.name, "base_model": base.name}
-        raise error_for(Reason.DATASET_INVALID, message, metadata=details)
-    if version.kind == Kind.PREFERENCE:
-        message = f"{version.name} has preferences, which supervised tuning can't learn from. Give it chat lines."
-        raise error_for(Reason.DATASET_INVALID, message, metadata={"dataset_version": version.name})
-    return version, False
 
 
 def _first_reason(waits_for_report: bool) -> QueueReason:

@@ -4,7 +4,7 @@ from typing import Any
 
 from trellis.names import AdapterName, AliasName, CheckpointName
 from trellis.server.app.etags import etag_of
-from trellis.server.app.submission import NewTuningJob
+from trellis.server.app.job_request import NewTuningJob
 from trellis.server.domain.tuning_job import (
     Checkpoint,
     Evaluation,
@@ -17,7 +17,7 @@ from trellis.server.domain.tuning_job import (
     TuningJob,
 )
 from trellis.server.rpc.convert.enums import from_wire, to_wire
-from trellis.server.rpc.convert.supervised import chosen_lora, chosen_settings, supervised
+from trellis.server.rpc.convert.method import chosen_method, method_fields
 from trellis.server.rpc.convert.times import duration, timestamp
 from trellis.server.rpc.statuses import job_status
 from trellis.v1 import tuning_job_pb2 as pb
@@ -32,7 +32,8 @@ def tuning_job(value: TuningJob) -> pb.TuningJob:
         base_model=value.spec.base_model,
         training_dataset=value.spec.training_dataset,
         validation_dataset=value.spec.validation_dataset,
-        supervised=supervised(value.spec),
+        replay_dataset=value.spec.replay_dataset,
+        initial_adapter=value.spec.initial_adapter,
         alias=alias,
         deploy=value.deploy,
         state=state(value.state),
@@ -48,6 +49,8 @@ def tuning_job(value: TuningJob) -> pb.TuningJob:
         end_time=timestamp(value.end_time),
         update_time=timestamp(value.update_time),
         etag=etag_of(value.name, value.create_time, value.revision),
+        usage=pb.TuningJob.Usage(trained_tokens=value.used_tokens, trainer_seconds=value.used_seconds),
+        **method_fields(value.spec),
     )
 
 
@@ -121,10 +124,11 @@ def new_tuning_job(request: pb.CreateTuningJobRequest) -> NewTuningJob:
         display_name=job.display_name,
         base_model=job.base_model,
         validation_dataset=job.validation_dataset,
+        replay_dataset=job.replay_dataset,
+        initial_adapter=job.initial_adapter,
         alias=job.alias,
         deploy=job.deploy,
-        settings=chosen_settings(job.supervised),
-        lora=chosen_lora(job.supervised.lora),
+        **chosen_method(job),
     )
 
 

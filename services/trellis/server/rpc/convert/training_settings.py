@@ -1,8 +1,8 @@
-"""The settings of supervised tuning: what a request sets, and what a job was resolved to."""
+"""The settings of training: what a request sets, and what a job has."""
 
 from typing import Any
 
-from trellis.spec import TrainSpec
+from trellis.spec import Lora, TrainSpec
 from trellis.v1 import tuning_job_pb2 as pb
 
 _PLAIN = (
@@ -19,7 +19,11 @@ _PLAIN = (
     "held_out_fraction",
     "checkpoint_steps",
     "max_evaluation_lines",
+    "evaluation_steps",
+    "early_stopping_patience",
+    "replay_fraction",
 )
+_SHAPE = ("rank", "alpha", "dropout")
 _SCHEDULES = {
     pb.LEARNING_RATE_SCHEDULE_COSINE: "cosine",
     pb.LEARNING_RATE_SCHEDULE_LINEAR: "linear",
@@ -37,23 +41,36 @@ def chosen_settings(message: pb.TrainingSettings) -> dict[str, Any]:
         settings["schedule"] = _SCHEDULES[message.schedule]
     if message.precision in _PRECISIONS:
         settings["precision"] = _PRECISIONS[message.precision]
+    if message.full:
+        settings["full"] = True
+    if message.quantization == pb.QUANTIZATION_NF4:
+        settings["quantization"] = "nf4"
     return settings
 
 
 def chosen_lora(message: pb.LoraSpec) -> dict[str, Any]:
     """The fields of Lora that the request sets."""
-    chosen = {field: getattr(message, field) for field in ("rank", "alpha", "dropout") if message.HasField(field)}
+    chosen = {field: getattr(message, field) for field in _SHAPE if message.HasField(field)}  # type: ignore[arg-type]
     if message.target_modules:
         chosen["target_modules"] = tuple(message.target_modules)
     return chosen
 
 
-def supervised(spec: TrainSpec) -> pb.TrainingSettings:
-    """All settings that the job has, on the wire."""
-    lora = spec.lora
+def training_settings(spec: TrainSpec) -> pb.TrainingSettings:
+    """All settings that the job has, on the wire, but for those that are still to be chosen."""
+    plain = {field: getattr(spec, field) for field in _PLAIN if field not in spec.auto}
+    if not spec.replay_dataset:
+        plain.pop("replay_fraction", None)
     return pb.TrainingSettings(
-        lora=pb.LoraSpec(rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, target_modules=lora.target_modules),
+        lora=None if spec.full else _lora(spec.lora, spec.auto),
         schedule=_SCHEDULE_NUMBERS[spec.schedule],
         precision=_PRECISION_NUMBERS.get(spec.precision, pb.PRECISION_UNSPECIFIED),
-        **{field: getattr(spec, field) for field in _PLAIN},
+        full=spec.full,
+        quantization=pb.QUANTIZATION_NF4 if spec.quantization == "nf4" else pb.QUANTIZATION_UNSPECIFIED,
+        **plain,
     )
+
+
+def _lora(lora: Lora, auto: tuple[str, ...]) -> pb.LoraSpec:
+    plain = {field: getattr(lora, field) for field in _SHAPE if f"lora.{field}" not in auto}
+    return pb.LoraSpec(target_modules=lora.target_modules, **plain)

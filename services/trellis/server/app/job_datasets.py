@@ -1,0 +1,91 @@
+"""The datasets that a job reads: present, reported on without errors, and of a kind that its method learns from."""
+
+from dataclasses import dataclass, replace
+
+from trellis.errors import NotFound, Reason, error_for
+from trellis.formats import Kind
+from trellis.names import DatasetVersionName
+from trellis.server.app.context import Context
+from trellis.server.app.datasets import present_version
+from trellis.server.app.job_request import JobNames
+from trellis.server.app.ports import UnitOfWork
+from trellis.server.app.reports import ensure_report
+from trellis.server.domain.base_model import BaseModel
+from trellis.server.domain.dataset import DatasetVersion, ReportState
+from trellis.spec import Method, TrainSpec
+
+_ANSWERS = frozenset({Kind.CHAT, Kind.COMPLETION, Kind.TEXT})
+_LEARNT: dict[Method, frozenset[Kind]] = {
+    "supervised": _ANSWERS,
+    "preference": frozenset({Kind.PREFERENCE}),
+    "pretraining": frozenset({Kind.TEXT}),
+}
+_REPLAYED: dict[Method, frozenset[Kind]] = {**_LEARNT, "pretraining": _ANSWERS}
+_METHODS: dict[Method, str] = {
+    "supervised": "supervised tuning",
+    "preference": "preference tuning",
+    "pretraining": "pre-training",
+}
+_KINDS = {
+    Kind.CHAT: "conversations",
+    Kind.COMPLETION: "prompts with completions",
+    Kind.TEXT: "plain text",
+    Kind.PREFERENCE: "preferences",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class JobDatasets:
+    """The spec with its datasets, and whether some report is still to come."""
+
+    spec: TrainSpec
+    waits: bool
+
+
+async def with_datasets(
+    context: Context, unit: UnitOfWork, spec: TrainSpec, names: JobNames, base: BaseModel
+) -> JobDatasets:
+    """The spec with the versions that the names mean. Raises NotFound, and DATASET_INVALID for what can't be learnt."""
+    waits = False
+    named = {"training": names.training, "validation": names.validation, "replay": names.replay}
+    for part, name in named.items():
+        if name is None:
+            continue
+        version, done = await _usable_version(context, unit, name, base)
+        _check_kind(version, spec.method, _REPLAYED if part == "replay" else _LEARNT)
+        waits = waits or not done
+        facts = {"dataset": version.name, "sha256": version.sha256, "format": version.file_format}
+        spec = replace(spec, **{f"{part}_{field}": value for field, value in facts.items()})  # type: ignore[arg-type]
+    return JobDatasets(spec, waits)
+
+
+async def _usable_version(
+    context: Context, unit: UnitOfWork, name: DatasetVersionName, base: BaseModel
+) -> tuple[DatasetVersion, bool]:
+    """The version, and whether its report for this base model is done; refuses one that has errors."""
+    # Locked: a dataset that is being deleted shall not get a new reader.
+    if await unit.datasets.get(name.tenant, name.dataset, for_update=True) is None:
+        raise NotFound.for_resource(name.dataset_name)
+    version = await present_version(unit, name)
+    report = await ensure_report(context, unit, version, base.name)
+    if report.state is ReportState.PENDING:
+        return version, False
+    if report.state is ReportState.FAILED or not report.valid:
+        message = f"{version.name} can't be trained on with {base.name}: {report.summary}"
+        details = {"dataset_version": version.name, "base_model": base.name}
+        raise error_for(Reason.DATASET_INVALID, message, metadata=details)
+    return version, True
+
+
+def _check_kind(version: DatasetVersion, method: Method, fitting: dict[Method, frozenset[Kind]]) -> None:
+    """Of a version that has no report yet the kind is not known; the job's process refuses it then."""
+    if not version.kind or Kind(version.kind) in fitting[method]:
+        return
+    kind = Kind(version.kind)
+    others = [_METHODS[other] for other, kinds in _LEARNT.items() if kind in kinds]
+    wanted = " or ".join(_KINDS[one] for one in Kind if one in fitting[method])
+    message = (
+        f"{version.name} has {_KINDS[kind]}, which {_METHODS[method]} can't learn from. "
+        f"Give it {wanted}, or choose {' or '.join(others)}."
+    )
+    raise error_for(Reason.DATASET_INVALID, message, metadata={"dataset_version": version.name})

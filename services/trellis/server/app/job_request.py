@@ -1,0 +1,84 @@
+"""What a caller asks for when submitting a tuning job, and the names in it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trellis.names import AdapterName, AliasName, CheckpointName, DatasetName, DatasetVersionName, TenantName
+from trellis.server.app.fields import Violations
+from trellis.spec import Method
+
+StartName = AdapterName | AliasName | CheckpointName
+"""What a job may start from."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewTuningJob:
+    """A job to submit; the mappings hold the fields that the request sets of TrainSpec and of its parts."""
+
+    parent: str
+    training_dataset: str
+    job_id: str = ""
+    display_name: str = ""
+    base_model: str = ""
+    validation_dataset: str = ""
+    replay_dataset: str = ""
+    initial_adapter: str = ""
+    alias: str = ""
+    deploy: bool = False
+    method: Method = "supervised"
+    settings: Mapping[str, Any] | None = None
+    lora: Mapping[str, Any] | None = None
+    preference: Mapping[str, Any] | None = None
+    distributed: Mapping[str, Any] | None = None
+    """Empty for a run by itself in which everything is decided by rules; None where it was not asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobNames:
+    """The names, taken apart."""
+
+    tenant: str
+    training: DatasetVersionName
+    validation: DatasetVersionName | None
+    replay: DatasetVersionName | None
+    start: StartName | None
+    alias_id: str
+
+
+def read_names(new: NewTuningJob, violations: Violations) -> JobNames | None:
+    """The names of the request, all of one tenant; None where something is wrong, which is noted."""
+    tenant = violations.name(TenantName, new.parent, "parent")
+    if new.job_id:
+        violations.id("tuning_job", new.job_id, "tuning_job_id")
+    training = _dataset(new.training_dataset, "training_dataset", violations)
+    validation = _dataset(new.validation_dataset, "validation_dataset", violations) if new.validation_dataset else None
+    replay = _dataset(new.replay_dataset, "replay_dataset", violations) if new.replay_dataset else None
+    start = _start(new.initial_adapter, violations) if new.initial_adapter else None
+    alias = violations.name(AliasName, new.alias, "tuning_job.alias") if new.alias else None
+    if tenant is None:
+        return None
+    named = {"training_dataset": training, "validation_dataset": validation, "replay_dataset": replay}
+    for field, name in {**named, "initial_adapter": start, "alias": alias}.items():
+        if name is not None and name.tenant != tenant.tenant:
+            violations.add(f"tuning_job.{field}", f"{name} is not one of {new.parent}.")
+    if training is None:
+        return None
+    return JobNames(tenant.tenant, training, validation, replay, start, alias.alias if alias else "")
+
+
+def _dataset(name: str, field: str, violations: Violations) -> DatasetVersionName | None:
+    field = f"tuning_job.{field}"
+    if "/versions/" in name:
+        return violations.name(DatasetVersionName, name, field)
+    dataset = violations.name(DatasetName, name, field)
+    return DatasetVersionName(dataset.tenant, dataset.dataset, "latest") if dataset else None
+
+
+def _start(name: str, violations: Violations) -> StartName | None:
+    field = "tuning_job.initial_adapter"
+    if "/aliases/" in name:
+        return violations.name(AliasName, name, field)
+    if "/tuningJobs/" in name:
+        return violations.name(CheckpointName, name, field)
+    return violations.name(AdapterName, name, field)
