@@ -7,6 +7,7 @@ import structlog
 
 from trellis.errors import Reason
 from trellis.names import DatasetVersionName
+from trellis.server.app.auto_settings import resolve_auto
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.control.attempts import new_attempt
 from trellis.server.control.context import ControlContext
@@ -71,8 +72,9 @@ class AdmitJobs:
             ready, obstacle = await self._datasets(unit, job, known)
             if obstacle:
                 await self._refuse(unit, job.uid, obstacle)
-            else:
-                queue[job.uid] = (job, ready)
+                continue
+            resolved = await resolve_auto(unit, job) if ready else None
+            queue[job.uid] = (resolved or job, resolved is not None)
         return queue
 
     @staticmethod
@@ -81,7 +83,8 @@ class AdmitJobs:
     ) -> tuple[bool, str]:
         """Whether all of the job's reports are there, and a sentence on what forbids training, empty if nothing does."""
         ready = True
-        for dataset in filter(None, (job.spec.training_dataset, job.spec.validation_dataset)):
+        spec = job.spec
+        for dataset in filter(None, (spec.training_dataset, spec.validation_dataset, spec.replay_dataset)):
             key = (dataset, job.spec.base_model)
             if key not in known:
                 known[key] = await _finding(unit, *key)
