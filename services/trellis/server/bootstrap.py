@@ -13,16 +13,19 @@ from trellis.server.clusters.ray import RayJobCluster
 from trellis.server.clusters.serve import EngineSettings, ServeCluster
 from trellis.server.config import ServerConfig
 from trellis.server.control.admit import AdmitJobs
-from trellis.server.control.cancel import CancelJobs
 from trellis.server.control.context import ControlContext, ControlSettings
 from trellis.server.control.deploy import DeployAdapters
+from trellis.server.control.export import MakeExports, ReapExports
 from trellis.server.control.launch import LaunchJobs
 from trellis.server.control.loop import ControlLoop
 from trellis.server.control.metrics import MeasureJobs
 from trellis.server.control.reap import ReapOrphans, ReapRuns
+from trellis.server.control.stop import StopJobs
 from trellis.server.control.sweep import SweepObjects
 from trellis.server.control.validate import ValidateDatasets
 from trellis.server.control.watch import WatchAttempts
+from trellis.server.control.watchdog import WatchSteps
+from trellis.server.domain.stop import Graces
 from trellis.server.rpc.health import ServerHealth
 from trellis.server.rpc.server import build_grpc_server, make_health
 from trellis.server.secret import derived, read_or_make_secret
@@ -66,7 +69,8 @@ def build(config: ServerConfig) -> Platform:
     units, clock, ids = SqlUnitOfWorkFactory(database), SystemClock(), RandomIds()
     pause = Pause(_WATCH_SECONDS)
     lease = timedelta(seconds=config.lease_seconds)
-    settings = AppSettings(max_upload_bytes=config.max_upload_bytes, lease=lease)
+    graces = Graces(leave=timedelta(seconds=config.stop_grace_seconds))
+    settings = AppSettings(max_upload_bytes=config.max_upload_bytes, lease=lease, graces=graces)
     context = Context(units, clock, ids, store, engines, pause, settings)
     control = ControlContext(
         units, clock, ids, cluster, engines, ThreadedObjects(store), _control_settings(config, secret, lease)
@@ -94,11 +98,14 @@ def _loops(control: ControlContext, store: ObjectStore) -> tuple[ControlLoop, ..
         ControlLoop(AdmitJobs(control), 0.5),
         ControlLoop(LaunchJobs(control), 0.5),
         ControlLoop(WatchAttempts(control), 2.0),
-        ControlLoop(CancelJobs(control), 1.0),
+        ControlLoop(StopJobs(control), 1.0),
+        ControlLoop(WatchSteps(control), 15.0),
         ControlLoop(ReapRuns(control), 2.0),
         ControlLoop(ReapOrphans(control), 30.0),
         ControlLoop(SweepObjects(control), 600.0),
         ControlLoop(DeployAdapters(control), 1.0),
+        ControlLoop(MakeExports(control, store), 1.0),
+        ControlLoop(ReapExports(control), 10.0),
         ControlLoop(MeasureJobs(control), 5.0),
     )
 
@@ -125,5 +132,7 @@ def _control_settings(config: ServerConfig, secret: bytes, lease: timedelta) -> 
         job_gpus=config.job_gpus,
         tenant_running_limit=config.tenant_running_limit,
         lease=lease,
+        graces=Graces(leave=timedelta(seconds=config.stop_grace_seconds)),
+        step_timeout=timedelta(seconds=config.step_timeout_seconds),
         always_on=config.always_on,
     )

@@ -110,6 +110,10 @@ class ServerConfig:
     """Jobs that a tenant may run at once."""
     lease_seconds: float = 30.0
     """Without a report for so long, a training process is taken for dead."""
+    stop_grace_seconds: float = 60.0
+    """So long a training process that is asked to pause or to give way may take to save a checkpoint and leave."""
+    step_timeout_seconds: float = 1800.0
+    """A training process that reports but makes no step for so long is taken to hang."""
     max_upload_bytes: int = 10 * 1024**3
     """The largest file of a dataset."""
     log_format: str = "json"
@@ -258,6 +262,8 @@ _READERS = {
     "engine_surge_percent": _count,
     "tenant_running_limit": _count,
     "lease_seconds": _positive,
+    "stop_grace_seconds": _positive,
+    "step_timeout_seconds": _positive,
     "max_upload_bytes": _count,
     "log_format": _one_of(("json", "console")),
     "log_level": _log_level,

@@ -8,13 +8,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from tests.server_fakes import World, admit, lay_adapter, make_world, prepare, submit, upload, validate
 
 from trellis.errors import FailedPrecondition, Reason, TrellisError
-from trellis.server.app import attempts, completion, progress, tuning_jobs
+from trellis.server.app import attempts, completion, progress, stopping, tuning_jobs
 from trellis.server.app.attempt_end import end_attempt
 from trellis.server.app.attempt_usage import AttemptUsage
 from trellis.server.app.attempts import Assignment, Process
@@ -22,6 +23,7 @@ from trellis.server.app.completion import Completion
 from trellis.server.app.progress import AttemptReport
 from trellis.server.domain.caller import Caller
 from trellis.server.domain.tuning_job import (
+    ACTIVE,
     ENDED,
     EndCause,
     JobError,
@@ -41,6 +43,23 @@ REQUESTS = {
     JobState.PAUSING: StopRequest.PAUSE,
     JobState.PREEMPTING: StopRequest.PREEMPT,
 }
+LAWFUL = {
+    "pause": {
+        JobState.QUEUED: JobState.PAUSED,
+        JobState.STARTING: JobState.PAUSED,
+        JobState.PAUSED: JobState.PAUSED,
+        JobState.RUNNING: JobState.PAUSING,
+        JobState.PREEMPTING: JobState.PAUSING,
+        JobState.PAUSING: JobState.PAUSING,
+    },
+    "resume": {JobState.PAUSED: JobState.QUEUED, JobState.PAUSING: JobState.RUNNING},
+    "preempt": {
+        JobState.STARTING: JobState.QUEUED,
+        JobState.RUNNING: JobState.PREEMPTING,
+        JobState.PREEMPTING: JobState.PREEMPTING,
+    },
+}
+"""By deed: the states in which it may be asked, and the one that follows at once."""
 ERROR = JobError(Reason.TRAINING_FAILED, "It broke.")
 
 
@@ -81,7 +100,7 @@ class JobMachine(RuleBasedStateMachine):
 
     def is_current(self, number: int) -> bool:
         job = self.present()
-        return number == job.attempt_count and not job.ended and job.state is not JobState.QUEUED
+        return number == job.attempt_count and job.state in ACTIVE
 
     def speak(self, number: int, deed: Coroutine[Any, Any, T]) -> T | None:
         """What the attempt is answered; None if it was fenced, which it must be exactly when it does not count."""
@@ -183,6 +202,19 @@ class JobMachine(RuleBasedStateMachine):
         else:
             assert after.state in {JobState.CANCELLED, JobState.CANCELLING}
 
+    @rule(deed=st.sampled_from(["pause", "resume", "preempt"]))
+    def is_asked(self, deed: str) -> None:
+        """What the job is asked, it does at once or becomes about to; otherwise it is refused and stays as it is."""
+        before = self.present()
+        deed_done = getattr(stopping, f"{deed}_tuning_job")(self.world.context, self.job.name)
+        if before.state in LAWFUL[deed]:
+            assert self.do(deed_done).state is LAWFUL[deed][before.state]
+            return
+        with pytest.raises(FailedPrecondition) as caught:
+            self.do(deed_done)
+        assert caught.value.reason == Reason.INVALID_STATE
+        assert self.present() == before
+
     @rule(seconds=st.integers(0, 60))
     def time_passes(self, seconds: int) -> None:
         self.world.clock.time += timedelta(seconds=seconds)
@@ -204,7 +236,7 @@ class JobMachine(RuleBasedStateMachine):
         states = [event.state for event in events if event.state]
         assert states[-1] is job.state
         assert sum(state in ENDED for state in states) == (1 if job.ended else 0)
-        assert len(open_attempts) == (0 if job.ended or job.state is JobState.QUEUED else 1)
+        assert len(open_attempts) == (0 if job.state not in ACTIVE else 1)
         recorded = [(point.step, name) for point in points for name in point.values]
         told = [(e.metrics.step, name) for e in events if e.metrics for name in e.metrics.values]
         assert sorted(told) == sorted(recorded)
@@ -222,8 +254,8 @@ class JobMachine(RuleBasedStateMachine):
 
 TestJobMachine = JobMachine.TestCase
 TestJobMachine.settings = settings(
-    max_examples=10,
-    stateful_step_count=25,
+    max_examples=15,
+    stateful_step_count=35,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),

@@ -13,18 +13,20 @@ from tests.engine_host_fake import FakeEngineHost
 from tests.job_cluster_fake import FakeJobCluster
 
 from trellis.objects import ObjectStore
-from trellis.server.app.attempts import COMPLETED, Process, current_attempt, fail_attempt, start_attempt
+from trellis.server.app.attempts import COMPLETED, Assignment, Process, current_attempt, fail_attempt, start_attempt
 from trellis.server.app.context import Context
 from trellis.server.app.ports import UnitOfWork, UnitOfWorkFactory
 from trellis.server.app.progress import AttemptReport, report_attempt
+from trellis.server.app.stopping import pause_tuning_job, preempt_tuning_job, resume_tuning_job
 from trellis.server.app.tuning_jobs import cancel_tuning_job
 from trellis.server.control.admit import AdmitJobs
-from trellis.server.control.cancel import CancelJobs
 from trellis.server.control.context import ControlContext, ControlSettings
 from trellis.server.control.launch import LaunchJobs
 from trellis.server.control.loop import Step
 from trellis.server.control.reap import ReapOrphans, ReapRuns
+from trellis.server.control.stop import StopJobs
 from trellis.server.control.watch import WatchAttempts
+from trellis.server.control.watchdog import WatchSteps
 from trellis.server.domain.caller import AttemptRef, Caller, Role
 from trellis.server.domain.dataset import ReportState
 from trellis.server.domain.stop import Stop
@@ -36,6 +38,7 @@ from trellis.server.domain.tuning_job import (
     JobError,
     JobEvent,
     JobState,
+    Progress,
     TuningJob,
 )
 from trellis.server.world import ThreadedObjects
@@ -88,12 +91,13 @@ class Server:
 
     def __init__(self, context: ControlContext) -> None:
         self.context = context
-        self.admit, self.launch, self.cancel = AdmitJobs(context), LaunchJobs(context), CancelJobs(context)
+        self.admit, self.launch, self.stop = AdmitJobs(context), LaunchJobs(context), StopJobs(context)
         self.watch, self.reap, self.orphans = WatchAttempts(context), ReapRuns(context), ReapOrphans(context)
+        self.steps_watch = WatchSteps(context)
 
     @property
     def steps(self) -> Sequence[Step]:
-        return (self.admit, self.launch, self.cancel, self.watch, self.reap, self.orphans)
+        return (self.admit, self.launch, self.stop, self.watch, self.reap, self.orphans, self.steps_watch)
 
     async def round(self) -> None:
         """Every loop once."""
@@ -161,6 +165,18 @@ class Platform:
         """Its user asks the job to stop."""
         await cancel_tuning_job(self.app, f"tenants/acme/tuningJobs/job-{number}")
 
+    async def pause(self, number: int = 1) -> None:
+        """Its user asks the job to pause."""
+        await pause_tuning_job(self.app, f"tenants/acme/tuningJobs/job-{number}")
+
+    async def resume(self, number: int = 1) -> None:
+        """Its user asks the job to go on."""
+        await resume_tuning_job(self.app, f"tenants/acme/tuningJobs/job-{number}")
+
+    async def preempt(self, reason: str = "", number: int = 1) -> None:
+        """An admin asks the job to give back its capacity."""
+        await preempt_tuning_job(self.app, f"tenants/acme/tuningJobs/job-{number}", reason)
+
     async def caller(self, run: str) -> Caller:
         """Who the run's process is, by the token that it was given."""
         token = self.cluster.runs[run].request.environment["TRELLIS_ATTEMPT_TOKEN"]
@@ -170,13 +186,18 @@ class Platform:
         ref = AttemptRef(attempt.tenant, attempt.job_uid, attempt.number)
         return Caller(Role.ATTEMPT, attempt.tenant, "", ref)
 
-    async def begin(self, run: str) -> None:
+    async def begin(self, run: str) -> Assignment:
         """The run's process makes its first call."""
-        await start_attempt(self.app, await self.caller(run), Process("1", "host", 1))
+        return await start_attempt(self.app, await self.caller(run), Process("1", "host", 1))
 
     async def report(self, run: str, number: int = 1) -> Stop | None:
         """The run's process reports; what it is asked."""
         return await report_attempt(self.app, await self.caller(run), AttemptReport(number))
+
+    async def progress(self, run: str, number: int, *, step: int, phase: str) -> None:
+        """The run's process reports how far it has come."""
+        report = AttemptReport(number, Progress(step, 1000, phase))
+        await report_attempt(self.app, await self.caller(run), report)
 
     async def fail(self, run: str, cause: EndCause = EndCause.INFRASTRUCTURE) -> None:
         """The run's process says that it failed."""

@@ -34,7 +34,7 @@ async def test_a_job_that_was_admitted_but_not_launched_is_never_launched(platfo
     await server.admit.once()
     await platform.cancel()
     await server.launch.once()
-    await server.cancel.once()
+    await server.stop.once()
     assert platform.cluster.started == []
     assert (await platform.job()).state is JobState.CANCELLED
 
@@ -44,7 +44,7 @@ async def test_a_job_whose_process_has_not_called_yet_is_stopped_without_grace(p
     await platform.add_jobs(samples.job())
     await server.round()
     await platform.cancel()
-    await server.cancel.once()
+    await server.stop.once()
     await server.reap.once()
     assert (await platform.job()).state is JobState.CANCELLED
     assert platform.cluster.runs[RUN].status is RunStatus.STOPPED

@@ -27,7 +27,7 @@ from trellis.server.domain.tuning_job import TuningJob
 from trellis.server.store.engine import create_engine_for
 from trellis.server.store.unit_of_work import SqlUnitOfWorkFactory
 
-STEPS = ("admit", "launch", "cancel", "watch", "reap", "orphans")
+STEPS = ("admit", "launch", "stop", "watch", "reap", "orphans")
 MOST_JOBS = 5
 
 

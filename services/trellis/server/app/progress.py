@@ -72,6 +72,7 @@ async def report_attempt(context: Context, caller: Caller, report: AttemptReport
         attempt = renewed(context, attempt)
         if report.number == attempt.next_report:
             await _apply(context, unit, report, job, attempt)
+            attempt = _watched(attempt, job.progress, report, context.now())
             attempt = with_usage(replace(attempt, next_report=attempt.next_report + 1), report.usage)
         await unit.jobs.save_attempt(attempt)
         await unit.commit()
@@ -118,6 +119,15 @@ async def _apply(context: Context, unit: UnitOfWork, report: AttemptReport, job:
     await _keep(unit, job, checkpoints)
     if report.log_text:
         await unit.jobs.append_log(job.uid, attempt.number, printable(report.log_text, len(report.log_text)))
+
+
+def _watched(attempt: Attempt, before: Progress, report: AttemptReport, now: datetime) -> Attempt:
+    """The attempt, with the time at which it came further, for the watchdog."""
+    after = report.progress or replace(before, step=attempt.step)
+    further = (after.step, after.phase) != (attempt.step, before.phase)
+    if further or report.metrics or report.checkpoints:
+        return replace(attempt, step=after.step, step_time=now)
+    return attempt
 
 
 async def _keep(unit: UnitOfWork, job: TuningJob, fresh: Sequence[Checkpoint]) -> None:

@@ -54,14 +54,14 @@ async def list_tuning_jobs(
 
 
 async def cancel_tuning_job(context: Context, name: str) -> TuningJob:
-    """Ask a job to stop. One that waits is cancelled at once; one that has ended, or is stopping, stays as it is."""
+    """Ask a job to stop. One that waits or is paused is cancelled at once; one that has ended, or is stopping, stays as it is."""
     parsed = TuningJobName.parse(name)
     async with context.units() as unit:
         job = await present_job(unit, parsed, for_update=True)
         if job.ended or job.state is JobState.CANCELLING:
             return job
         now = context.now()
-        waits = job.state is JobState.QUEUED
+        waits = job.state in {JobState.QUEUED, JobState.PAUSED}
         state = JobState.CANCELLED if waits else JobState.CANCELLING
         message = "The job was cancelled." if waits else "The job was asked to stop."
         saved = await unit.jobs.save(job.moved(state, now), [JobEvent(now, EventLevel.INFO, message, state=state)])

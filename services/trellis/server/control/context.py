@@ -32,6 +32,10 @@ class ControlSettings:
     """So long an attempt may take from admission to its first call."""
     graces: Graces = Graces()
     """So long a process that was asked to stop may take before it is ended."""
+    step_timeout: timedelta = timedelta(minutes=30)
+    """So long an attempt may train without making a step before it is taken to hang."""
+    phase_timeout: timedelta = timedelta(hours=3)
+    """So long it may stay in any other phase, such as loading the base or evaluating."""
     upload_lifetime: timedelta = timedelta(days=1)
     """So long an unfinished upload is kept after its last byte."""
     always_on: tuple[str, ...] = ()

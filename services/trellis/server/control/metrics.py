@@ -16,10 +16,10 @@ QUEUE_WAIT = Histogram(
 )
 ATTEMPTS_STARTED = Counter("trellis_attempts_started_total", "Attempts that were given capacity.")
 ATTEMPTS_LOST = Counter(
-    "trellis_attempts_lost_total", "Attempts that did not end by themselves: not_started, silent, dead.", ["how"]
+    "trellis_attempts_lost_total", "Attempts that did not end by themselves: not_started, silent, dead, stuck.", ["how"]
 )
 ATTEMPTS_STOPPED = Counter(
-    "trellis_attempts_stopped_total", "Attempts that were ended because their job was cancelled."
+    "trellis_attempts_stopped_total", "Attempts that were ended as they did not stop in time when asked to."
 )
 REPORTS = Counter("trellis_reports_total", "Dataset reports that were made: valid, invalid, failed.", ["result"])
 REPORT_SECONDS = Histogram(

@@ -202,6 +202,10 @@ class Attempt:
     """Whether the cluster was seen to run it no longer and its last output was kept."""
     trainer_uid: str = ""
     """The shared trainer that it was given to; empty for a run of its own."""
+    step: int = 0
+    """The optimizer steps done that it last reported; less than the job's while it does some again."""
+    step_time: datetime | None = None
+    """When it was last heard to have come further: a step, a phase, a measurement or a checkpoint."""
     used_tokens: int = 0
     """Tokens that it trained on, as last reported."""
     used_seconds: float = 0.0

@@ -232,6 +232,8 @@ attempts = Table(
     Column("outcome", Words, nullable=False),
     Column("cleaned_up", Boolean, nullable=False),
     Column("trainer_uid", Words, nullable=False, server_default=text("''")),
+    Column("step", BigInteger, nullable=False, server_default=text("0")),
+    Column("step_time", UtcTime),
     Column("used_tokens", BigInteger, nullable=False, server_default=text("0")),
     Column("used_seconds", Double, nullable=False, server_default=text("0")),
     UniqueConstraint("token_hash"),

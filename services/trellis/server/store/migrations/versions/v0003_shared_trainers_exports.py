@@ -79,6 +79,8 @@ def upgrade() -> None:
 
     with op.batch_alter_table("attempts", schema=None) as batch_op:
         batch_op.add_column(sa.Column("trainer_uid", sa.Text(), server_default=sa.text("''"), nullable=False))
+        batch_op.add_column(sa.Column("step", sa.BigInteger(), server_default=sa.text("0"), nullable=False))
+        batch_op.add_column(sa.Column("step_time", sa.DateTime(timezone=True), nullable=True))
         batch_op.add_column(sa.Column("used_tokens", sa.BigInteger(), server_default=sa.text("0"), nullable=False))
         batch_op.add_column(sa.Column("used_seconds", sa.Double(), server_default=sa.text("0"), nullable=False))
         batch_op.create_index(batch_op.f("ix_attempts_trainer_uid_end_time"), ["trainer_uid", "end_time"], unique=False)
@@ -116,6 +118,8 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_attempts_trainer_uid_end_time"))
         batch_op.drop_column("used_seconds")
         batch_op.drop_column("used_tokens")
+        batch_op.drop_column("step_time")
+        batch_op.drop_column("step")
         batch_op.drop_column("trainer_uid")
 
     with op.batch_alter_table("exports", schema=None) as batch_op:
