@@ -50,7 +50,7 @@ class UnknownAttentionError(ValueError):
 class Attention(Protocol):
     """What stands behind a model's attention layers."""
 
-    def __call__(self, layer: int, q_TQD: Tensor, k_THD: Tensor, v_THD: Tensor, formula: Formula) -> Tensor:
+    def __call__(self, layer: int, q_TQD: Tensor, k_THD: Tensor, v_THD: Tensor, formula: Formula, /) -> Tensor:
         """The layer's answer, (T, Q, D)."""
         ...
 

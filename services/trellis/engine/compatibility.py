@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from trellis.bases import BaseFacts, BaseModelError
@@ -52,6 +52,16 @@ def _rope_parameters(config: PretrainedConfig) -> Iterator[Mapping[str, Any]]:
     rope = getattr(config, "rope_parameters", None) or {}
     nested = [value for value in rope.values() if isinstance(value, Mapping)]
     yield from nested or [rope]
+
+
+def adaptable(model: PreTrainedModel, facts: BaseFacts) -> dict[str, tuple[int, int]]:
+    """The linears that an adapter may change: the matrices of the files that the loaded model has as plain linears."""
+    modules = dict(model.named_modules())
+    return {
+        path: shape
+        for path, shape in facts.linear_shapes.items()
+        if isinstance(module := modules.get(path), nn.Linear) and tuple(module.weight.shape) == shape
+    }
 
 
 def freeze_rotation(model: PreTrainedModel) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from trellis.bases import BaseFacts
@@ -15,6 +15,7 @@ from trellis.engine.backends import choose_backend
 from trellis.engine.batch import Batch, Piece
 from trellis.engine.compatibility import (
     TRIAL_TOKENS,
+    adaptable,
     check_config,
     check_same,
     freeze_rotation,
@@ -122,7 +123,7 @@ class Runner:
         tokens = trial_tokens(facts, min(context_length, limits.kv_blocks * limits.block_tokens or TRIAL_TOKENS))
         expected_V = trial_logits(model, tokens)
         probe = probe_attention(model, facts)
-        groups = find_groups(_adaptable(model, facts))
+        groups = find_groups(adaptable(model, facts))
         bank = AdapterBank(groups, limits.rows(groups, model.dtype), limits.max_slots, model.dtype, model.device)
         lora = install(model, groups, bank)
         fuse(model, probe.formulas, tokens)
@@ -185,13 +186,3 @@ def _load_model(facts: BaseFacts, precision: Precision, device: str) -> PreTrain
     move: Any = model.to  # its own stub is wrong
     moved: PreTrainedModel = move(device).eval().requires_grad_(False)
     return moved
-
-
-def _adaptable(model: PreTrainedModel, facts: BaseFacts) -> dict[str, tuple[int, int]]:
-    """The linears that an adapter may change: the matrices of the files that the loaded model has as plain linears."""
-    modules = dict(model.named_modules())
-    return {
-        path: shape
-        for path, shape in facts.linear_shapes.items()
-        if isinstance(module := modules.get(path), nn.Linear) and tuple(module.weight.shape) == shape
-    }

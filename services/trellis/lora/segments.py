@@ -59,6 +59,16 @@ class Segments:
         return cls(tuple(found), token)
 
     @classmethod
+    def apart(cls, runs: Sequence[tuple[int | None, int]], bank: AdapterBank) -> Self:
+        """As `of_runs`, but every run is a segment by itself: its sums take in no neighbour of the same slot."""
+        found, token = [], 0
+        for slot, count in runs:
+            if slot is not None and count:
+                found.append(Segment(token, count, *bank.slot_rows(slot), slot))
+            token += count
+        return cls(tuple(found), token)
+
+    @classmethod
     def sort(cls, slots_T: Sequence[int | None], bank: AdapterBank) -> tuple[Tensor, Self]:
         """For rows in any order: the order (a permutation, stable) that makes segments of them, and these."""
         order = sorted(range(len(slots_T)), key=lambda token: -1 if (slot := slots_T[token]) is None else slot)

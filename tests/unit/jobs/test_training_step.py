@@ -115,8 +115,8 @@ def test_chunks_and_a_head_that_is_not_the_end_give_the_same(
     batch = collate([0, 1, 2], data.train, base.tokenizer.pad_id)
     plain = LossHead(model, device)(batch)
     whole = LossHead(model, device)
-    monkeypatch.setattr(whole, "_selects", False)
-    monkeypatch.setattr("trellis_jobs.loss._CHUNK_LOGITS", 3 * model.config.vocab_size)
+    monkeypatch.setattr(whole, "_logits", None)
+    monkeypatch.setattr("trellis_jobs.loss._PIECE_LOGITS", {"cpu": 16 * model.config.vocab_size})
     chunked = LossHead(model, device)(batch)
     for other in (whole(batch), chunked):
         torch.testing.assert_close(other.losses_N, plain.losses_N, rtol=1e-4, atol=1e-5)
@@ -134,7 +134,7 @@ def test_capped_logits_are_noticed(base: Base, device: Device, monkeypatch: pyte
         return out
 
     monkeypatch.setattr(model, "forward", capped)
-    assert LossHead(model, device)._selects is False
+    assert LossHead(model, device)._logits is None
 
 
 @pytest.mark.parametrize("broken", ["nan", "zero"])

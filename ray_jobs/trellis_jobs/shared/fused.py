@@ -1,0 +1,200 @@
+"""One base model and the adapters of many jobs, computed in one pass.
+
+Shapes: B rows of an ordinary call, T tokens.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from trellis.bases import BaseFacts
+from trellis.engine.attention import IMPLEMENTATION, attach
+from trellis.engine.compatibility import (
+    adaptable,
+    check_config,
+    check_same,
+    freeze_rotation,
+    probe_attention,
+    trial_tokens,
+    usable_context,
+)
+from trellis.lora import AdapterBank, Segments, find_groups, install
+from trellis_jobs.device import Device
+from trellis_jobs.examples import Row
+from trellis_jobs.loss import LossHead, TokenLosses
+from trellis_jobs.shared.attention import PackedAttention, SequenceGroups
+from trellis_jobs.shared.chunk import Chunk
+from trellis_jobs.shared.dropout import ChunkDropout
+from trellis_jobs.shared.packed import Packed
+
+_log = logging.getLogger(__name__)
+_CHECKPOINTING = {"use_reentrant": False, "preserve_rng_state": False}
+
+
+class FusedModel:
+    """A frozen base with a bank of adapters, which computes the losses and gradients of many jobs' chunks at once.
+
+    What a chunk gives depends on the chunk and its adapter alone, bit for bit, in float32 on a CPU whose products are as
+    ADR 0008 says. The base's own dropout, if it has any, is off.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        facts: BaseFacts,
+        device: Device,
+        *,
+        rank_rows: int,
+        max_slots: int,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        """Take over a loaded model, which is changed; the bank holds `max_slots` adapters of `rank_rows` rows together.
+
+        With `gradient_checkpointing` layers are computed a second time for their gradients instead of kept: a third more
+        time for a fraction of the memory. Raises BaseModelError for an architecture that would be computed wrongly.
+        """
+        check_config(model.config.get_text_config(), facts)
+        freeze_rotation(model)
+        self.model = model.eval().requires_grad_(False)
+        self.context_length = usable_context(model.config.get_text_config(), facts.context_length)
+        """Tokens of the longest sequence; less than the base's where its rotation depends on the length."""
+        self._device = device
+        self._plain_attention: str = model.config._attn_implementation  # noqa: SLF001 - there is no other way to ask
+        self._head = LossHead(model, device)
+        trial = _trial(facts, self.context_length)
+        expected_N = _plain_losses(model, trial, device)
+        probe_attention(model, facts)
+        self._attention = PackedAttention()
+        attach(model, self._attention)
+        groups = find_groups(adaptable(model, facts))
+        self.bank = AdapterBank(groups, rank_rows, max_slots, torch.float32, device.target)
+        """The jobs' adapters, float32; backward adds to the `.grad` of its tensors."""
+        self.bank.require_gradients()
+        self._groups = groups
+        self._active = install(model, groups, self.bank, prepack=False)
+        self._layers = _checkpointed_layers(model, facts) if gradient_checkpointing else []
+        self._pass: _Pass | None = None
+        check_same(facts, expected_N, lambda: self._try(trial))
+
+    def losses(self, chunks: Sequence[Chunk]) -> list[TokenLosses]:
+        """The losses of each chunk's trained tokens, all in one forward; with gradients if they are enabled.
+
+        `rows_N` counts sequences inside the chunk. Dropout is applied where there are gradients. Raises ValueError for a
+        sequence that is longer than the context.
+        """
+        done = self._lay_out(chunks)
+        packed = done.packed
+        with self._showing(done):
+            found = self._head.at(packed.ids_1T, packed.positions_1T, packed.places_N, packed.targets_N)
+        self._pass = done if torch.is_grad_enabled() else self._pass
+        return packed.parted(*found)
+
+    def backward(self, losses: Sequence[Tensor]) -> None:
+        """Add the gradients of the sum of losses, scalars of the last pass with gradients, to those in the bank.
+
+        Rank rows of adapters that had no chunk in the pass stay as they are, also when a loss is not finite.
+        """
+        wanted = [loss for loss in losses if loss.requires_grad]
+        assert self._pass is not None, "backward before a pass with gradients"
+        done, self._pass = self._pass, None
+        if wanted:
+            with self._showing(done):
+                torch.autograd.backward(wanted)
+
+    @contextlib.contextmanager
+    def call(self, slot: int | Sequence[int | None] | None) -> Iterator[PreTrainedModel]:
+        """The model as transformers knows it, to be called or to generate with, inside the context.
+
+        All rows have the adapter of `slot` (None: the base alone), or row b of a batch that of `slot[b]`.
+        """
+
+        def place(_: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            ids = next(x for x in (*args, named.get("input_ids"), named.get("inputs_embeds")) if x is not None)
+            count, tokens = ids.shape[:2]
+            slots = slot if isinstance(slot, Sequence) else [slot] * count
+            if len(slots) != count:
+                raise ValueError(f"The batch has {count} rows, but slots for {len(slots)} are given.")
+            self._active.segments = Segments.of_runs([(each, tokens) for each in slots], self.bank)
+
+        self.model.set_attn_implementation(self._plain_attention)
+        hook = self.model.base_model.register_forward_pre_hook(place, with_kwargs=True)
+        try:
+            yield self.model
+        finally:
+            hook.remove()
+            self._active.segments = None
+            self.model.set_attn_implementation(IMPLEMENTATION)
+
+    def _lay_out(self, chunks: Sequence[Chunk]) -> "_Pass":
+        packed = Packed.of(chunks, self._device.target)
+        longest = max(packed.lengths)
+        if longest > self.context_length:
+            message = f"A sequence has {longest} tokens; the base model takes {self.context_length}."
+            raise ValueError(f"{message} Set context_length to that, or shorten the lines.")
+        rows = packed.ids_1T.shape[1]
+        segments = Segments.apart(packed.runs, self.bank)
+        groups = SequenceGroups(packed.lengths, rows, self._device.target)
+        drops = any(chunk.dropout and chunk.slot is not None for chunk in chunks)
+        return _Pass(packed, segments, groups, ChunkDropout(chunks, self._groups, rows) if drops else None)
+
+    @contextlib.contextmanager
+    def _showing(self, done: "_Pass") -> Iterator[None]:
+        """Let attention, adapters and layers know of the pass, in backward too: with checkpointing they run again there."""
+        self._active.segments, self._active.dropout = done.segments, done.dropout
+        self._attention.groups = done.groups
+        for layer in self._layers:
+            layer.training = True
+        try:
+            yield
+        finally:
+            self._active.segments = self._active.dropout = self._attention.groups = None
+            for layer in self._layers:
+                layer.training = False
+
+    @torch.no_grad()
+    def _try(self, chunks: Sequence[Chunk]) -> Tensor:
+        return torch.cat([found.losses_N for found in self.losses(chunks)])
+
+
+class _Pass:
+    """What the modules of the model have to know of one forward and its backward."""
+
+    def __init__(
+        self, packed: Packed, segments: Segments, groups: SequenceGroups, dropout: ChunkDropout | None
+    ) -> None:
+        self.packed, self.segments, self.groups, self.dropout = packed, segments, groups, dropout
+
+
+def _trial(facts: BaseFacts, context_length: int) -> list[Chunk]:
+    """Two sequences of unlike lengths, one behind the other."""
+    chunks = []
+    for count in (context_length, 23):
+        ids_T = torch.tensor(trial_tokens(facts, min(count, context_length)))
+        chunks.append(Chunk((Row(ids_T, torch.ones(len(ids_T))),), None))
+    return chunks
+
+
+@torch.no_grad()
+def _plain_losses(model: Any, chunks: Sequence[Chunk], device: Device) -> Tensor:
+    """The losses as the model computes them by itself, one sequence at a time."""
+    found = []
+    for chunk in chunks:
+        ids_1T = chunk.rows[0].ids_T[None].to(device.target)
+        logits_TV = model(input_ids=ids_1T, use_cache=False).logits[0, :-1].float()
+        found.append(torch.nn.functional.cross_entropy(logits_TV, ids_1T[0, 1:], reduction="none"))
+    return torch.cat(found)
+
+
+def _checkpointed_layers(model: PreTrainedModel, facts: BaseFacts) -> list[torch.nn.Module]:
+    """Make the layers forget what they computed; they do so while they are in training."""
+    if not model.supports_gradient_checkpointing:
+        _log.warning("%s can't compute its layers twice; its passes take more memory.", facts.architecture)
+        return []
+    model.activation_checkpointing_enable(_CHECKPOINTING)
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
