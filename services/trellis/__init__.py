@@ -92,6 +92,9 @@ if TYPE_CHECKING:
         Deployment as Deployment,
     )
     from trellis.client.types import (
+        DistributedSpec as DistributedSpec,
+    )
+    from trellis.client.types import (
         Evaluation as Evaluation,
     )
     from trellis.client.types import (
@@ -122,6 +125,9 @@ if TYPE_CHECKING:
         JobState as JobState,
     )
     from trellis.client.types import (
+        JobUsage as JobUsage,
+    )
+    from trellis.client.types import (
         LearningRateSchedule as LearningRateSchedule,
     )
     from trellis.client.types import (
@@ -140,13 +146,31 @@ if TYPE_CHECKING:
         MetricPoint as MetricPoint,
     )
     from trellis.client.types import (
+        Offload as Offload,
+    )
+    from trellis.client.types import (
+        Placement as Placement,
+    )
+    from trellis.client.types import (
         Precision as Precision,
+    )
+    from trellis.client.types import (
+        PreferenceLoss as PreferenceLoss,
+    )
+    from trellis.client.types import (
+        PreferenceSpec as PreferenceSpec,
+    )
+    from trellis.client.types import (
+        PretrainingSpec as PretrainingSpec,
     )
     from trellis.client.types import (
         Preview as Preview,
     )
     from trellis.client.types import (
         Progress as Progress,
+    )
+    from trellis.client.types import (
+        Quantization as Quantization,
     )
     from trellis.client.types import (
         QueueReason as QueueReason,
@@ -156,6 +180,9 @@ if TYPE_CHECKING:
     )
     from trellis.client.types import (
         ReportState as ReportState,
+    )
+    from trellis.client.types import (
+        ResolvedSetting as ResolvedSetting,
     )
     from trellis.client.types import (
         Role as Role,
@@ -256,6 +283,7 @@ __all__ = [
     "DatasetVersionState",
     "DeadlineExceeded",
     "Deployment",
+    "DistributedSpec",
     "Evaluation",
     "EventLevel",
     "ExampleKind",
@@ -273,6 +301,7 @@ __all__ = [
     "JobEvent",
     "JobFailed",
     "JobState",
+    "JobUsage",
     "LearningRateSchedule",
     "Lengths",
     "LineError",
@@ -280,16 +309,23 @@ __all__ = [
     "LoraSpec",
     "MetricPoint",
     "NotFound",
+    "Offload",
     "PermissionDenied",
+    "Placement",
     "Precision",
+    "PreferenceLoss",
+    "PreferenceSpec",
+    "PretrainingSpec",
     "Preview",
     "Profile",
     "ProfileError",
     "Progress",
+    "Quantization",
     "QueueReason",
     "QueueReasonCode",
     "Reason",
     "ReportState",
+    "ResolvedSetting",
     "ResourceExhausted",
     "Retry",
     "Role",

@@ -14,13 +14,17 @@ from trellis.client._method import Method
 from trellis.client._names import Names, base_model_name
 from trellis.client.types import (
     Checkpoint,
+    DistributedSpec,
     JobEvent,
     JobState,
     LogChunk,
     MetricPoint,
+    PreferenceSpec,
+    PretrainingSpec,
     TrainingSettings,
     TuningJob,
 )
+from trellis.errors import InvalidArgument
 from trellis.v1 import tuning_job_pb2 as pb
 
 _CREATE = Method("TuningJobService/CreateTuningJob", pb.CreateTuningJobRequest, pb.TuningJob)
@@ -47,6 +51,11 @@ class AsyncJobs:
         base_model: str = "",
         validation_dataset: str = "",
         supervised: TrainingSettings | None = None,
+        preference: PreferenceSpec | None = None,
+        pretraining: PretrainingSpec | None = None,
+        replay_dataset: str = "",
+        initial_adapter: str = "",
+        distributed: DistributedSpec | None = None,
         alias: str = "",
         deploy: bool = False,
         display_name: str = "",
@@ -56,17 +65,30 @@ class AsyncJobs:
     ) -> TuningJob:
         """Submit a job on a dataset's newest version, or on the version named.
 
-        Without a base model the platform's default is tuned. When the job succeeds, `alias` is pointed at its adapter,
+        Without a base model the platform's default is tuned; at most one of `supervised`, `preference` and
+        `pretraining` says how, supervised tuning by rules if none does. Lines of `replay_dataset` are mixed in against
+        forgetting. `initial_adapter`, an adapter, alias or checkpoint, is trained on instead of a new adapter;
+        `distributed` runs the job by itself on DeepSpeed. When the job succeeds, `alias` is pointed at its adapter,
         and `deploy` makes it callable. The answer shows every setting used. Raises NotFound, InvalidArgument with every
         wrong field, FailedPrecondition for data or a base that can't be trained on.
         """
+        if sum(method is not None for method in (supervised, preference, pretraining)) > 1:
+            message = "A job has one method: give supervised, preference or pretraining."
+            raise InvalidArgument.for_field("tuning_job.method", message)
         names = Names(self._names.parent(tenant).removeprefix("tenants/"))
         job = pb.TuningJob(
             display_name=display_name,
             base_model=base_model_name(base_model),
             training_dataset=names.dataset_or_version(training_dataset),
             validation_dataset=names.dataset_or_version(validation_dataset),
-            supervised=fill(pb.TrainingSettings(), supervised or TrainingSettings()),
+            supervised=None
+            if preference or pretraining
+            else fill(pb.TrainingSettings(), supervised or TrainingSettings()),
+            preference=fill(pb.PreferenceSpec(), preference) if preference else None,
+            pretraining=fill(pb.PretrainingSpec(), pretraining) if pretraining else None,
+            replay_dataset=names.dataset_or_version(replay_dataset),
+            initial_adapter=names.model(initial_adapter) if initial_adapter else "",
+            distributed=fill(pb.DistributedSpec(), distributed) if distributed else None,
             alias=names.optional("aliases", alias),
             deploy=deploy,
         )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from trellis.client.types.tuning_spec import TrainingSettings
+from trellis.client.types.tuning_spec import DistributedSpec, PreferenceSpec, PretrainingSpec, TrainingSettings
 from trellis.errors import FieldViolation
 
 
@@ -17,6 +17,9 @@ class JobState(StrEnum):
     STARTING = "STARTING"
     RUNNING = "RUNNING"
     CANCELLING = "CANCELLING"
+    PAUSING = "PAUSING"
+    PAUSED = "PAUSED"
+    PREEMPTING = "PREEMPTING"
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
@@ -36,6 +39,14 @@ class QueueReasonCode(StrEnum):
     TENANT_LIMIT = "TENANT_LIMIT"
     CAPACITY = "CAPACITY"
     RETRY_BACKOFF = "RETRY_BACKOFF"
+
+
+class Placement(StrEnum):
+    """What a job runs on: a trainer of its base model that it shares with others, or processes of its own."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    SHARED = "SHARED"
+    DISTRIBUTED = "DISTRIBUTED"
 
 
 class EventLevel(StrEnum):
@@ -91,15 +102,37 @@ class JobError:
 
 
 @dataclass(frozen=True, slots=True)
+class ResolvedSetting:
+    """A setting that was not given: its path, such as `supervised.learning_rate`, its value, and the rule that chose it."""
+
+    field: str
+    value: str
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobUsage:
+    """What a job has used over all its attempts: tokens trained on, and seconds of a trainer or its share of them."""
+
+    trained_tokens: int
+    trainer_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class TuningJob:
-    """A job that trains an adapter."""
+    """A job that trains an adapter, or all weights of a model."""
 
     name: str
     display_name: str
     base_model: str
     training_dataset: str
     validation_dataset: str
+    replay_dataset: str
+    initial_adapter: str
     supervised: TrainingSettings | None
+    preference: PreferenceSpec | None
+    pretraining: PretrainingSpec | None
+    distributed: DistributedSpec | None
     alias: str
     deploy: bool
     state: JobState
@@ -109,6 +142,10 @@ class TuningJob:
     adapter: str
     base_evaluation: Evaluation | None
     tuned_evaluation: Evaluation | None
+    resolved_settings: tuple[ResolvedSetting, ...]
+    placement: Placement
+    usage: JobUsage | None
+    export: str
     attempt_count: int
     create_time: datetime | None
     start_time: datetime | None
@@ -126,6 +163,11 @@ class Checkpoint:
     attempt: int
     size_bytes: int
     create_time: datetime | None
+    pinned: bool
+    """Whether it is kept whatever comes after it."""
+    best: bool
+    """Whether its held-out loss is the least of all the job's checkpoints."""
+    valid_loss: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,33 @@ class Precision(StrEnum):
     BF16 = "BF16"
 
 
+class Quantization(StrEnum):
+    """In which number format the frozen base lies in memory; when UNSPECIFIED, as `precision` says."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    NF4 = "NF4"
+
+
+class PreferenceLoss(StrEnum):
+    """What preference tuning minimises; DPO when UNSPECIFIED."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    DPO = "DPO"
+    ORPO = "ORPO"
+
+
+class Offload(StrEnum):
+    """What DeepSpeed keeps in the host's memory; when UNSPECIFIED, what does not fit on the devices."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    NONE = "NONE"
+    OPTIMIZER = "OPTIMIZER"
+    ALL = "ALL"
+
+
 @dataclass(frozen=True, slots=True)
 class LoraSpec:
-    """The shape of the adapter; what is None gets the platform's default."""
+    """The shape of the adapter; what is None is chosen by a rule."""
 
     rank: int | None = None
     alpha: float | None = None
@@ -33,7 +57,7 @@ class LoraSpec:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
-    """Supervised fine-tuning: loss on what the assistant says. What is None gets the platform's default."""
+    """How a run is trained, whatever its method. Numbers that are None are chosen by rules, which the job shows."""
 
     lora: LoraSpec | None = None
     epochs: int | None = None
@@ -51,3 +75,37 @@ class TrainingSettings:
     held_out_fraction: float | None = None
     checkpoint_steps: int | None = None
     max_evaluation_lines: int | None = None
+    evaluation_steps: int | None = None
+    early_stopping_patience: int | None = None
+    full: bool = False
+    replay_fraction: float | None = None
+    quantization: Quantization = Quantization.UNSPECIFIED
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceSpec:
+    """Preference tuning: of two answers to a prompt the chosen one is made likelier than the rejected one."""
+
+    training: TrainingSettings | None = None
+    loss: PreferenceLoss = PreferenceLoss.UNSPECIFIED
+    beta: float | None = None
+    label_smoothing: float | None = None
+    reference_free: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainingSpec:
+    """Continued pre-training: loss on every token of plain text."""
+
+    training: TrainingSettings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DistributedSpec:
+    """Runs a job by itself on DeepSpeed over several workers; what is None is decided by size, devices and memory."""
+
+    workers: int | None = None
+    zero_stage: int | None = None
+    offload: Offload = Offload.UNSPECIFIED
+    gradient_checkpointing: bool | None = None
+    config_json: str = ""
