@@ -16,6 +16,7 @@ _COUNTS: Final = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 102
 _GAUGES: Final = {
     "trellis_engine_running_requests": "Answers being made.",
     "trellis_engine_waiting_requests": "Answers that wait.",
+    "trellis_engine_parked_requests": "Answers that wait for their adapter's slot, which others have for some steps.",
     "trellis_engine_bank_rows": "Rank rows of the adapter bank.",
     "trellis_engine_bank_rows_used": "Rank rows that adapters hold.",
     "trellis_engine_bank_adapters": "Adapters in the bank.",
@@ -100,6 +101,7 @@ def _levels(usage: EngineUsage) -> dict[str, float]:
     return {
         "trellis_engine_running_requests": usage.running,
         "trellis_engine_waiting_requests": usage.waiting,
+        "trellis_engine_parked_requests": usage.parked,
         "trellis_engine_bank_rows": usage.bank_rows,
         "trellis_engine_bank_rows_used": usage.bank_rows_used,
         "trellis_engine_bank_adapters": len(usage.resident_digests),
