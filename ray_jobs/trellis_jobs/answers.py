@@ -3,7 +3,7 @@
 Shapes: B questions, T positions, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -59,10 +59,18 @@ class Answerer:
 
     def count_exact(self, batch: Sequence[Question]) -> int:
         """How many of the batch's answers are the expected ones, but for white space around them."""
-        answers = (_text(self._tokenizer, ids) for ids in self._generate(batch))
-        return sum(answer == question.expected for answer, question in zip(answers, batch, strict=True))
+        return self.exact(batch, self._generate(batch))
 
-    def _generate(self, batch: Sequence[Question]) -> list[list[int]]:
+    def exact(self, batch: Sequence[Question], answers: Sequence[Sequence[int]]) -> int:
+        """How many of these answers to the batch are the expected ones, but for white space around them."""
+        texts = (_text(self._tokenizer, ids) for ids in answers)
+        return sum(text == question.expected for text, question in zip(texts, batch, strict=True))
+
+    def tokens(self, batch: Sequence[Question]) -> Generator[None, None, list[list[int]]]:
+        """Answer the batch, one token of each answer a turn; the answers' ids.
+
+        The model is called between turns only, so that others may have it meanwhile.
+        """
         ids_BT, mask_BT = self._padded([question.prompt for question in batch])
         limits_B = torch.tensor([question.max_new_tokens for question in batch], device=self._device.target)
         positions_BT = (mask_BT.cumsum(-1) - 1).clamp(min=0)
@@ -77,7 +85,16 @@ class Answerer:
                 break
             mask_BT = torch.cat([mask_BT, torch.ones_like(ids_BT)], dim=1)
             positions_BT = positions_BT[:, -1:] + 1
+            yield
         return [self._until_end(row) for row in torch.stack(columns, dim=1).tolist()]
+
+    def _generate(self, batch: Sequence[Question]) -> list[list[int]]:
+        turns = self.tokens(batch)
+        while True:
+            try:
+                next(turns)
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]
 
     def _next(self, ids_BT: Any, mask_BT: Any, positions_BT: Any, cache: DynamicCache) -> torch.Tensor:
         with self._device.autocast:

@@ -1,7 +1,7 @@
 """What held-out data says of a model."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -87,14 +87,14 @@ class Evaluator:
         count = len(self._examples)
         step = max(1, -(-count // MAX_LOSS_LINES))
         indexes = sorted(range(0, count, step), key=lambda index: (-self._examples.length(index), index))
-        yield from _groups(indexes, self._examples.length, self._device.pass_tokens)
+        yield from groups_of(indexes, self._examples.length, self._device.pass_tokens)
 
     def _answer_batches(self) -> Iterator[list[Question]]:
         longest_first = sorted(self._questions, key=lambda question: -len(question.prompt))
-        yield from _groups(longest_first, lambda question: question.room, self._device.pass_tokens)
+        yield from groups_of(longest_first, lambda question: question.room, self._device.pass_tokens)
 
 
-def _groups(items: list[T], size_of: Callable[[T], int], budget: int) -> Iterator[list[T]]:
+def groups_of(items: Sequence[T], size_of: Callable[[T], int], budget: int) -> Iterator[list[T]]:
     """Runs of items, the largest first, that with padding stay within the budget; at least one item each."""
     group: list[T] = []
     largest = 0

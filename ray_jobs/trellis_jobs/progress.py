@@ -14,9 +14,15 @@ _log = logging.getLogger(__name__)
 class Progress:
     """Sends the job's progress as it changes; the ETA is by the pace of this process so far."""
 
-    def __init__(self, send: Callable[[TuningJob.Progress], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        send: Callable[[TuningJob.Progress], None],
+        clock: Callable[[], float] = time.monotonic,
+        log: Callable[[str], None] = _log.info,
+    ) -> None:
         self._send = send
         self._clock = clock
+        self._log = log
         self._now = TuningJob.Progress()
         self._began = clock()
         self._first_step = 0
@@ -26,7 +32,7 @@ class Progress:
         """The job does something else from now on."""
         self._now.phase = name
         self._now.ClearField("eta")
-        _log.info("Now %s.", name)
+        self._log(f"Now {name}.")
         self._send(self._now)
 
     def evaluation_took(self, seconds: float) -> None:

@@ -48,15 +48,50 @@ def exit_fenced() -> None:
     os._exit(FENCED_EXIT)
 
 
-class Server:
-    """The server as an attempt sees it. Each call is repeated until it is answered, however long the server is away."""
+class Connection:
+    """Calls with one token. Each is repeated until it is answered, however long the server is away."""
 
     def __init__(self, endpoint: str, token: str, on_fenced: Callable[[], None] = exit_fenced) -> None:
         self._channel = grpc.insecure_channel(endpoint, options=_OPTIONS)
-        self._stub = WorkerServiceStub(self._channel)
         self._metadata = (("authorization", f"Bearer {token}"),)
         self._on_fenced = on_fenced
         self._closing = threading.Event()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._closing.set()
+        self._channel.close()
+
+    def _call(self, method: Callable[..., _Response], request: Any) -> _Response:
+        for pause in pauses():
+            try:
+                return method(request, metadata=self._metadata, timeout=_CALL_SECONDS)
+            except grpc.RpcError as error:
+                self._judge(error)
+            except ValueError:  # grpc's answer to a call on a closed channel
+                if not self._closing.is_set():
+                    raise
+            if self._closing.wait(pause):
+                raise FencedError("The connection was closed.")
+        raise AssertionError("pauses have no end")
+
+    def _judge(self, error: grpc.RpcError) -> None:
+        """Return if the call may be repeated."""
+        code, details = error.code(), error.details()
+        if code in _FENCED:
+            self._on_fenced()
+            raise FencedError(details)
+        if code in _REFUSED:
+            raise RefusedError(details)
+        _log.debug("The server does not answer (%s: %s).", code, details)
+
+
+class Server(Connection):
+    """The server as an attempt sees it."""
+
+    def __init__(self, endpoint: str, token: str, on_fenced: Callable[[], None] = exit_fenced) -> None:
+        super().__init__(endpoint, token, on_fenced)
+        self._stub = WorkerServiceStub(self._channel)
 
     def start(self, code_version: str) -> worker_pb2.StartAttemptResponse:
         """Get the attempt's work."""
@@ -77,33 +112,8 @@ class Server:
         """Say that the attempt has ended without an adapter, and why."""
         self._call(self._stub.FailAttempt, worker_pb2.FailAttemptRequest(error=error, cause=cause, usage=usage))
 
-    def close(self) -> None:
-        """Close the connection."""
-        self._closing.set()
-        self._channel.close()
 
-    def _call(self, method: Callable[..., _Response], request: Any) -> _Response:
-        for pause in _pauses():
-            try:
-                return method(request, metadata=self._metadata, timeout=_CALL_SECONDS)
-            except grpc.RpcError as error:
-                self._judge(error)
-            if self._closing.wait(pause):
-                raise FencedError("The connection was closed.")
-        raise AssertionError("pauses have no end")
-
-    def _judge(self, error: grpc.RpcError) -> None:
-        """Return if the call may be repeated."""
-        code, details = error.code(), error.details()
-        if code in _FENCED:
-            self._on_fenced()
-            raise FencedError(details)
-        if code in _REFUSED:
-            raise RefusedError(details)
-        _log.debug("The server does not answer (%s: %s).", code, details)
-
-
-def _pauses() -> Iterator[float]:
+def pauses() -> Iterator[float]:
     """Seconds between the tries of a call."""
     for number in itertools.count():
         yield min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(number, 10))

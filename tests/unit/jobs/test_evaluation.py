@@ -12,7 +12,7 @@ from trellis.spec import TrainSpec
 from trellis_jobs.answers import Answerer, Question, questions
 from trellis_jobs.data import Data, read_data
 from trellis_jobs.device import Device
-from trellis_jobs.evaluation import Evaluator, _groups
+from trellis_jobs.evaluation import Evaluator, groups_of
 from trellis_jobs.failure import JobCancelledError
 from trellis_jobs.model import Base, load_base
 
@@ -87,5 +87,5 @@ def test_an_evaluation_can_be_stopped(data: Data, base: Base, device: Device) ->
 
 
 def test_groups_stay_within_their_budget() -> None:
-    assert list(_groups([5, 5, 4, 9, 1, 20], lambda size: size, 10)) == [[5, 5], [4], [9], [1], [20]]
-    assert list(_groups([], lambda size: size, 10)) == []
+    assert list(groups_of([5, 5, 4, 9, 1, 20], lambda size: size, 10)) == [[5, 5], [4], [9], [1], [20]]
+    assert list(groups_of([], lambda size: size, 10)) == []

@@ -1,0 +1,173 @@
+"""The entrypoint of a shared trainer: `python -m trellis_jobs.shared.main`.
+
+TRELLIS_WORKER_ENDPOINT says where the server is, TRELLIS_TRAINER_TOKEN which trainer this is; settings.py has what else
+the environment may say. The exit status is 0 when the server let it go, 3 when it is fenced, 4 when it hung, 1 otherwise.
+"""
+
+import importlib.metadata
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
+from typing import Any, Final
+
+import torch
+
+from trellis.bases import BaseModelError, read_base
+from trellis.lora import find_groups
+from trellis.spec import Lora, TrainSpec
+from trellis.tokens import ChatTokenizer
+from trellis.v1.trainer_pb2 import StartTrainerResponse
+from trellis_jobs.device import choose_device, limit_threads
+from trellis_jobs.examples import Row
+from trellis_jobs.model import load_base
+from trellis_jobs.shared.attempt import Attempt
+from trellis_jobs.shared.chunk import Chunk
+from trellis_jobs.shared.claims import Claims, TrainerServer
+from trellis_jobs.shared.fused import FusedModel
+from trellis_jobs.shared.intake import Intake
+from trellis_jobs.shared.memory import Room, affordable_tokens, bank_rows, free_bytes, longest_line, pass_bytes
+from trellis_jobs.shared.preparation import SharedBase
+from trellis_jobs.shared.settings import Settings
+from trellis_jobs.shared.slots import Slots
+from trellis_jobs.shared.tenant import Surroundings
+from trellis_jobs.shared.trainer import Trainer
+from trellis_jobs.shared.watchdog import Watchdog
+from trellis_jobs.shared.weights import fresh_weights
+
+_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_READERS: Final = 2
+_CALLERS: Final = 64
+_GOODBYE_SECONDS: Final = 5.0
+_ASK_SECONDS: Final = 1.0
+_log = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Train until the server lets the process go; its exit status."""
+    logging.basicConfig(level=logging.INFO, format=_FORMAT, stream=sys.stderr, force=True)
+    limit_threads()
+    signal.signal(signal.SIGTERM, _end_now)
+    code_version, endpoint = importlib.metadata.version("trellis"), os.environ["TRELLIS_WORKER_ENDPOINT"]
+    server = TrainerServer(endpoint, os.environ.pop("TRELLIS_TRAINER_TOKEN"))
+    work = server.start(code_version)
+    intake = Intake(endpoint, code_version)
+    claims = Claims(server, work.heartbeat_seconds, intake.status, intake.begin)
+    claims.start()
+    try:
+        trainer, room = build(work, claims.renew)
+    except BaseModelError:
+        _log.exception("The base model of this trainer can't be used.")
+        return 1
+    intake.open(room, trainer)
+    claims.renew()
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: trainer.stop())
+    trainer.run(Leaving(server, claims, work.idle_seconds))
+    _say_goodbye(server)
+    return 0
+
+
+def build(work: StartTrainerResponse, renew: Callable[[], None]) -> tuple[Trainer, Room]:
+    """Load the base and make room for jobs. Raises BaseModelError."""
+    device = choose_device(work.precision)  # type: ignore[arg-type]  # one of its values, by the contract
+    settings = Settings.read(device)
+    facts = read_base(work.base_source, work.base_revision)
+    tokenizer = ChatTokenizer.load(facts.path)
+    if work.tokenizer_digest and tokenizer.digest != work.tokenizer_digest:
+        message = f"The tokenizer or chat template of {work.base_model} is no longer the registered one"
+        raise BaseModelError(f"{message}; register it anew.")
+    model: Any = load_base(facts, device)
+    max_jobs = settings.max_jobs or work.max_jobs or 1
+    free = free_bytes(device.target)
+    rows = settings.rank_rows or bank_rows(find_groups(facts.linear_shapes), free, max_jobs)
+    fused = FusedModel(model, facts, device, rank_rows=rows, max_slots=max_jobs)
+    budget = pass_bytes(free)
+    room = Room(
+        max_jobs,
+        rows,
+        longest_line(
+            getattr(fused, "activation_bytes", lambda tokens, longest: tokens * 1000), budget, fused.context_length
+        ),
+    )
+    base = SharedBase(work.base_model, facts, tokenizer, device, settings.chunk_tokens)
+    around = Surroundings(
+        base,
+        Slots(fused.bank),
+        fused.call,
+        ThreadPoolExecutor(_READERS, thread_name_prefix="reader"),
+        ThreadPoolExecutor(_CALLERS, thread_name_prefix="caller"),
+    )
+    warm_up(fused, around)
+    watchdog = Watchdog(settings.stall_seconds)
+    watchdog.start()
+
+    def departed(attempt: Attempt) -> None:
+        room.give_back(attempt)
+        renew()
+
+    pass_tokens = affordable_tokens(
+        getattr(fused, "activation_bytes", lambda tokens, longest: tokens * 1000), budget, settings.pass_tokens
+    )
+    _log.info("Room for %d jobs, %d rank rows and lines of %d tokens.", max_jobs, rows, room.line_tokens)
+    return Trainer(fused, around, pass_tokens, watchdog, departed), room
+
+
+def warm_up(fused: FusedModel, around: Surroundings) -> None:
+    """Run a small pass forward and backward, so that the first job's first step need not wait for what is made once."""
+    base = around.base
+    names = base.facts.linear_names
+    spec = TrainSpec("", "", "", "", "", "", context_length=16, lora=Lora(rank=8))
+    slot, optimizer = around.slots.add(fresh_weights(spec, base.facts, names), spec)
+    ids_T = torch.arange(1, 17) % base.facts.vocabulary_size
+    (found,) = fused.losses([Chunk((Row(ids_T, torch.ones(16)),), slot)])
+    fused.backward([found.weighted])
+    optimizer.clip()
+    optimizer.step(0, 1)
+    around.slots.remove(slot)
+
+
+class Leaving:
+    """Whether the trainer may end: when it is drained, or has had no job for so long, and the server agrees."""
+
+    def __init__(
+        self, server: TrainerServer, claims: Claims, idle_seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._server = server
+        self._claims = claims
+        self._idle_seconds = idle_seconds
+        self._clock = clock
+        self._since = clock()
+        self._next = 0.0
+
+    def __call__(self, jobs: int) -> bool:
+        """Asked whenever there is nothing to compute."""
+        now = self._clock()
+        if jobs:
+            self._since = now
+            return False
+        if now < self._next or not (self._claims.drain.is_set() or now - self._since >= self._idle_seconds):
+            return False
+        self._next = now + _ASK_SECONDS
+        return self._server.leave()
+
+
+def _say_goodbye(server: TrainerServer) -> None:
+    """Tell the server, if it listens, that a trainer that was told to end has nothing any more."""
+    goodbye = threading.Thread(target=server.leave, daemon=True)
+    goodbye.start()
+    goodbye.join(_GOODBYE_SECONDS)
+
+
+def _end_now(_signal: int, _frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    status = main()
+    logging.shutdown()
+    os._exit(status)  # threads that wait for the server must not hold the process
