@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from trellis.artifacts import Manifest
+from trellis.artifacts import MANIFEST_FILE, FileFacts, Manifest
 from trellis.errors import FailedPrecondition, InvalidArgument, NotFound, Reason, error_for
+from trellis.exports import ExportManifest
 from trellis.names import AdapterName, AliasName, CheckpointName, ExportName, TenantName, TuningJobName
 from trellis.server.app import keys
 from trellis.server.app.adapters import present_adapter, present_alias
@@ -20,7 +21,7 @@ from trellis.server.app.reading import read_pieces
 from trellis.server.app.tenants import present_tenant
 from trellis.server.app.tuning_jobs import present_job
 from trellis.server.domain.caller import Caller
-from trellis.server.domain.export import Export, ExportFormat, ExportState
+from trellis.server.domain.export import Export, ExportFile, ExportFormat, ExportState
 from trellis.server.domain.tuning_job import Checkpoint, TuningJob
 
 _PAGE = 1000
@@ -141,6 +142,12 @@ async def present_export(unit: UnitOfWork, name: ExportName, *, for_update: bool
     if export is None:
         raise NotFound.for_resource(name)
     return export
+
+
+def files_of(manifest: ExportManifest) -> tuple[ExportFile, ...]:
+    """The files of an export with this manifest, itself among them, by path."""
+    facts = {**manifest.files, MANIFEST_FILE: FileFacts(manifest.digest, len(manifest.to_json()))}
+    return tuple(ExportFile(path, one.size, one.sha256) for path, one in sorted(facts.items()))
 
 
 _SourceName = AdapterName | AliasName | CheckpointName

@@ -1,17 +1,20 @@
 """Deletes objects that no row names any more: what a server that died between database and object store left behind."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
 import structlog
 
 from trellis.objects import ObjectInfo
 from trellis.server.app import keys
-from trellis.server.app.ports import UnitOfWork
+from trellis.server.app.ports import Page, UnitOfWork
 from trellis.server.control.context import ControlContext
+from trellis.server.domain.adapter import Adapter
+from trellis.server.domain.export import Export
 
 _log = structlog.get_logger(__name__)
 _PAGE = 200
 _IMPORTS = "import-"
+_List = Callable[[str, int, str | None], Awaitable[Page[Adapter] | Page[Export]]]
 
 
 class SweepObjects:
@@ -57,7 +60,7 @@ class SweepObjects:
 
 def _folders(listed: Iterable[ObjectInfo]) -> list[str]:
     """The folders that belong to one row each."""
-    depth = {"jobs": 4, "adapters": 4, "uploads": 5, "datasets": 5}
+    depth = {"jobs": 4, "adapters": 4, "models": 4, "exports": 4, "uploads": 5, "datasets": 5}
     parts = (info.key.split("/") for info in listed)
     found = {tuple(part[: depth[part[2]]]) for part in parts if part[2] in depth and len(part) > depth[part[2]]}
     return ["/".join(folder) for folder in sorted(found)]
@@ -71,19 +74,27 @@ async def _is_named(unit: UnitOfWork, tenant: str, folder: str) -> bool:
         return await unit.datasets.get_upload(tenant, ids[0], ids[1]) is not None
     if kind == "datasets":
         return await unit.datasets.get_version(tenant, ids[0], ids[1]) is not None
-    return ids[0].startswith(_IMPORTS) or await _is_adapter(unit, tenant, ids[0], folder)
+    if kind == "exports":
+        return await unit.exports.get_by_uid(ids[0]) is not None
+    if ids[0].startswith(_IMPORTS) or await _may_still_come(unit, ids[0]):
+        return True
+    made = unit.adapters.list if kind == "adapters" else unit.exports.list
+    return await _lies_at(made, tenant, folder)
 
 
-async def _is_adapter(unit: UnitOfWork, tenant: str, run: str, folder: str) -> bool:
-    """Whether an adapter lies there, or an attempt that goes on may still lay one."""
+async def _may_still_come(unit: UnitOfWork, run: str) -> bool:
+    """Whether this is an attempt that goes on."""
     uid, _, number = run.rpartition("-")
     attempt = await unit.jobs.get_attempt(uid, int(number)) if number.isdecimal() else None
-    if attempt is not None and not attempt.ended:
-        return True
+    return attempt is not None and not attempt.ended
+
+
+async def _lies_at(made: _List, tenant: str, folder: str) -> bool:
+    """Whether one of what a tenant has lies in this folder."""
     cursor: str | None = None
     while True:
-        page = await unit.adapters.list(tenant, _PAGE, cursor)
-        if any(adapter.key == folder for adapter in page.items):
+        page = await made(tenant, _PAGE, cursor)
+        if any(one.key == folder for one in page.items):
             return True
         if (cursor := page.next_cursor) is None:
             return False

@@ -53,7 +53,7 @@ class Export:
     key: str
     """Where its files lie in the object store."""
     submission_id: str
-    """The name under which the cluster makes it; empty when there is nothing to make."""
+    """The name of the newest run that makes it on the cluster; empty while it waits, and when there is nothing to make."""
     create_time: datetime
     start_time: datetime | None = None
     end_time: datetime | None = None
@@ -71,6 +71,22 @@ class Export:
     def ended(self) -> bool:
         """Whether it will not change any more."""
         return self.state in {ExportState.SUCCEEDED, ExportState.FAILED}
+
+    def submitted(self, submission_id: str) -> Self:
+        """The export, which a run of this name makes from now on."""
+        return replace(self, state=ExportState.PENDING, submission_id=submission_id)
+
+    def started(self, now: datetime) -> Self:
+        """The export, whose run the cluster has begun."""
+        return replace(self, state=ExportState.RUNNING, start_time=self.start_time or now)
+
+    def succeeded(self, now: datetime, files: tuple[ExportFile, ...]) -> Self:
+        """The export, whose files are there."""
+        return replace(self, state=ExportState.SUCCEEDED, end_time=now, files=files)
+
+    def reaped(self) -> Self:
+        """The export, whose runs are gone from the cluster."""
+        return replace(self, cleaned_up=True)
 
     def failed(self, now: datetime, error: JobError) -> Self:
         """The export, given up."""
