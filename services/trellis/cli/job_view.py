@@ -2,13 +2,14 @@
 
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 import click
 
-from trellis.cli.output import cell, clean, print_line, print_table
+from trellis.cli.output import cell, clean, print_json, print_line, print_one, print_table
 from trellis.client.types import EventLevel, JobEvent, JobState, Progress, TuningJob
 
 _COLOURS = {JobState.SUCCEEDED: "green", JobState.FAILED: "red", JobState.CANCELLED: "yellow"}
@@ -130,6 +131,17 @@ def span(time: timedelta) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+def show_job(job: TuningJob, *, as_json: bool) -> None:
+    """A job with all its fields; what rules chose as a table, which JSON has as a field."""
+    if as_json:
+        print_json(job)
+        return
+    print_one(replace(job, resolved_settings=()), as_json=False)
+    if job.resolved_settings:
+        click.echo()
+        print_table(["CHOSEN", "VALUE", "RULE"], [[one.field, one.value, one.rule] for one in job.resolved_settings])
+
+
 def show_outcome(job: TuningJob) -> None:
     """How a job ended, and what held-out data says of it."""
     click.echo(click.style(f"{job.name} {job.state}", fg=_COLOURS.get(job.state), bold=True))
@@ -137,6 +149,10 @@ def show_outcome(job: TuningJob) -> None:
         click.echo(f"  {clean(job.error.message)} [{job.error.reason or job.error.status}]")
     if job.adapter:
         click.echo(f"  adapter  {job.adapter}")
+    if job.export:
+        click.echo(f"  model    {job.export}")
+    if job.usage is not None and job.usage.trained_tokens:
+        click.echo(f"  usage    {job.usage.trained_tokens:,} tokens, {job.usage.trainer_seconds:,.1f} trainer seconds")
     rows = [[name, *_scores(found)] for name, found in _evaluations(job)]
     if rows:
         click.echo()

@@ -5,8 +5,8 @@ from typing import Any
 import click
 
 from trellis.cli.commands import group
-from trellis.cli.job_options import supervised_options, supervised_spec
-from trellis.cli.job_view import progress_text, show_outcome, view_of
+from trellis.cli.job_options import method_arguments, method_options
+from trellis.cli.job_view import progress_text, show_job, show_outcome, view_of
 from trellis.cli.output import cell, deleted, print_json, print_line, print_many, print_one, print_table, said
 from trellis.cli.plot import plot
 from trellis.cli.state import State
@@ -23,19 +23,23 @@ def jobs() -> None:
 @jobs.command("create")
 @click.option("--dataset", required=True, help="A dataset (its newest version), or DATASET@SHA256.")
 @click.option("--validation-dataset", default="", help="Evaluate on it instead of on held-out lines.")
+@click.option("--replay-dataset", default="", help="Mix in its lines, against forgetting.")
+@click.option("--from-adapter", default="", help="Start from this adapter, alias or checkpoint.")
 @click.option("--base-model", default="", help="[default: the platform's]")
 @click.option("--alias", default="", help="Point this alias at the adapter in the end.")
 @click.option("--deploy", is_flag=True, help="Deploy the adapter in the end.")
 @click.option("--display-name", default="", help="What people call it.")
 @click.option("--job-id", default="", help="The last part of its name.  [default: made by the server]")
 @click.option("--watch", "watch_it", is_flag=True, help="Watch it until it has ended.")
-@supervised_options
+@method_options
 @click.pass_obj
 def create(
     state: State,
     /,
     dataset: str,
     validation_dataset: str,
+    replay_dataset: str,
+    from_adapter: str,
     base_model: str,
     alias: str,
     deploy: bool,
@@ -49,17 +53,19 @@ def create(
         dataset,
         base_model=base_model,
         validation_dataset=validation_dataset,
-        supervised=supervised_spec(settings),
+        replay_dataset=replay_dataset,
+        initial_adapter=from_adapter,
         alias=alias,
         deploy=deploy,
         display_name=display_name,
         job_id=job_id,
+        **method_arguments(settings),
     )
     if watch_it:
         said(f"Submitted {job.name}.", as_json=state.json)
         _watch(state, job.name, 0)
     else:
-        print_one(job, as_json=state.json)
+        show_job(job, as_json=state.json)
 
 
 @jobs.command("list")
@@ -91,8 +97,8 @@ def _going(job: TuningJob) -> str:
 @click.argument("name")
 @click.pass_obj
 def get(state: State, name: str) -> None:
-    """Show a job with every setting used."""
-    print_one(state.client.jobs.get(name), as_json=state.json)
+    """Show a job with every setting used, and the rules that chose what was not given."""
+    show_job(state.client.jobs.get(name), as_json=state.json)
 
 
 @jobs.command("watch")

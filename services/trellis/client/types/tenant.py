@@ -25,6 +25,7 @@ class Role(StrEnum):
     TENANT_ADMIN = "TENANT_ADMIN"
     ADMIN = "ADMIN"
     ATTEMPT = "ATTEMPT"
+    TRAINER = "TRAINER"
 
 
 @dataclass(frozen=True, slots=True)
