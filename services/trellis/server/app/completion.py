@@ -1,4 +1,4 @@
-"""The good end of an attempt: its adapter is read again from the object store, checked, and recorded."""
+"""The good end of an attempt: what it made is read again from the object store, checked, and recorded."""
 
 import asyncio
 import hashlib
@@ -24,8 +24,10 @@ from trellis.server.app.attempt_usage import AttemptUsage, settled, with_usage
 from trellis.server.app.attempts import COMPLETED, current_attempt, reference, renewed
 from trellis.server.app.context import Context
 from trellis.server.app.ports import UnitOfWork
+from trellis.server.app.whole_model import check_model, export_of
 from trellis.server.domain.adapter import Adapter, Deployment
 from trellis.server.domain.caller import Caller
+from trellis.server.domain.export import Export
 from trellis.server.domain.tuning_job import Attempt, Evaluation, EventLevel, JobEvent, JobState, TuningJob
 
 _MAX_MANIFEST_BYTES = 4 << 20
@@ -35,14 +37,18 @@ _MAX_MANIFEST_BYTES = 4 << 20
 class Completion:
     """What an attempt says at its end."""
 
-    adapter_digest: str
+    adapter_digest: str = ""
+    model_digest: str = ""
+    """The sha256 of the whole model's manifest, for a job that trains all weights, which makes no adapter."""
     base_evaluation: Evaluation | None = None
     tuned_evaluation: Evaluation | None = None
     usage: AttemptUsage | None = None
 
 
 async def complete_attempt(context: Context, caller: Caller, completion: Completion) -> str:
-    """Record the adapter, and end the job SUCCEEDED; the adapter's name. Calling again changes nothing."""
+    """Record what was made, and end the job SUCCEEDED; the name of its adapter, or of its export if it trained all
+    weights. Calling again changes nothing.
+    """
     done = await _completed(context, caller, completion)
     if done is not None:
         return done
@@ -50,26 +56,40 @@ async def complete_attempt(context: Context, caller: Caller, completion: Complet
         job, attempt = await current_attempt(unit, caller)
         await unit.jobs.save_attempt(renewed(context, attempt))
         await unit.commit()
-    manifest, facts = await asyncio.to_thread(_check, context.store, job, attempt, completion.adapter_digest)
-    adapter = _adapter(context, job, attempt, manifest, facts)
+    if job.spec.full:
+        model = await asyncio.to_thread(check_model, context.store, job, attempt, completion.model_digest)
+        made: Adapter | Export = export_of(context, job, attempt, model)
+    else:
+        manifest, facts = await asyncio.to_thread(_check, context.store, job, attempt, completion.adapter_digest)
+        made = _adapter(context, job, attempt, manifest, facts)
     async with context.units() as unit:
         job, attempt = await current_attempt(unit, caller)
-        await _record(context, unit, job, attempt, adapter, completion)
+        await _record(context, unit, job, attempt, made, completion)
         await unit.commit()
-    return adapter.name
+    return made.name
 
 
 async def _completed(context: Context, caller: Caller, completion: Completion) -> str | None:
-    """The adapter's name, if this very call was answered before."""
+    """The name of what was made, if this very call was answered before."""
     ref = reference(caller)
     async with context.units(write=False) as unit:
         job = await unit.jobs.get_by_uid(ref.job_uid)
         attempt = await unit.jobs.get_attempt(ref.job_uid, ref.attempt)
-    if job is None or attempt is None or attempt.outcome != COMPLETED:
-        return None
+        if job is None or attempt is None or attempt.outcome != COMPLETED:
+            return None
+        if job.spec.full:
+            return await _exported(unit, job, completion.model_digest)
     if job.adapter_digest != completion.adapter_digest:
         raise error_for(Reason.ATTEMPT_FENCED, "The attempt completed with another adapter. Stop.")
     return f"tenants/{job.tenant}/adapters/{job.adapter_digest[:24]}"
+
+
+async def _exported(unit: UnitOfWork, job: TuningJob, digest: str) -> str:
+    """The name of the job's export, if its manifest has this digest, or nobody can say any more."""
+    export = await unit.exports.get(job.tenant, job.export_id)
+    if export is not None and digest not in {file.sha256 for file in export.files if file.path == MANIFEST_FILE}:
+        raise error_for(Reason.ATTEMPT_FENCED, "The attempt completed with another model. Stop.")
+    return f"tenants/{job.tenant}/exports/{job.export_id}"
 
 
 def _check(store: ObjectStore, job: TuningJob, attempt: Attempt, digest: str) -> tuple[Manifest, AdapterFacts]:
@@ -140,26 +160,34 @@ def _adapter(context: Context, job: TuningJob, attempt: Attempt, manifest: Manif
 
 
 async def _record(
-    context: Context, unit: UnitOfWork, job: TuningJob, attempt: Attempt, adapter: Adapter, completion: Completion
+    context: Context, unit: UnitOfWork, job: TuningJob, attempt: Attempt, made: Adapter | Export, completion: Completion
 ) -> None:
     now = context.now()
-    if not await unit.adapters.add(adapter) and job.deploy:
-        await _deploy_same(unit, adapter)
-    if job.alias_id:
-        await point_alias(context, unit, job.tenant, job.alias_id, adapter.digest)
+    if isinstance(made, Export):
+        await unit.exports.add(made)
+        job = replace(job, export_id=made.export_id)
+    else:
+        await _add_adapter(context, unit, job, made)
+        job = replace(job, adapter_digest=made.digest)
     attempt = with_usage(attempt, completion.usage)
     await unit.jobs.save_attempt(replace(attempt, end_time=now, outcome=COMPLETED))
     total, records = settled(job, attempt, now)
     succeeded = replace(
         total.moved(JobState.SUCCEEDED, now),
-        adapter_digest=adapter.digest,
         base_evaluation=completion.base_evaluation,
         tuned_evaluation=completion.tuned_evaluation,
         progress=replace(job.progress, eta_seconds=0.0),
     )
-    message = f"The job made {adapter.name}."
+    message = f"The job made {made.name}."
     await unit.jobs.save(succeeded, [JobEvent(now, EventLevel.INFO, message, state=JobState.SUCCEEDED)])
     await unit.usage.add(records)
+
+
+async def _add_adapter(context: Context, unit: UnitOfWork, job: TuningJob, adapter: Adapter) -> None:
+    if not await unit.adapters.add(adapter) and job.deploy:
+        await _deploy_same(unit, adapter)
+    if job.alias_id:
+        await point_alias(context, unit, job.tenant, job.alias_id, adapter.digest)
 
 
 async def _deploy_same(unit: UnitOfWork, adapter: Adapter) -> None:

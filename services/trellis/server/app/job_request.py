@@ -62,9 +62,19 @@ def read_names(new: NewTuningJob, violations: Violations) -> JobNames | None:
     for field, name in {**named, "initial_adapter": start, "alias": alias}.items():
         if name is not None and name.tenant != tenant.tenant:
             violations.add(f"tuning_job.{field}", f"{name} is not one of {new.parent}.")
+    if (new.settings or {}).get("full"):
+        _refuse_serving(new, violations)
     if training is None:
         return None
     return JobNames(tenant.tenant, training, validation, replay, start, alias.alias if alias else "")
+
+
+def _refuse_serving(new: NewTuningJob, violations: Violations) -> None:
+    """A job that trains all weights makes no adapter that could be called."""
+    way = "A job that trains all weights makes an export, not an adapter: register its folder as a base model."
+    for field in ("alias", "deploy"):
+        if getattr(new, field):
+            violations.add(f"tuning_job.{field}", way)
 
 
 def _dataset(name: str, field: str, violations: Violations) -> DatasetVersionName | None:

@@ -85,6 +85,7 @@ def completion(request: pb.CompleteAttemptRequest) -> Completion:
     """What the attempt says at its good end."""
     return Completion(
         adapter_digest=request.adapter_digest,
+        model_digest=request.model_digest,
         base_evaluation=_evaluation(request.base_evaluation) if request.HasField("base_evaluation") else None,
         tuned_evaluation=_evaluation(request.tuned_evaluation) if request.HasField("tuned_evaluation") else None,
         usage=attempt_usage(request),
