@@ -21,8 +21,9 @@ from trellis.server.app.authentication import authenticate, secret_hash
 from trellis.server.app.base_models import NewBaseModel, create_base_model
 from trellis.server.app.context import AppSettings, Context
 from trellis.server.app.idempotency import RequestKey
+from trellis.server.app.job_request import NewTuningJob
 from trellis.server.app.ports import Claim, UnitOfWorkFactory
-from trellis.server.app.submission import NewTuningJob, create_tuning_job
+from trellis.server.app.submission import create_tuning_job
 from trellis.server.app.tenants import create_tenant
 from trellis.server.app.uploads import NewVersion, upload_dataset_version
 from trellis.server.domain.base_model import BaseModel
@@ -145,10 +146,19 @@ async def validate(context: Context, version: DatasetVersion, base: BaseModel) -
     async with context.units() as unit:
         report = await unit.datasets.claim_report(claim, context.now())
         assert report is not None
-        done = replace(report, state=ReportState.DONE, key=key, valid=found.valid, summary=found.summary)
+        done = replace(
+            report,
+            state=ReportState.DONE,
+            key=key,
+            valid=found.valid,
+            trainable_token_count=found.trainable_tokens or 0,
+            summary=found.summary,
+        )
         assert await unit.datasets.save_report(done, claim)
         state = VersionState.READY if found.valid else VersionState.INVALID
-        await unit.datasets.save_version(replace(version, state=state, summary=found.summary))
+        kind = str(found.kind.value) if found.kind else ""
+        checked = replace(version, state=state, kind=kind, line_count=found.lines, summary=found.summary)
+        await unit.datasets.save_version(checked)
         await unit.commit()
     return found
 

@@ -10,8 +10,9 @@ from trellis.errors import FailedPrecondition, InvalidArgument, NotFound, Permis
 from trellis.server.app import base_models, tuning_jobs
 from trellis.server.app.base_models import NewBaseModel
 from trellis.server.app.idempotency import RequestKey
+from trellis.server.app.job_request import NewTuningJob
 from trellis.server.app.pages import PageQuery
-from trellis.server.app.submission import NewTuningJob, create_tuning_job
+from trellis.server.app.submission import create_tuning_job
 from trellis.server.domain.base_model import BaseModel
 from trellis.server.domain.tuning_job import JobState, QueueCode
 
