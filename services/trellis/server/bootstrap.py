@@ -70,7 +70,12 @@ def build(config: ServerConfig) -> Platform:
     pause = Pause(_WATCH_SECONDS)
     lease = timedelta(seconds=config.lease_seconds)
     graces = Graces(leave=timedelta(seconds=config.stop_grace_seconds))
-    settings = AppSettings(max_upload_bytes=config.max_upload_bytes, lease=lease, graces=graces)
+    settings = AppSettings(
+        max_upload_bytes=config.max_upload_bytes,
+        capacity_gpus=config.capacity_gpus,
+        lease=lease,
+        graces=graces,
+    )
     context = Context(units, clock, ids, store, engines, pause, settings)
     control = ControlContext(
         units, clock, ids, cluster, engines, ThreadedObjects(store), _control_settings(config, secret, lease)
