@@ -13,13 +13,12 @@ from typing import Any, Final
 import peft
 import torch
 import transformers
-from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from tests.bench.serving_rig import pipe
-from tests.bench.training_rig.sequential import Sequential
-from tests.bench.training_rig.shared_step import Hyperparameters, SharedStep
-from tests.bench.training_rig.tenant import Mix, draw_tenants
+from tests.bench.training_rig.sequential import Lines, Sequential
+from tests.bench.training_rig.shared_step import SharedStep
+from tests.bench.training_rig.tenant import Hyperparameters, Mix, draw_tenants
 from trellis.bases import BaseFacts, read_base
 from trellis_jobs.device import choose_device
 
@@ -39,7 +38,7 @@ class BareTrainer:
     shared: SharedStep
     told: Hyperparameters = field(default_factory=Hyperparameters)
     plain: Sequential = field(default_factory=lambda: Sequential([]))
-    batches: list[Tensor] = field(default_factory=list)
+    batches: list[Lines] = field(default_factory=list)
 
     @classmethod
     def load(cls, folder: Path) -> "BareTrainer":
@@ -53,11 +52,11 @@ class BareTrainer:
         """Have so many new tenants, each with one line of so many positions."""
         crowd = draw_tenants(tenants, mix)
         self.plain = Sequential([])  # its memory first
-        self.plain = Sequential.of(self.base, crowd, self.told.learning_rate, self.told.max_grad_norm)
+        self.plain = Sequential.of(self.base, crowd, self.told)
         self.shared.settle(crowd, [one.weights() for one in self.plain.steps], self.told)
         chance = torch.Generator().manual_seed(tokens)
-        highest = self.facts.vocabulary_size
-        self.batches = [torch.randint(_FIRST_TOKEN, highest, (1, tokens + 1), generator=chance) for _ in range(tenants)]
+        ids = torch.randint(_FIRST_TOKEN, self.facts.vocabulary_size, (tenants, tokens + 1), generator=chance)
+        self.batches = [[ids_T] for ids_T in ids]
         return {}
 
     def step(self, side: str, count: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Shapes: B lines, T positions, V vocabulary.
 
 import copy
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -12,8 +13,24 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
-from tests.bench.training_rig.tenant import Tenant
+from tests.bench.training_rig.tenant import Hyperparameters, Tenant
+
+Lines = Sequence[Tensor]
+"""Token ids (T + 1) of a tenant's lines; the first is only read, all others are learnt."""
+_IGNORED = -100
+
+
+def padded(lines: Lines) -> tuple[Tensor, Tensor]:
+    """Lines as inputs and targets (B, T), padded on the right, where causal attention needs no mask."""
+    inputs = pad_sequence([ids_T[:-1] for ids_T in lines], batch_first=True)
+    return inputs, pad_sequence([ids_T[1:] for ids_T in lines], batch_first=True, padding_value=_IGNORED)
+
+
+def mean_loss(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
+    """Of all tokens that are learnt, in nats."""
+    return functional.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten(), ignore_index=_IGNORED)
 
 
 @dataclass
@@ -24,9 +41,10 @@ class PlainStep:
     parameters: Sequence[Tensor]
     optimizer: torch.optim.Optimizer
     max_grad_norm: float
+    autocast: AbstractContextManager[Any]
 
     @classmethod
-    def of(cls, base: Any, tenant: Tenant, learning_rate: float, max_grad_norm: float) -> Self:
+    def of(cls, base: Any, tenant: Tenant, told: Hyperparameters, autocast: AbstractContextManager[Any]) -> Self:
         """With a new adapter, made by the tenant's seed."""
         own = copy.deepcopy(base, {id(tensor): tensor for tensor in [*base.parameters(), *base.buffers()]})
         torch.manual_seed(tenant.seed)
@@ -39,18 +57,19 @@ class PlainStep:
         )
         model: Any = get_peft_model(own, config)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0, fused=True)
-        return cls(model.train(), parameters, optimizer, max_grad_norm)
+        optimizer = torch.optim.AdamW(parameters, lr=told.learning_rate, weight_decay=0.0, fused=True)
+        return cls(model.train(), parameters, optimizer, told.max_grad_norm, autocast)
 
-    def step(self, ids_BT: Tensor) -> float:
-        """One step on lines of one length, the first token of which is only read; the mean loss, in nats."""
-        logits_BTV = self.model(ids_BT[:, :-1], use_cache=False).logits
-        loss = functional.cross_entropy(logits_BTV.float().flatten(0, 1), ids_BT[:, 1:].flatten())
+    def step(self, lines: Lines) -> Tensor:
+        """One step; the mean loss, in nats."""
+        inputs_BT, targets_BT = padded(lines)
+        with self.autocast:
+            loss = mean_loss(self.model(inputs_BT, use_cache=False).logits, targets_BT)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return float(loss.detach())
+        return loss.detach()
 
     def weights(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Copies of A (R, I) and B (O, R), by the linear's path."""
@@ -69,10 +88,17 @@ class Sequential:
     steps: Sequence[PlainStep]
 
     @classmethod
-    def of(cls, base: Any, tenants: Sequence[Tenant], learning_rate: float, max_grad_norm: float) -> Self:
-        """On one base."""
-        return cls([PlainStep.of(base, tenant, learning_rate, max_grad_norm) for tenant in tenants])
+    def of(
+        cls,
+        base: Any,
+        tenants: Sequence[Tenant],
+        told: Hyperparameters,
+        autocast: AbstractContextManager[Any] | None = None,
+    ) -> Self:
+        """On one base, whose numbers are left as they are unless there is an `autocast`."""
+        return cls([PlainStep.of(base, tenant, told, autocast or nullcontext()) for tenant in tenants])
 
-    def step(self, batches: Sequence[Tensor]) -> list[float]:
-        """One step of each tenant on its lines (B, T + 1); their losses."""
-        return [one.step(ids_BT) for one, ids_BT in zip(self.steps, batches, strict=True)]
+    def step(self, batches: Sequence[Lines]) -> list[float]:
+        """One step of each tenant on its lines; their losses."""
+        losses = [one.step(lines) for one, lines in zip(self.steps, batches, strict=True)]
+        return [float(loss) for loss in losses]

@@ -1,6 +1,6 @@
 """The shared trainer's core without its process: chunks, passes, and one optimizer a tenant.
 
-Shapes: B lines, T positions.
+Shapes: T positions, I in-features, O out-features, R rank.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from tests.bench.training_rig.tenant import Tenant
+from tests.bench.training_rig.sequential import Lines
+from tests.bench.training_rig.tenant import Hyperparameters, Tenant
 from trellis.bases import BaseFacts
 from trellis.lora import LoraPair, LoraWeights
 from trellis.spec import Lora, TrainSpec
@@ -27,14 +28,6 @@ Sides = Mapping[str, tuple[Tensor, Tensor]]
 """An adapter's A (R, I) and B (O, R), by the linear's path."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hyperparameters:
-    """That both sides have; the rate stays as it is."""
-
-    learning_rate: float = 1e-3
-    max_grad_norm: float = 1.0
-
-
 @dataclass
 class Place:
     """One tenant in the bank."""
@@ -48,11 +41,22 @@ class Place:
 class SharedStep:
     """A base with a bank, whose tenants are exchanged between cases."""
 
-    def __init__(self, model: Any, facts: BaseFacts, device: Device, tenants: int, rank_rows: int) -> None:
-        """Take over a loaded model."""
+    def __init__(
+        self,
+        model: Any,
+        facts: BaseFacts,
+        device: Device,
+        tenants: int,
+        rank_rows: int,
+        pass_tokens: int | None = None,
+    ) -> None:
+        """Take over a loaded model; passes are as large as the trainer's unless it is said how large."""
+        settings = Settings.read(device)
         self._fused = FusedModel(model, facts, device, rank_rows=rank_rows, max_slots=tenants)
         self._slots = Slots(self._fused.bank)
-        self._settings = Settings.read(device)
+        self._device = device
+        self._chunk_tokens = settings.chunk_tokens
+        self._pass_tokens = pass_tokens or settings.pass_tokens
         self._places: list[Place] = []
 
     @property
@@ -72,12 +76,13 @@ class SharedStep:
             self._places.append(Place(tenant, slot, optimizer))
         return self
 
-    def step(self, batches: Sequence[Tensor]) -> list[float]:
-        """One step of each tenant on its lines (B, T + 1), the first token of which is only read; their mean losses."""
-        sums = [torch.zeros(()) for _ in self._places]
+    def step(self, batches: Sequence[Lines]) -> list[float]:
+        """One step of each tenant on its lines; their mean losses."""
+        learnt = [sum(ids_T.numel() - 1 for ids_T in lines) for lines in batches]
+        sums = [torch.zeros((), device=self._device.target) for _ in self._places]
         for some in self._passes(batches):
             found = self._fused.losses([chunk for _, chunk in some])
-            parts = [one.weighted / batches[at][:, 1:].numel() for (at, _), one in zip(some, found, strict=True)]
+            parts = [one.weighted / learnt[at] for (at, _), one in zip(some, found, strict=True)]
             self._fused.backward(parts)
             for (at, _), part in zip(some, parts, strict=True):
                 sums[at] = sums[at] + part.detach()
@@ -94,25 +99,23 @@ class SharedStep:
             bytes_per_lora_parameter(bank, place.slot, place.tenant.rank, place.optimizer) for place in self._places
         ]
 
-    def _passes(self, batches: Sequence[Tensor]) -> Iterator[list[tuple[int, Chunk]]]:
+    def _passes(self, batches: Sequence[Lines]) -> Iterator[list[tuple[int, Chunk]]]:
         """All chunks in the order of their tenants, as many in a pass as the trainer puts there."""
         some: list[tuple[int, Chunk]] = []
         tokens = 0
         for at, chunk in self._chunks(batches):
-            if some and tokens + chunk.tokens > self._settings.pass_tokens:
+            if some and tokens + chunk.tokens > self._pass_tokens:
                 yield some
                 some, tokens = [], 0
             some.append((at, chunk))
             tokens += chunk.tokens
         yield some
 
-    def _chunks(self, batches: Sequence[Tensor]) -> Iterator[tuple[int, Chunk]]:
-        for at, (place, ids_BT) in enumerate(zip(self._places, batches, strict=True)):
-            lines = [Row(ids_T, torch.ones(ids_T.numel())) for ids_T in ids_BT.cpu()]
-            for chosen in cut(
-                range(len(lines)), lambda n, lines=lines: lines[n].ids_T.numel(), self._settings.chunk_tokens
-            ):
-                yield at, Chunk(tuple(lines[number] for number in chosen), place.slot)
+    def _chunks(self, batches: Sequence[Lines]) -> Iterator[tuple[int, Chunk]]:
+        for at, (place, lines) in enumerate(zip(self._places, batches, strict=True)):
+            rows = [Row(ids_T, torch.ones(ids_T.numel())) for ids_T in lines]
+            for chosen in cut(range(len(rows)), lambda n, rows=rows: rows[n].ids_T.numel(), self._chunk_tokens):  # type: ignore[misc]
+                yield at, Chunk(tuple(rows[number] for number in chosen), place.slot)
 
 
 def _spec(tenant: Tenant, told: Hyperparameters) -> TrainSpec:

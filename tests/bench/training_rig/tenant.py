@@ -33,6 +33,14 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
+class Hyperparameters:
+    """Of single steps, on all sides: AdamW without decay at a rate that stays as it is."""
+
+    learning_rate: float = 1e-3
+    max_grad_norm: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Tenant:
     """One tenant's adapter and seed."""
 
