@@ -11,6 +11,7 @@ from tests.server_fakes import TINY, World, submit, upload, validate, write_adap
 from trellis.artifacts import ADAPTER_FILES
 from trellis.bases import read_base
 from trellis.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Reason
+from trellis.server.app import adapters, datasets, tuning_jobs
 from trellis.server.app.auto_settings import resolve_auto
 from trellis.server.domain.adapter import Alias
 from trellis.server.domain.base_model import BaseModel
@@ -222,3 +223,22 @@ async def test_what_a_job_cannot_start_from_is_refused(world: World, base: BaseM
         await submit(world.context, "acme", initial_adapter="tenants/acme/aliases/none")
     with pytest.raises(PermissionDenied):
         await submit(world.context, "acme", initial_adapter="tenants/globex/adapters/" + "0" * 24)
+
+
+async def test_what_a_waiting_job_needs_is_not_deleted(world: World, base: BaseModel, folder: Path) -> None:
+    await ready(world, base, "chat")
+    await ready(world, base, "text", "general")
+    adapter = await imported(world, folder)
+    job = await submit(
+        world.context, "acme", initial_adapter=adapter.name, replay_dataset="tenants/acme/datasets/general"
+    )
+    for delete, name in (
+        (adapters.delete_adapter, adapter.name),
+        (datasets.delete_dataset, "tenants/acme/datasets/general"),
+    ):
+        with pytest.raises(FailedPrecondition) as caught:
+            await delete(world.context, name, "")
+        assert caught.value.reason == Reason.RESOURCE_IN_USE
+    await tuning_jobs.cancel_tuning_job(world.context, job.name)
+    await adapters.delete_adapter(world.context, adapter.name, "")
+    await datasets.delete_dataset(world.context, "tenants/acme/datasets/general", "")

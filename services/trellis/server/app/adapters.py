@@ -188,6 +188,8 @@ async def _require_unused(unit: UnitOfWork, adapter: Adapter) -> None:
     used_by = [alias_name(alias) for alias in await unit.adapters.aliases_of(adapter.tenant, adapter.digest)]
     if adapter.deployment is not Deployment.UNDEPLOYED:
         used_by.append("its deployment")
+    if adapter.key in await unit.jobs.checkpoint_keys_in_use(adapter.tenant):
+        used_by.append("a job that starts from it, or an export of it, which has not ended")
     if used_by:
         users = ", ".join(used_by)
         message = f"{adapter.name} is in use by {users}. Undeploy it, and move or delete its aliases first."

@@ -7,13 +7,12 @@ from trellis.artifacts import CONFIG_FILE, ArtifactError, Manifest, parse_adapte
 from trellis.errors import InvalidArgument, NotFound
 from trellis.names import AdapterName, AliasName, CheckpointName
 from trellis.server.app.context import Context
-from trellis.server.app.job_request import NewTuningJob, StartName
+from trellis.server.app.job_request import NewTuningJob, StartName, start_kind
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.domain.base_model import BaseModel
 from trellis.spec import Lora
 
 _FIELD = "tuning_job.initial_adapter"
-_MOST_CHECKPOINTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +58,33 @@ def differences(start: Start, new: NewTuningJob, base: BaseModel) -> list[tuple[
     return found
 
 
+async def hold_start(unit: UnitOfWork, name: str) -> None:
+    """Keep what a job starts from while the job is added; from then on it is in use. Raises NotFound if it is gone."""
+    parsed = start_kind(name).parse(name, _FIELD)
+    assert not isinstance(parsed, AliasName), "a spec names what its alias pointed at"
+    await _present(unit, parsed, for_update=True)
+
+
 async def _place(unit: UnitOfWork, name: StartName) -> tuple[str, str, str, str]:
     """Name, key, base model and its revision."""
-    if isinstance(name, CheckpointName):
-        job = await unit.jobs.get(name.tenant, name.tuning_job)
-        kept = (await unit.jobs.checkpoints(job.uid, _MOST_CHECKPOINTS, None)).items if job else ()
-        checkpoint = next((one for one in kept if one.step == int(name.checkpoint)), None)
-        if job is None or checkpoint is None:
-            raise NotFound.for_resource(name)
-        return str(name), checkpoint.key, job.spec.base_model, job.spec.base_revision
     if isinstance(name, AliasName):
         alias = await unit.adapters.get_alias(name.tenant, name.alias)
         if alias is None:
             raise NotFound.for_resource(name)
         name = AdapterName.for_digest(alias.tenant, alias.adapter_digest)
-    adapter = await unit.adapters.get(name.tenant, name.adapter)
+    return await _present(unit, name)
+
+
+async def _present(
+    unit: UnitOfWork, name: AdapterName | CheckpointName, *, for_update: bool = False
+) -> tuple[str, str, str, str]:
+    if isinstance(name, CheckpointName):
+        job = await unit.jobs.get(name.tenant, name.tuning_job, for_update=for_update)
+        checkpoint = await unit.jobs.get_checkpoint(job.uid, int(name.checkpoint)) if job else None
+        if job is None or checkpoint is None:
+            raise NotFound.for_resource(name)
+        return str(name), checkpoint.key, job.spec.base_model, job.spec.base_revision
+    adapter = await unit.adapters.get(name.tenant, name.adapter, for_update=for_update)
     if adapter is None:
         raise NotFound.for_resource(name)
     return adapter.name, adapter.key, adapter.base_model, Manifest.from_json(adapter.manifest_json).base_revision

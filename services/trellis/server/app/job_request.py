@@ -54,7 +54,9 @@ def read_names(new: NewTuningJob, violations: Violations) -> JobNames | None:
     training = _dataset(new.training_dataset, "training_dataset", violations)
     validation = _dataset(new.validation_dataset, "validation_dataset", violations) if new.validation_dataset else None
     replay = _dataset(new.replay_dataset, "replay_dataset", violations) if new.replay_dataset else None
-    start = _start(new.initial_adapter, violations) if new.initial_adapter else None
+    start = None
+    if new.initial_adapter:
+        start = violations.name(start_kind(new.initial_adapter), new.initial_adapter, "tuning_job.initial_adapter")
     alias = violations.name(AliasName, new.alias, "tuning_job.alias") if new.alias else None
     if tenant is None:
         return None
@@ -85,10 +87,8 @@ def _dataset(name: str, field: str, violations: Violations) -> DatasetVersionNam
     return DatasetVersionName(dataset.tenant, dataset.dataset, "latest") if dataset else None
 
 
-def _start(name: str, violations: Violations) -> StartName | None:
-    field = "tuning_job.initial_adapter"
+def start_kind(name: str) -> type[StartName]:
+    """What a name of something to start from is, by its form."""
     if "/aliases/" in name:
-        return violations.name(AliasName, name, field)
-    if "/tuningJobs/" in name:
-        return violations.name(CheckpointName, name, field)
-    return violations.name(AdapterName, name, field)
+        return AliasName
+    return CheckpointName if "/tuningJobs/" in name else AdapterName

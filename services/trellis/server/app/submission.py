@@ -10,7 +10,7 @@ from trellis.server.app.base_models import base_model_unavailable, find_base_mod
 from trellis.server.app.context import Context
 from trellis.server.app.fields import Violations
 from trellis.server.app.idempotency import RequestKey, create_once
-from trellis.server.app.initial_adapter import differences, find_start
+from trellis.server.app.initial_adapter import differences, find_start, hold_start
 from trellis.server.app.job_datasets import with_datasets
 from trellis.server.app.job_request import JobNames, NewTuningJob, read_names
 from trellis.server.app.job_spec import NO_LIMIT, asked_spec
@@ -114,6 +114,8 @@ async def _with_start(
 
 
 async def _new_job(context: Context, unit: UnitOfWork, new: NewTuningJob, checked: _Checked) -> TuningJob:
+    if checked.spec.initial_adapter:
+        await hold_start(unit, checked.spec.initial_adapter)
     found = await with_datasets(context, unit, checked.spec, checked.names, checked.base)
     uid = context.ids.new_id("job")
     now = context.now()

@@ -70,6 +70,7 @@ class SqlDatasets(UploadRows, ReportRows):
         reads = or_(
             j.training_dataset.startswith(prefix, autoescape=True),
             j.validation_dataset.startswith(prefix, autoescape=True),
+            j.spec.contains(f'"replay_dataset":"{prefix}', autoescape=True),
         )
         statement = select(j.tenant, j.job_id).where(j.tenant == tenant, j.state.in_(LIVE), reads)
         return [job_name(row) for row in await self._transaction.rows(statement.limit(_MOST_USERS))]
