@@ -106,7 +106,7 @@ class LoraSpec(_message.Message):
     DROPOUT_FIELD_NUMBER: _builtins.int
     TARGET_MODULES_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
-    """The rank; 16 when not set, 256 at the most."""
+    """The rank, 256 at the most; by the number of trained tokens when not set."""
     alpha: _builtins.float
     """The scaling is alpha / rank; alpha is twice the rank when not set."""
     dropout: _builtins.float
@@ -172,37 +172,41 @@ class TrainingSettings(_message.Message):
     REPLAY_FRACTION_FIELD_NUMBER: _builtins.int
     QUANTIZATION_FIELD_NUMBER: _builtins.int
     epochs: _builtins.int
-    """Passes over the training lines; 3 when not set, 100 at the most."""
+    """Passes over the training lines, 100 at the most; by their number when not set."""
     max_steps: _builtins.int
     """Stops after so many optimizer steps, whatever the epochs."""
     batch_size: _builtins.int
-    """Lines an optimizer step; 16 when not set."""
+    """Lines an optimizer step, pairs of preferences or pieces of text; by their number and length when not set."""
     gradient_accumulation_steps: _builtins.int
     """The parts that a batch is computed in, to save memory; must divide batch_size; 1 when not set."""
     learning_rate: _builtins.float
-    """The highest learning rate; 1e-3 when not set, 1 at the most."""
+    """The highest learning rate, 1 at the most; by the base's size and the method when not set."""
     schedule: Global___LearningRateSchedule.ValueType
     """How it moves."""
     warmup_ratio: _builtins.float
-    """The share of all steps in which it rises; 0.03 when not set."""
+    """The share of all steps in which it rises; 0.03 to 0.1 by their number when not set."""
     weight_decay: _builtins.float
     """AdamW's weight decay; 0 when not set."""
     max_grad_norm: _builtins.float
     """The norm to which gradients are clipped; 1 when not set."""
     context_length: _builtins.int
-    """The length at which lines are cut, in tokens; the base's context length when not set, which it can't exceed."""
+    """The length at which lines are cut, in tokens, or texts of pre-training are split; the base's context length when not
+    set, which it can't exceed.
+    """
     precision: Global___Precision.ValueType
     """The number format."""
     seed: _builtins.int
     """The seed of everything random; 0 when not set."""
     held_out_fraction: _builtins.float
-    """The share of lines held out for evaluation when no validation dataset is named; 0.1 when not set, 0.5 at the most."""
+    """The share of lines held out for evaluation when no validation dataset is named, 0.5 at the most; a tenth, or about
+    1000 lines of many, when not set.
+    """
     checkpoint_steps: _builtins.int
-    """A checkpoint every so many steps; 50 when not set."""
+    """A checkpoint every so many steps; a twentieth of them, 50 to 500, when not set."""
     max_evaluation_lines: _builtins.int
     """At most so many held-out lines are answered greedily to count exact matches; 200 when not set."""
     evaluation_steps: _builtins.int
-    """Held-out loss is measured every so many steps; once an epoch when not set."""
+    """Held-out loss is measured every so many steps; five times a run when not set, ten times with early stopping."""
     early_stopping_patience: _builtins.int
     """Stops when held-out loss has not improved in so many measurements in a row, and hands in the best checkpoint; never
     when not set.
@@ -1016,7 +1020,7 @@ class MetricPoint(_message.Message):
     @_builtins.property
     def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """By name: `train_loss`, `learning_rate`, `gradient_norm`, `train_token_accuracy`, `tokens_per_second`,
-        `valid_loss`, `valid_token_accuracy`, `valid_exact_match`.
+        `valid_loss`, `valid_token_accuracy`, `valid_exact_match`; of preferences also `reward_accuracy`, `reward_margin`.
         """
 
     @_builtins.property
