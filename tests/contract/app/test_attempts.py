@@ -7,7 +7,7 @@ import pytest
 from tests.server_fakes import World, admit, collected, keys, lay_adapter, submit, upload, validate
 
 from trellis.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound, Reason, TrellisError
-from trellis.server.app import adapters, attempts, completion, progress, tuning_jobs, watch
+from trellis.server.app import adapters, attempts, checkpoints, completion, progress, tuning_jobs, watch
 from trellis.server.app.attempt_usage import AttemptUsage
 from trellis.server.app.attempts import Assignment, Process
 from trellis.server.app.completion import Completion
@@ -138,8 +138,8 @@ async def test_the_next_attempt_resumes_and_repeats_nothing(world: World, base: 
     assert steps == [1, 2, 3, 4]
     page = await tuning_jobs.list_metrics(world.context, job.name, PageQuery())
     assert [point.step for point in page.items] == [1, 2, 3, 4]
-    checkpoints = await tuning_jobs.list_checkpoints(world.context, job.name, PageQuery())
-    assert [found.key for found in checkpoints.items] == [key]
+    listed = await checkpoints.list_checkpoints(world.context, job.name, PageQuery())
+    assert [found.checkpoint.key for found in listed.items] == [key]
 
 
 async def test_late_values_of_the_same_step_are_news(world: World, base: BaseModel) -> None:
@@ -169,15 +169,6 @@ async def test_a_running_job_hears_that_it_is_cancelled(world: World, base: Base
     assert stop == Stop(StopRequest.CANCEL, world.clock.now() + world.context.settings.graces.cancel)
     await attempts.fail_attempt(world.context, caller, LOST, EndCause.CANCELLED)
     assert (await tuning_jobs.get_tuning_job(world.context, job.name)).state is JobState.CANCELLED
-
-
-async def test_only_the_checkpoints_that_are_kept_are_listed(world: World, base: BaseModel) -> None:
-    job, caller, work = await running(world, base)
-    for number, step in enumerate((5, 10, 15, 20), start=1):
-        committed = CommittedCheckpoint(step, f"{work.checkpoint_prefix}/step-{step}", 5)
-        await progress.report_attempt(world.context, caller, AttemptReport(number, checkpoints=[committed]))
-    listed = await tuning_jobs.list_checkpoints(world.context, job.name, PageQuery())
-    assert [found.step for found in listed.items] == [15, 20]
 
 
 async def test_a_checkpoint_lies_where_it_was_told_to(world: World, base: BaseModel) -> None:

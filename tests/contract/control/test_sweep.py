@@ -6,6 +6,7 @@ from tests.contract.store import samples
 from trellis.server.app import keys
 from trellis.server.control.sweep import SweepObjects
 from trellis.server.domain.dataset import Upload
+from trellis.server.domain.tuning_job import Checkpoint
 
 SHA = samples.SHA
 
@@ -76,8 +77,33 @@ async def test_the_adapter_of_an_attempt_that_ended_badly_is_deleted(platform: P
     await server.admit.once()
     put(platform, keys.attempt_adapter_prefix("acme", UID, 1))
     await platform.cancel()
-    await server.cancel.once()
+    await server.stop.once()
     step = SweepObjects(platform.control())
     await step.once()
     await step.once()
     assert left(platform) == set()
+
+
+async def test_checkpoints_without_a_row_are_deleted_but_not_what_an_attempt_may_still_report(
+    platform: Platform,
+) -> None:
+    await platform.add_jobs(samples.job())
+    await platform.server().admit.once()
+    prefix = keys.checkpoint_prefix("acme", UID)
+    async with platform.units() as unit:
+        await unit.jobs.get_by_uid(UID, for_update=True)
+        checkpoint = Checkpoint(10, 0, f"{prefix}/step-00000010-attempt-0", 1, platform.clock.now())
+        await unit.jobs.add_checkpoint(UID, checkpoint)
+        await unit.commit()
+    kept = put(
+        platform,
+        checkpoint.key,
+        f"{prefix}/step-00000020-attempt-1",
+        f"{prefix}/something-else",
+        f"{keys.job_prefix('acme', UID)}/notes",
+    )
+    put(platform, f"{prefix}/step-00000005-attempt-0", f"{prefix}/step-00000010-attempt-2")
+    step = SweepObjects(platform.control())
+    await step.once()
+    await step.once()
+    assert left(platform) == kept

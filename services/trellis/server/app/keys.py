@@ -51,6 +51,11 @@ def attempt_model_prefix(tenant: str, uid: str, attempt: int) -> str:
     return f"tenants/{tenant}/models/{uid}-{attempt}"
 
 
+def promoted_prefix(tenant: str, uid: str, step: int, attempt: int) -> str:
+    """The adapter that is made of a checkpoint."""
+    return f"tenants/{tenant}/adapters/checkpoint-{uid}-{step}.{attempt}"
+
+
 def import_prefix(tenant: str, import_id: str) -> str:
     """An imported adapter."""
     return f"tenants/{tenant}/adapters/import-{import_id}"

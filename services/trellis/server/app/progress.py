@@ -9,6 +9,7 @@ from trellis.errors import InvalidArgument
 from trellis.server.app import keys
 from trellis.server.app.attempt_usage import AttemptUsage, with_usage
 from trellis.server.app.attempts import MAX_MESSAGE, current_attempt, renewed
+from trellis.server.app.checkpoints import discard, keep_checkpoints
 from trellis.server.app.context import Context
 from trellis.server.app.fields import Violations, printable
 from trellis.server.app.ports import UnitOfWork
@@ -23,7 +24,6 @@ from trellis.server.domain.tuning_job import (
     Progress,
     TuningJob,
 )
-from trellis.spec import KEPT_CHECKPOINTS
 
 _MAX_ITEMS = 10_000
 _MAX_METRIC_NAME = 100
@@ -66,16 +66,18 @@ class AttemptReport:
 
 async def report_attempt(context: Context, caller: Caller, report: AttemptReport) -> Stop | None:
     """Apply the report, unless it was applied before; what the attempt is asked to do instead of going on."""
+    released: Sequence[Checkpoint] = ()
     async with context.units() as unit:
         job, attempt = await current_attempt(unit, caller)
         _check(report, job, attempt)
         attempt = renewed(context, attempt)
         if report.number == attempt.next_report:
-            await _apply(context, unit, report, job, attempt)
+            released = await _apply(context, unit, report, job, attempt)
             attempt = _watched(attempt, job.progress, report, context.now())
             attempt = with_usage(replace(attempt, next_report=attempt.next_report + 1), report.usage)
         await unit.jobs.save_attempt(attempt)
         await unit.commit()
+    await discard(context.store, released)
     return stop_of(job, context.settings.graces)
 
 
@@ -102,7 +104,10 @@ def _check(report: AttemptReport, job: TuningJob, attempt: Attempt) -> None:
     violations.raise_any()
 
 
-async def _apply(context: Context, unit: UnitOfWork, report: AttemptReport, job: TuningJob, attempt: Attempt) -> None:
+async def _apply(
+    context: Context, unit: UnitOfWork, report: AttemptReport, job: TuningJob, attempt: Attempt
+) -> Sequence[Checkpoint]:
+    """The checkpoints that are not kept any more."""
     now = context.now()
     metrics = await _new_points(unit, job, report.metrics)
     checkpoints = [
@@ -116,9 +121,9 @@ async def _apply(context: Context, unit: UnitOfWork, report: AttemptReport, job:
         events.append(JobEvent(now, EventLevel.INFO, progress.phase, progress=progress))
     await unit.jobs.save(replace(job, progress=progress, update_time=now), events)
     await unit.jobs.add_metrics(job.uid, metrics)
-    await _keep(unit, job, checkpoints)
     if report.log_text:
         await unit.jobs.append_log(job.uid, attempt.number, printable(report.log_text, len(report.log_text)))
+    return await keep_checkpoints(unit, job, checkpoints) if checkpoints else []
 
 
 def _watched(attempt: Attempt, before: Progress, report: AttemptReport, now: datetime) -> Attempt:
@@ -128,15 +133,6 @@ def _watched(attempt: Attempt, before: Progress, report: AttemptReport, now: dat
     if further or report.metrics or report.checkpoints:
         return replace(attempt, step=after.step, step_time=now)
     return attempt
-
-
-async def _keep(unit: UnitOfWork, job: TuningJob, fresh: Sequence[Checkpoint]) -> None:
-    for checkpoint in fresh:
-        await unit.jobs.add_checkpoint(job.uid, checkpoint)
-    if fresh:
-        present = await unit.jobs.checkpoints(job.uid, _PAGE, None)
-        for checkpoint in present.items[:-KEPT_CHECKPOINTS]:
-            await unit.jobs.delete_checkpoint(job.uid, checkpoint.step)
 
 
 async def _new_points(unit: UnitOfWork, job: TuningJob, points: Sequence[MetricPoint]) -> list[MetricPoint]:

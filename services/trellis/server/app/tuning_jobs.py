@@ -13,7 +13,6 @@ from trellis.server.app.pages import Listed, PageQuery, read_page
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.app.tenants import present_tenant
 from trellis.server.domain.tuning_job import (
-    Checkpoint,
     EventLevel,
     JobEvent,
     JobState,
@@ -78,9 +77,18 @@ async def delete_tuning_job(context: Context, name: str, etag: str) -> None:
         if not job.ended:
             message = f"{name} is {job.state}. Cancel it, and delete it when it has ended."
             raise error_for(Reason.INVALID_STATE, message, metadata={"state": job.state.value})
+        await _require_unread(unit, job)
         await unit.jobs.delete(parsed.tenant, parsed.tuning_job)
         await unit.commit()
     await asyncio.to_thread(context.store.delete_prefix, keys.job_prefix(parsed.tenant, job.uid))
+
+
+async def _require_unread(unit: UnitOfWork, job: TuningJob) -> None:
+    prefix = keys.checkpoint_prefix(job.tenant, job.uid) + "/"
+    if any(key.startswith(prefix) for key in await unit.jobs.checkpoint_keys_in_use(job.tenant)):
+        users = "a job that starts from one of its checkpoints, or an export of one, which has not ended"
+        message = f"{job.name} is in use by {users}."
+        raise error_for(Reason.RESOURCE_IN_USE, message, metadata={"used_by": users})
 
 
 async def list_metrics(context: Context, parent: str, query: PageQuery) -> Listed[MetricPoint]:
@@ -94,18 +102,6 @@ async def list_metrics(context: Context, parent: str, query: PageQuery) -> Liste
             lambda limit, cursor: unit.jobs.metrics(job.uid, limit, cursor),
             default=1000,
             most=10_000,
-        )
-
-
-async def list_checkpoints(context: Context, parent: str, query: PageQuery) -> Listed[Checkpoint]:
-    """A job's committed checkpoints, by step."""
-    parsed = TuningJobName.parse(parent, "parent")
-    async with context.units(write=False) as unit:
-        job = await present_job(unit, parsed)
-        return await read_page(
-            f"ListCheckpoints {job.uid}",
-            query,
-            lambda limit, cursor: unit.jobs.checkpoints(job.uid, limit, cursor),
         )
 
 

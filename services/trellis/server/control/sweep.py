@@ -1,5 +1,6 @@
 """Deletes objects that no row names any more: what a server that died between database and object store left behind."""
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
 import structlog
@@ -14,6 +15,7 @@ from trellis.server.domain.export import Export
 _log = structlog.get_logger(__name__)
 _PAGE = 200
 _IMPORTS = "import-"
+_CHECKPOINT = re.compile(r"step-(\d{1,12})-attempt-(\d{1,9})")
 _List = Callable[[str, int, str | None], Awaitable[Page[Adapter] | Page[Export]]]
 
 
@@ -61,13 +63,16 @@ class SweepObjects:
 def _folders(listed: Iterable[ObjectInfo]) -> list[str]:
     """The folders that belong to one row each."""
     depth = {"jobs": 4, "adapters": 4, "models": 4, "exports": 4, "uploads": 5, "datasets": 5}
-    parts = (info.key.split("/") for info in listed)
+    parts = [info.key.split("/") for info in listed]
     found = {tuple(part[: depth[part[2]]]) for part in parts if part[2] in depth and len(part) > depth[part[2]]}
+    found |= {tuple(part[:6]) for part in parts if part[2] == "jobs" and len(part) > 6 and part[4] == "checkpoints"}
     return ["/".join(folder) for folder in sorted(found)]
 
 
 async def _is_named(unit: UnitOfWork, tenant: str, folder: str) -> bool:
     kind, *ids = folder.split("/")[2:]
+    if kind == "jobs" and len(ids) > 1:
+        return await _is_checkpoint(unit, tenant, ids[0], folder)
     if kind == "jobs":
         return await unit.jobs.get_by_uid(ids[0]) is not None
     if kind == "uploads":
@@ -80,6 +85,18 @@ async def _is_named(unit: UnitOfWork, tenant: str, folder: str) -> bool:
         return True
     made = unit.adapters.list if kind == "adapters" else unit.exports.list
     return await _lies_at(made, tenant, folder)
+
+
+async def _is_checkpoint(unit: UnitOfWork, tenant: str, uid: str, folder: str) -> bool:
+    """Whether a checkpoint of the job lies there, or still may, or somebody reads one that the job keeps no longer."""
+    match = _CHECKPOINT.fullmatch(folder.rpartition("/")[2])
+    if match is None:
+        return True  # nothing that was made here
+    checkpoint = await unit.jobs.get_checkpoint(uid, int(match[1]))
+    attempt = await unit.jobs.get_attempt(uid, int(match[2]))
+    if (checkpoint is not None and checkpoint.key == folder) or (attempt is not None and not attempt.ended):
+        return True
+    return folder in await unit.jobs.checkpoint_keys_in_use(tenant)
 
 
 async def _may_still_come(unit: UnitOfWork, run: str) -> bool:

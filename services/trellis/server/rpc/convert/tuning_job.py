@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from trellis.names import AdapterName, AliasName, CheckpointName
+from trellis.names import AdapterName, AliasName, CheckpointName, ExportName
 from trellis.server.app.etags import etag_of
 from trellis.server.app.job_request import NewTuningJob
 from trellis.server.domain.tuning_job import (
@@ -50,6 +50,7 @@ def tuning_job(value: TuningJob) -> pb.TuningJob:
         update_time=timestamp(value.update_time),
         etag=etag_of(value.name, value.create_time, value.revision),
         usage=pb.TuningJob.Usage(trained_tokens=value.used_tokens, trainer_seconds=value.used_seconds),
+        export=str(ExportName(value.tenant, value.export_id)) if value.export_id else "",
         **method_fields(value.spec),
     )
 
@@ -82,7 +83,7 @@ def metric_point(value: MetricPoint) -> pb.MetricPoint:
     return pb.MetricPoint(step=value.step, values=dict(value.values), time=timestamp(value.time))
 
 
-def checkpoint(job_name: str, value: Checkpoint) -> pb.Checkpoint:
+def checkpoint(job_name: str, value: Checkpoint, *, best: bool = False) -> pb.Checkpoint:
     """A checkpoint of the job, on the wire."""
     _, tenant, _, job_id = job_name.split("/")
     return pb.Checkpoint(
@@ -91,6 +92,9 @@ def checkpoint(job_name: str, value: Checkpoint) -> pb.Checkpoint:
         attempt=value.attempt,
         size_bytes=value.size_bytes,
         create_time=timestamp(value.create_time),
+        pinned=value.pinned,
+        best=best,
+        valid_loss=value.valid_loss,
     )
 
 

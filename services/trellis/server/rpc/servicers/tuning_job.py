@@ -4,9 +4,10 @@ from collections.abc import AsyncIterator
 
 from google.protobuf.empty_pb2 import Empty
 
-from trellis.server.app import submission, tuning_jobs, watch
+from trellis.server.app import checkpoints, promotion, stopping, submission, tuning_jobs, watch
 from trellis.server.app.context import Context
 from trellis.server.rpc.calls import current_caller
+from trellis.server.rpc.convert.adapter import adapter
 from trellis.server.rpc.convert.tuning_job import (
     checkpoint,
     event,
@@ -17,6 +18,7 @@ from trellis.server.rpc.convert.tuning_job import (
 )
 from trellis.server.rpc.servicers.requests import ServicerContext, page_query, request_key
 from trellis.v1 import tuning_job_pb2 as pb
+from trellis.v1.adapter_pb2 import Adapter
 from trellis.v1.tuning_job_pb2_grpc import TuningJobServiceServicer
 
 
@@ -40,6 +42,15 @@ class TuningJobServicer(TuningJobServiceServicer):
 
     async def CancelTuningJob(self, request: pb.CancelTuningJobRequest, _: ServicerContext) -> pb.TuningJob:
         return tuning_job(await tuning_jobs.cancel_tuning_job(self._context, request.name))
+
+    async def PauseTuningJob(self, request: pb.PauseTuningJobRequest, _: ServicerContext) -> pb.TuningJob:
+        return tuning_job(await stopping.pause_tuning_job(self._context, request.name))
+
+    async def ResumeTuningJob(self, request: pb.ResumeTuningJobRequest, _: ServicerContext) -> pb.TuningJob:
+        return tuning_job(await stopping.resume_tuning_job(self._context, request.name))
+
+    async def PreemptTuningJob(self, request: pb.PreemptTuningJobRequest, _: ServicerContext) -> pb.TuningJob:
+        return tuning_job(await stopping.preempt_tuning_job(self._context, request.name, request.reason))
 
     async def DeleteTuningJob(self, request: pb.DeleteTuningJobRequest, _: ServicerContext) -> Empty:
         await tuning_jobs.delete_tuning_job(self._context, request.name, request.etag)
@@ -68,6 +79,22 @@ class TuningJobServicer(TuningJobServiceServicer):
     async def ListCheckpoints(
         self, request: pb.ListCheckpointsRequest, _: ServicerContext
     ) -> pb.ListCheckpointsResponse:
-        page = await tuning_jobs.list_checkpoints(self._context, request.parent, page_query(request))
-        found = [checkpoint(request.parent, item) for item in page.items]
+        page = await checkpoints.list_checkpoints(self._context, request.parent, page_query(request))
+        found = [checkpoint(request.parent, one.checkpoint, best=one.best) for one in page.items]
         return pb.ListCheckpointsResponse(checkpoints=found, next_page_token=page.next_page_token)
+
+    async def GetCheckpoint(self, request: pb.GetCheckpointRequest, _: ServicerContext) -> pb.Checkpoint:
+        found = await checkpoints.get_checkpoint(self._context, request.name)
+        return checkpoint(_job_of(request.name), found.checkpoint, best=found.best)
+
+    async def UpdateCheckpoint(self, request: pb.UpdateCheckpointRequest, _: ServicerContext) -> pb.Checkpoint:
+        sent, mask = request.checkpoint, tuple(request.update_mask.paths)
+        found = await checkpoints.update_checkpoint(self._context, sent.name, mask, pinned=sent.pinned)
+        return checkpoint(_job_of(sent.name), found.checkpoint, best=found.best)
+
+    async def PromoteCheckpoint(self, request: pb.PromoteCheckpointRequest, _: ServicerContext) -> Adapter:
+        return adapter(await promotion.promote_checkpoint(self._context, request.name, request.display_name))
+
+
+def _job_of(checkpoint_name: str) -> str:
+    return checkpoint_name.partition("/checkpoints/")[0]
