@@ -23,6 +23,9 @@ if TYPE_CHECKING:
         DatasetCheck as DatasetCheck,
     )
     from trellis.client import (
+        ExportFailed as ExportFailed,
+    )
+    from trellis.client import (
         InvalidDataset as InvalidDataset,
     )
     from trellis.client import (
@@ -102,6 +105,18 @@ if TYPE_CHECKING:
     )
     from trellis.client.types import (
         ExampleKind as ExampleKind,
+    )
+    from trellis.client.types import (
+        Export as Export,
+    )
+    from trellis.client.types import (
+        ExportFile as ExportFile,
+    )
+    from trellis.client.types import (
+        ExportFormat as ExportFormat,
+    )
+    from trellis.client.types import (
+        ExportState as ExportState,
     )
     from trellis.client.types import (
         FileFormat as FileFormat,
@@ -287,6 +302,11 @@ __all__ = [
     "Evaluation",
     "EventLevel",
     "ExampleKind",
+    "Export",
+    "ExportFailed",
+    "ExportFile",
+    "ExportFormat",
+    "ExportState",
     "FailedPrecondition",
     "FieldViolation",
     "FileFormat",

@@ -15,6 +15,7 @@ from trellis.client._blocking import Blocking, blocking, iterating, run
 from trellis.client._blocking_transport import BlockingTransport
 from trellis.client._caller import Caller
 from trellis.client._datasets import AsyncDatasets, Datasets
+from trellis.client._exports import AsyncExports, Exports
 from trellis.client._jobs import AsyncJobs, Jobs
 from trellis.client._names import Names
 from trellis.client._retry import Retry
@@ -192,6 +193,7 @@ class AsyncClient(ClientCore):
         self.jobs = AsyncJobs(caller, self.names)
         self.adapters = AsyncAdapters(caller, self.names)
         self.aliases = AsyncAliases(caller, self.names)
+        self.exports = AsyncExports(caller, self.names)
 
     async def __aenter__(self) -> Self:
         return self
@@ -250,6 +252,7 @@ class Client(Blocking[AsyncClient]):
         self.jobs = Jobs(inner.jobs)
         self.adapters = Adapters(inner.adapters)
         self.aliases = Aliases(inner.aliases)
+        self.exports = Exports(inner.exports)
 
     generate = blocking(AsyncClient.generate)
     generate_stream = iterating(AsyncClient.generate_stream)

@@ -27,7 +27,7 @@ class Names:
         return "platform" if parent == "platform" else self.parent(parent)
 
     def of(self, collection: str, name: str) -> str:
-        """The whole name of one of the tenant's `datasets`, `tuningJobs`, `adapters`, `aliases` or `apiKeys`."""
+        """The whole name of one of the tenant's `datasets`, `tuningJobs`, `adapters`, `aliases`, `exports` or `apiKeys`."""
         return name if "/" in name else f"{self.parent(None)}/{collection}/{name}"
 
     def optional(self, collection: str, name: str) -> str:

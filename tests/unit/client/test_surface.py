@@ -17,12 +17,21 @@ import trellis.client
 from trellis.client import _client, types
 from trellis.client._convert import from_proto
 from trellis.client._method import Method
-from trellis.v1 import adapter_pb2, api_key_pb2, base_model_pb2, dataset_pb2, inference_pb2, tenant_pb2, tuning_job_pb2
+from trellis.v1 import (
+    adapter_pb2,
+    api_key_pb2,
+    base_model_pb2,
+    dataset_pb2,
+    export_pb2,
+    inference_pb2,
+    tenant_pb2,
+    tuning_job_pb2,
+)
 
-NOUNS = ("tenants", "api_keys", "base_models", "datasets", "jobs", "adapters", "aliases")
+NOUNS = ("tenants", "api_keys", "base_models", "datasets", "jobs", "adapters", "aliases", "exports")
 MODULES = (
     "_tenants", "_api_keys", "_base_models", "_datasets", "_upload", "_jobs", "_watch", "_adapters", "_adapter_files",
-    "_aliases", "_generate",
+    "_aliases", "_generate", "_exports", "_export_files",
 )  # fmt: skip
 MESSAGES: dict[type, type[Message]] = {
     types.Tenant: tenant_pb2.Tenant,
@@ -55,6 +64,8 @@ MESSAGES: dict[type, type[Message]] = {
     types.LogChunk: tuning_job_pb2.ReadTuningJobLogsResponse,
     types.Adapter: adapter_pb2.Adapter,
     types.Alias: adapter_pb2.Alias,
+    types.Export: export_pb2.Export,
+    types.ExportFile: export_pb2.Export.File,
     types.ChatMessage: inference_pb2.ChatMessage,
     types.GenerationChunk: inference_pb2.GenerateResponse,
     types.TokenLogprob: inference_pb2.TokenLogprob,
@@ -144,7 +155,7 @@ def test_every_method_of_the_public_api_is_called_and_with_its_own_messages() ->
         for name in pool.FindServiceByName(f"trellis.v1.{service}").methods_by_name
     }
     assert {method.name for method in called} == offered
-    assert len(services) == 7
+    assert len(services) == 8
 
 
 def test_the_client_says_where_it_calls_and_not_with_what() -> None:

@@ -10,6 +10,7 @@ from trellis.client.types.dataset import (
     FileFormat,
     Upload,
 )
+from trellis.client.types.export import Export, ExportFile, ExportFormat, ExportState
 from trellis.client.types.generation import (
     Alternative,
     Answer,
@@ -73,6 +74,10 @@ __all__ = [
     "Evaluation",
     "EventLevel",
     "ExampleKind",
+    "Export",
+    "ExportFile",
+    "ExportFormat",
+    "ExportState",
     "FileFormat",
     "FinishReason",
     "Generation",
