@@ -170,9 +170,40 @@ async def test_the_same_request_id_makes_one_job(door: Door) -> None:
     stub, key = TuningJobServiceStub(door.channel), door.key("member")
     made = await asyncio.gather(*(stub.CreateTuningJob(job_request(request_id="r"), metadata=key) for _ in range(8)))
     assert len({job.name for job in made}) == 1
-    assert made[0].supervised.lora.rank == 16
+    assert not made[0].supervised.lora.HasField("rank")  # to be chosen when the report on the data is there
     other = job_request(request_id="r", tuning_job_id="other")
     assert (await refused(stub.CreateTuningJob(other, metadata=key))).reason == "REQUEST_ID_REUSED"
+
+
+async def test_how_a_job_is_trained_comes_back_as_it_was_asked_for(door: Door) -> None:
+    version = await upload(door.world.context, "acme")
+    stub, key = TuningJobServiceStub(door.channel), door.key("member")
+    pb = tuning_job_pb2
+    settings = pb.TrainingSettings(epochs=2, evaluation_steps=7, early_stopping_patience=3, replay_fraction=0.5)
+    preference = pb.PreferenceSpec(
+        training=settings, loss="LOSS_DPO", beta=0.2, label_smoothing=0.125, reference_free=True
+    )
+    spread = pb.DistributedSpec(
+        workers=2, zero_stage=2, offload="OFFLOAD_OPTIMIZER", gradient_checkpointing=False, config_json="{}"
+    )
+    job = pb.TuningJob(training_dataset=DATASET, replay_dataset=DATASET, preference=preference, distributed=spread)
+    made = await stub.CreateTuningJob(job_request(tuning_job=job), metadata=key)
+    assert made.WhichOneof("method") == "preference"
+    assert (made.distributed, made.placement) == (spread, pb.TuningJob.PLACEMENT_DISTRIBUTED)
+    assert made.replay_dataset == version.name
+    for field, value in settings.ListFields():
+        assert getattr(made.preference.training, field.name) == value
+    assert not made.preference.training.HasField("learning_rate")
+    made.preference.ClearField("training")
+    preference.ClearField("training")
+    assert made.preference == preference
+    full = pb.TuningJob(training_dataset=DATASET, pretraining={"training": {"full": True}})
+    made = await stub.CreateTuningJob(job_request(tuning_job=full), metadata=key)
+    assert (made.pretraining.training.full, made.pretraining.training.HasField("lora")) == (True, False)
+    assert made.distributed.workers == 1
+    unknown = pb.TuningJob(training_dataset=DATASET, preference=pb.PreferenceSpec(loss=3))  # type: ignore[arg-type]
+    found = await refused(stub.CreateTuningJob(job_request(tuning_job=unknown), metadata=key))
+    assert found.details["BadRequest"].field_violations[0].field == "tuning_job.preference.loss"
 
 
 async def test_a_job_is_watched_from_end_to_end_and_again_from_anywhere(door: Door) -> None:
