@@ -27,6 +27,7 @@ _NOUNS = {
     "datasets": "Upload data, and read the reports on it.",
     "jobs": "Tune, watch, and see what was measured.",
     "adapters": "What tuning made: deploy, download, import, alias.",
+    "exports": "Whole models to take away.",
     "generate": "Ask a model.",
     "config": "Profiles: where to call, and as whom.",
     "version": "The version of this program.",
