@@ -24,7 +24,8 @@ from trellis.objects import ObjectStore
 from trellis.spec import TrainSpec
 from trellis_jobs.device import Device
 
-_TOLERANCE: Final = {torch.float32: 1e-4, torch.bfloat16: 1e-1}
+TOLERANCE: Final = {torch.float32: 1e-4, torch.bfloat16: 1e-1}
+"""By how much logits may differ, by the format that they are computed in."""
 _log = logging.getLogger(__name__)
 
 
@@ -50,9 +51,17 @@ class AdapterObjects:
         self._store.put_bytes(f"{self._prefix}/{MANIFEST_FILE}", manifest.to_json())
 
 
-def save_adapter(model: Any, folder: Path, spec: TrainSpec) -> None:
-    """Write the adapter of a PeftModel in PEFT's format; equal weights give equal bytes."""
-    model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+def save_adapter(model: Any, folder: Path, spec: TrainSpec, weights: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Write the adapter of a PeftModel in PEFT's format; equal weights give equal bytes.
+
+    With `weights` those are written, by the names that they have in the model, instead of the model's own.
+    """
+    model.save_pretrained(
+        str(folder),
+        safe_serialization=True,
+        save_embedding_layers=False,
+        state_dict=None if weights is None else {**weights},
+    )
     path = folder / CONFIG_FILE
     config = json.loads(path.read_text())
     config["target_modules"] = sorted(config["target_modules"])
@@ -83,7 +92,7 @@ def reload_checked(
     untouched = _logits(base, probe_T, device)
     fresh = PeftModel.from_pretrained(base, str(folder))
     stored = _logits(fresh, probe_T, device)
-    if not torch.allclose(stored, trained, atol=_TOLERANCE[device.dtype], rtol=_TOLERANCE[device.dtype]):
+    if not torch.allclose(stored, trained, atol=TOLERANCE[device.dtype], rtol=TOLERANCE[device.dtype]):
         difference = float((stored - trained).abs().max())
         message = f"The stored adapter does not give the logits of the trained one (they differ by {difference:.3g})."
         raise ArtifactError("no_effect", message)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final, TextIO
 
 _MAX_LINE_CHARS: Final = 8192
-_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class Tee(io.TextIOBase):
@@ -47,5 +47,5 @@ def capture_output(sink: Callable[[str], None]) -> None:
     """From now on give `sink` all that is printed or logged; log records go to stderr."""
     sys.stdout = Tee(sys.stdout, sink)
     sys.stderr = Tee(sys.stderr, sink)
-    logging.basicConfig(level=logging.INFO, format=_FORMAT, stream=sys.stderr, force=True)
+    logging.basicConfig(level=logging.INFO, format=FORMAT, stream=sys.stderr, force=True)
     logging.captureWarnings(True)

@@ -1,1 +1,1 @@
-"""Jobs that run by themselves, on DeepSpeed over one or several workers."""
+"""Training on several workers with DeepSpeed under Ray Train: full tuning, NF4, and what one device can't hold."""

@@ -1,0 +1,243 @@
+"""The attempt's process: starts the workers through Ray Train, hands their messages on, and stops them when asked."""
+
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import ray
+from ray.exceptions import OutOfMemoryError
+from ray.train import RunConfig, ScalingConfig, WorkerGroupError
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from trellis.errors import Reason
+from trellis.spec import TrainSpec
+from trellis.v1.worker_pb2 import (
+    END_CAUSE_INFRASTRUCTURE,
+    END_CAUSE_OUT_OF_MEMORY,
+    STOP_REQUEST_CANCEL,
+    STOP_REQUEST_UNSPECIFIED,
+    AttemptUsage,
+    CompleteAttemptRequest,
+    StartAttemptResponse,
+)
+from trellis_jobs.checkpoint import Committed
+from trellis_jobs.distributed.mailbox import Mailbox, Message
+from trellis_jobs.distributed.worker import Order, train_worker
+from trellis_jobs.evaluation import Evaluation
+from trellis_jobs.failure import Failure, JobFailedError, JobStoppedError
+from trellis_jobs.progress import Progress
+from trellis_jobs.reporter import Reporter
+
+_PAUSE: Final = 0.3
+_COLLECTIVE_SECONDS: Final = 7200
+"""How long a worker waits for the others; the first one may write a large model meanwhile."""
+_PATIENCE_SECONDS: Final = 1800.0
+"""Without a step for so long, or ten times the longest step so far, a run is given up."""
+_LEFT_SECONDS: Final = 2.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What each worker reserves."""
+
+    cpus: float
+    gpus: float
+
+    def to_ray(self) -> dict[str, float]:
+        """In Ray's words."""
+        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+
+
+@dataclass
+class Driver:
+    """Runs one attempt's work on workers."""
+
+    work: StartAttemptResponse
+    reporter: Reporter
+    resources: Resources
+    code_version: str
+    progress: Progress = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.progress = Progress(self.reporter.progress)
+        self._spec = TrainSpec.from_json(self.work.train_spec_json)
+        self._began = time.monotonic()
+        self._watchdog = Watchdog(time.monotonic)
+        self._completion: CompleteAttemptRequest | None = None
+        self._trained_tokens = 0
+
+    def run(self) -> CompleteAttemptRequest:
+        """Do the work; what to complete the attempt with. Raises JobStoppedError and JobFailedError."""
+        self.progress.phase("waiting for workers")
+        mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
+        with tempfile.TemporaryDirectory() as folder:
+            group = _Group(self._trainer(mailbox, folder))
+            asked = STOP_REQUEST_UNSPECIFIED
+            while group.is_running():
+                time.sleep(_PAUSE)
+                self._hand_on(mailbox)
+                stop = self.reporter.stop
+                if stop == STOP_REQUEST_CANCEL or time.monotonic() > self.reporter.stop_due - _LEFT_SECONDS:
+                    self.reporter.check()
+                if stop != asked:
+                    asked = stop
+                    ray.get(mailbox.stop.remote(int(stop)))
+                if stop == STOP_REQUEST_UNSPECIFIED:
+                    self.reporter.check()
+                    self._watchdog.check()
+            failures = self._hand_on(mailbox)
+        return self._ending(group.error, failures, asked)
+
+    @property
+    def usage(self) -> AttemptUsage:
+        """Tokens, and the seconds of all workers together."""
+        assert self._spec.distributed is not None
+        seconds = (time.monotonic() - self._began) * self._spec.distributed.workers
+        return AttemptUsage(trained_tokens=self._trained_tokens, trainer_seconds=seconds)
+
+    def _trainer(self, mailbox: Any, folder: str) -> TorchTrainer:
+        assert self._spec.distributed is not None
+        threads = max(1, int(self.resources.cpus))
+        order = Order(self.work.SerializeToString(), mailbox, threads, self.code_version)
+        environment = {"OMP_NUM_THREADS": str(threads), "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+        return TorchTrainer(
+            train_worker,
+            train_loop_config={"order": order},
+            torch_config=TorchConfig(timeout_s=_COLLECTIVE_SECONDS),
+            scaling_config=ScalingConfig(
+                num_workers=self._spec.distributed.workers,
+                use_gpu=self.resources.gpus > 0,
+                resources_per_worker=self.resources.to_ray(),
+            ),
+            # Ray Train stores nothing: checkpoints are ours, and a failed attempt is the server's to repeat (ADR 0011).
+            run_config=RunConfig(
+                name=f"attempt-{self.work.attempt}",
+                storage_path=folder,
+                worker_runtime_env={"env_vars": environment},  # type: ignore[call-arg]  # typed as the old API's
+            ),
+        )
+
+    def _hand_on(self, mailbox: Any) -> list[tuple[int, Failure]]:
+        messages, failures = ray.get(mailbox.take.remote())
+        for message in messages:
+            self._heed(message)
+        self.reporter.usage(self.usage)
+        return list(failures)
+
+    def _heed(self, message: Message) -> None:
+        receivers: dict[str, Callable[..., None]] = {
+            "event": self.reporter.event,
+            "metrics": self.reporter.metrics,
+            "checkpoint": self._checkpoint,
+            "phase": self._phase,
+            "training_from": self._training_from,
+            "stepped": self._stepped,
+            "evaluation_took": self.progress.evaluation_took,
+            "finished": self._finished,
+        }
+        receivers[message.name](**message.values)
+
+    def _phase(self, name: str) -> None:
+        self._watchdog.moved()
+        self.progress.phase(name)
+
+    def _checkpoint(self, committed: Committed) -> None:
+        self._watchdog.moved()
+        self.reporter.checkpoint(committed)
+
+    def _training_from(self, step: int, total_steps: int, trained_tokens: int) -> None:
+        self._watchdog.moved()
+        self._tokens_before = trained_tokens
+        self.progress.training_from(step, total_steps, trained_tokens)
+
+    def _stepped(self, step: int, loss: float, trained_tokens: int) -> None:
+        self._watchdog.stepped()
+        self._trained_tokens = trained_tokens
+        self.progress.stepped(step, loss, trained_tokens)
+
+    def _finished(
+        self, adapter_digest: str, model_digest: str, base: Evaluation | None, tuned: Evaluation, trained_tokens: int
+    ) -> None:
+        self._trained_tokens = trained_tokens
+        self._completion = CompleteAttemptRequest(
+            adapter_digest=adapter_digest,
+            model_digest=model_digest,
+            base_evaluation=None if base is None else base.to_proto(),
+            tuned_evaluation=tuned.to_proto(),
+        )
+
+    def _ending(
+        self, error: BaseException | None, failures: list[tuple[int, Failure]], asked: int
+    ) -> CompleteAttemptRequest:
+        if error is not None:
+            raise _judged(error, failures)
+        if self._completion is None:
+            assert asked != STOP_REQUEST_UNSPECIFIED
+            raise JobStoppedError(asked)  # type: ignore[arg-type]  # a value of the enum
+        self._completion.usage.CopyFrom(self.usage)
+        return self._completion
+
+
+class _Group:
+    """Ray Train's run, in a thread, as it only returns when all is over."""
+
+    def __init__(self, trainer: TorchTrainer) -> None:
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(trainer,), name="workers", daemon=True)
+        self._thread.start()
+
+    def is_running(self) -> bool:
+        """Whether the workers have not all ended yet."""
+        return self._thread.is_alive()
+
+    def _run(self, trainer: TorchTrainer) -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # noqa: BLE001  raised again by the driver
+            self.error = error
+
+
+class Watchdog:
+    """Gives a run up that does not come on: one worker waits for another that will not come."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._last = clock()
+        self._longest = 0.0
+
+    def moved(self) -> None:
+        """Something else than a step went on."""
+        self._last = self._clock()
+
+    def stepped(self) -> None:
+        """A step is done."""
+        now = self._clock()
+        self._longest = max(self._longest, now - self._last)
+        self._last = now
+
+    def check(self) -> None:
+        """Raises JobFailedError after too long a silence."""
+        silence = self._clock() - self._last
+        if silence > max(_PATIENCE_SECONDS, 10 * self._longest):
+            message = f"The workers have done no step for {silence:.0f} seconds, so the attempt is given up."
+            raise JobFailedError(Reason.TRAINING_FAILED, message, cause=END_CAUSE_INFRASTRUCTURE)
+
+
+def _judged(error: BaseException, failures: list[tuple[int, Failure]]) -> JobFailedError:
+    """What to end the attempt with: what the first worker that failed said, or that one died without a word."""
+    if isinstance(error, WorkerGroupError):
+        killed = [cause for cause in error.worker_failures.values() if isinstance(cause, OutOfMemoryError)]
+        if killed:
+            message = "The host ran out of memory, and Ray ended a worker; give workers more memory, or more workers."
+            return JobFailedError(Reason.TRAINING_FAILED, message, cause=END_CAUSE_OUT_OF_MEMORY)
+    if failures:
+        _, failure = failures[0]
+        return JobFailedError(failure.reason, failure.message, cause=failure.cause)
+    first = str(error).strip().splitlines()
+    message = f"A worker was lost: {' '.join(first[:2])[:500]}"
+    return JobFailedError(Reason.TRAINING_FAILED, message, cause=END_CAUSE_INFRASTRUCTURE)

@@ -1,0 +1,58 @@
+"""Which of a batch's items each worker computes, and in which passes."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trellis_jobs.methods.objective import Items
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """A worker's groups of items, one a pass. All workers of a batch have equally many passes, as each is a collective
+    of all; a worker that has run out of items has empty groups."""
+
+    groups: tuple[tuple[int, ...], ...]
+
+
+def spread(batch: Sequence[int], items: Items, workers: int, parts: int, pass_tokens: int) -> list[Passes]:
+    """Deal a batch's items to workers: as even as can be by tokens, at most ⌈items / workers⌉ each.
+
+    A worker's items are computed in at least `parts` passes (if it has so many items) of at most `pass_tokens` tokens,
+    padding included, but for an item that is longer by itself. The answer depends on the arguments alone.
+    """
+    shares = _deal(batch, items, workers)
+    grouped = [_group(share, items, parts, pass_tokens) for share in shares]
+    count = max(1, *map(len, grouped))
+    return [Passes(tuple(groups) + ((),) * (count - len(groups))) for groups in grouped]
+
+
+def _deal(batch: Sequence[int], items: Items, workers: int) -> list[list[int]]:
+    """The longest items first, each to the worker that has the fewest tokens and room for one more."""
+    most = math.ceil(len(batch) / workers)
+    shares: list[list[int]] = [[] for _ in range(workers)]
+    tokens = [0] * workers
+    for index in sorted(batch, key=lambda index: (-items.length(index), index)):
+        worker = min((w for w in range(workers) if len(shares[w]) < most), key=lambda w: (tokens[w], w))
+        shares[worker].append(index)
+        tokens[worker] += items.length(index)
+    return shares
+
+
+def _group(share: Sequence[int], items: Items, parts: int, pass_tokens: int) -> list[tuple[int, ...]]:
+    """Runs of items, which come longest first."""
+    groups: list[tuple[int, ...]] = []
+    most = max(1, math.ceil(len(share) / parts))
+    group: list[int] = []
+    padded = 0  # tokens of the group's longest sequence, times the sequences of an item
+    for index in share:
+        if group and (len(group) == most or padded * (len(group) + 1) > pass_tokens):
+            groups.append(tuple(group))
+            group = []
+        if not group:
+            rows = items.rows(index)
+            padded = len(rows) * max(row.ids_T.numel() for row in rows)
+        group.append(index)
+    if group:
+        groups.append(tuple(group))
+    return groups

@@ -1,0 +1,119 @@
+"""Workers of the distributed trainer as plain processes in a gloo group, without Ray."""
+
+import multiprocessing
+import os
+import socket
+import traceback
+from dataclasses import dataclass, field
+from datetime import timedelta
+from queue import Empty
+from typing import Any
+
+from torch import distributed
+
+from trellis.v1.worker_pb2 import StartAttemptResponse
+from trellis_jobs.distributed.config import prepare_process
+from trellis_jobs.distributed.mailbox import Message
+from trellis_jobs.distributed.post import Post
+from trellis_jobs.distributed.worker import Order, run_share
+from trellis_jobs.failure import Failure, JobStoppedError, describe
+
+SECONDS = 120
+
+
+@dataclass
+class Told:
+    """What the first worker said."""
+
+    messages: list[Message] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+    def all(self, name: str) -> list[Any]:
+        return [message.values for message in self.messages if message.name == name]
+
+    def losses(self) -> dict[int, float]:
+        return {values["step"]: values["loss"] for values in self.all("stepped")}
+
+    def events(self) -> list[str]:
+        return [values["message"] for values in self.all("event")]
+
+    def checkpoints(self) -> list[Any]:
+        return [values["committed"] for values in self.all("checkpoint")]
+
+    @property
+    def finished(self) -> Any:
+        assert not self.failures, self.failures
+        (values,) = self.all("finished")
+        return values
+
+
+def run_workers(work: StartAttemptResponse, workers: int, *, stop: int = 0, stop_after: int = 0) -> Told:
+    """Run a job's workers to their end; after step `stop_after` they are asked to stop."""
+    context = multiprocessing.get_context("spawn")
+    queue: Any = context.Queue()
+    port = _free_port()
+    data = work.SerializeToString()
+    processes = [
+        context.Process(target=_worker, args=(data, rank, workers, port, queue, stop, stop_after))
+        for rank in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    told, running = Told(), workers
+    try:
+        while running:
+            item = queue.get(timeout=SECONDS)
+            if item is None:
+                running -= 1
+            elif isinstance(item, Failure):
+                told.failures.append(item)
+            else:
+                told.messages += item
+    except Empty:
+        told.failures.append(describe(TimeoutError("The workers said nothing for too long.")))
+    finally:
+        for process in processes:
+            if told.failures:
+                process.kill()
+            process.join()
+    return told
+
+
+def _worker(data: bytes, rank: int, size: int, port: int, queue: Any, stop: int, stop_after: int) -> None:
+    os.environ.update({
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "LOCAL_WORLD_SIZE": str(size),
+    })  # fmt: skip
+    prepare_process(1)
+    distributed.init_process_group("gloo", timeout=timedelta(seconds=SECONDS))
+    steps = 0
+
+    def send(messages: list[Message]) -> int:
+        nonlocal steps
+        steps += sum(message.name == "stepped" for message in messages)
+        if messages:
+            queue.put(messages)
+        return stop if stop and steps >= stop_after else 0
+
+    post = Post(send, rank)
+    try:
+        run_share(Order(data, None, 1, "1.2.3"), post, rank, size, size)
+    except JobStoppedError:
+        pass
+    except BaseException as error:
+        traceback.print_exc()
+        queue.put(describe(error))
+    finally:
+        post.close()
+        queue.put(None)
+    distributed.destroy_process_group()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
