@@ -1,6 +1,6 @@
 """The settings of engines that an operator chooses: the server's, and what it tells each replica; pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 KINDS: Final = ("trellis", "vllm")
@@ -11,29 +11,30 @@ PRECISIONS: Final = ("auto", "fp32", "bf16")
 class EngineOptions:
     """How big an engine is and how it behaves; the same for every base model."""
 
-    kind: str = "trellis"
-    """`trellis`, or `vllm` for architectures that the first does not run; it must be installed on the cluster."""
+    kind: str = field(default="trellis", metadata={"one_of": KINDS})
+    """`trellis`, or `vllm` for architectures that the first does not run; the cluster must have it installed."""
     cpus: float = 0.1
-    """CPUs that a replica reserves."""
+    """CPUs that a replica of an engine reserves."""
     threads: int = 1
-    """Threads that a replica computes with."""
+    """Threads with which a replica computes."""
     gpus: float = 0.0
-    """GPUs that a replica reserves."""
+    """GPUs that a replica of an engine reserves."""
     min_replicas: int = 1
+    """Replicas of each engine."""
     max_replicas: int = 1
-    """More than `min_replicas` lets Serve add and remove replicas by load."""
+    """More than the least lets Ray Serve add and remove replicas by load."""
     target_requests: int = 0
-    """Calls that each replica has at once when Serve has chosen their number well; 0 is `max_running`."""
-    precision: str = "auto"
-    """Of base and adapters: `auto` is fp32 on a CPU and the base's own on a GPU."""
+    """Calls a replica has when their number is right, for Ray Serve to go by; 0 for as many as it runs at once."""
+    precision: str = field(default="auto", metadata={"one_of": PRECISIONS})
+    """Of bases and adapters: `fp32`, `bf16`, or `auto` for fp32 on a CPU and the base's own on a GPU."""
     kv_bytes: int = 0
-    """Of the KV cache; 0 is 64 MiB on a CPU and most of what is free on a GPU."""
+    """Bytes of a replica's KV cache; 0 for 64 MiB on a CPU and most of what is free on a GPU."""
     bank_rows: int = 256
-    """Rank rows of all adapters beside the base together."""
+    """Rank rows, of all adapters together, that a replica has beside its base."""
     max_adapters: int = 64
-    """Adapters beside the base."""
+    """Adapters that a replica has beside its base at once."""
     host_bytes: int = 1 << 30
-    """Of the adapters in the host's memory."""
+    """Bytes of adapters that a replica keeps in the host's memory."""
     max_running: int = 32
     """Answers that a replica makes at once."""
     max_waiting: int = 128
@@ -41,11 +42,11 @@ class EngineOptions:
     tenant_room: int = 8
     """A tenant may have so many times as many answers in a replica as there is room left for."""
     step_tokens: int = 512
-    """Tokens of a step."""
+    """Tokens that a replica computes in one step, those of long prompts in pieces."""
     drain_seconds: float = 60.0
     """So long a replica that is replaced may take to finish its answers."""
     surge_percent: int = 25
-    """Replicas beyond the wanted ones while old ones are replaced, rounded up."""
+    """Replicas beyond the wanted ones, rounded up, while new settings replace old ones; 0 stops the old ones first."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for what can't be."""

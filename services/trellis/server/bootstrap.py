@@ -17,13 +17,16 @@ from trellis.server.control.context import ControlContext, ControlSettings
 from trellis.server.control.deploy import DeployAdapters
 from trellis.server.control.export import MakeExports, ReapExports
 from trellis.server.control.launch import LaunchJobs
+from trellis.server.control.launch_trainers import LaunchTrainers
 from trellis.server.control.loop import ControlLoop
 from trellis.server.control.metrics import MeasureJobs
 from trellis.server.control.reap import ReapOrphans, ReapRuns
+from trellis.server.control.reap_trainers import ReapTrainers
 from trellis.server.control.stop import StopJobs
 from trellis.server.control.sweep import SweepObjects
 from trellis.server.control.validate import ValidateDatasets
 from trellis.server.control.watch import WatchAttempts
+from trellis.server.control.watch_trainers import WatchTrainers
 from trellis.server.control.watchdog import WatchSteps
 from trellis.server.domain.stop import Graces
 from trellis.server.rpc.health import ServerHealth
@@ -35,6 +38,8 @@ from trellis.server.world import RandomIds, SystemClock, ThreadedObjects
 
 _WATCH_SECONDS = 0.25
 """How often a stream of events looks for new ones."""
+_CLAIM_SECONDS = 0.1
+"""How often a trainer that waits for jobs has the database looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +80,10 @@ def build(config: ServerConfig) -> Platform:
         capacity_gpus=config.capacity_gpus,
         lease=lease,
         graces=graces,
+        server_secret=_attempts_secret(secret),
+        trainers=config.trainer,
     )
-    context = Context(units, clock, ids, store, engines, pause, settings)
+    context = Context(units, clock, ids, store, engines, pause, settings, pause.of(_CLAIM_SECONDS))
     control = ControlContext(
         units, clock, ids, cluster, engines, ThreadedObjects(store), _control_settings(config, secret, lease)
     )
@@ -102,10 +109,13 @@ def _loops(control: ControlContext, store: ObjectStore) -> tuple[ControlLoop, ..
         ControlLoop(ValidateDatasets(control, store), 0.3),
         ControlLoop(AdmitJobs(control), 0.5),
         ControlLoop(LaunchJobs(control), 0.5),
+        ControlLoop(LaunchTrainers(control), 0.5),
         ControlLoop(WatchAttempts(control), 2.0),
+        ControlLoop(WatchTrainers(control), 2.0),
         ControlLoop(StopJobs(control), 1.0),
         ControlLoop(WatchSteps(control), 15.0),
         ControlLoop(ReapRuns(control), 2.0),
+        ControlLoop(ReapTrainers(control), 2.0),
         ControlLoop(ReapOrphans(control), 30.0),
         ControlLoop(SweepObjects(control), 600.0),
         ControlLoop(DeployAdapters(control), 1.0),
@@ -121,14 +131,18 @@ def _engine_settings(config: ServerConfig, secret: bytes) -> EngineSettings:
         secret=derived(secret, "engines"),
         http_host=config.serve_host,
         http_port=config.serve_port,
-        options=config.engine_options,
+        options=config.engine,
     )
+
+
+def _attempts_secret(secret: bytes) -> bytes:
+    return derived(secret, "attempts").encode()
 
 
 def _control_settings(config: ServerConfig, secret: bytes, lease: timedelta) -> ControlSettings:
     return ControlSettings(
         worker_endpoint=config.advertised_endpoint,
-        server_secret=derived(secret, "attempts").encode(),
+        server_secret=_attempts_secret(secret),
         installation=derived(secret, "installation")[:8],
         python=config.job_python,
         capacity_cpus=config.capacity_cpus,
@@ -138,6 +152,7 @@ def _control_settings(config: ServerConfig, secret: bytes, lease: timedelta) -> 
         tenant_running_limit=config.tenant_running_limit,
         lease=lease,
         graces=Graces(leave=timedelta(seconds=config.stop_grace_seconds)),
+        trainers=config.trainer,
         step_timeout=timedelta(seconds=config.step_timeout_seconds),
         always_on=config.always_on,
     )

@@ -2,11 +2,16 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
-from typing import Self
+from typing import Any, Final, Self, TypeVar
 
-from trellis.engine_options import KINDS, PRECISIONS, EngineOptions
+from trellis.engine_options import EngineOptions
+from trellis.server.domain.trainer_options import TrainerOptions
+
+Options = TypeVar("Options", EngineOptions, TrainerOptions)
+OPTIONS: Final = {"engine": EngineOptions, "trainer": TrainerOptions}
+"""Settings that have a class of their own, by the field that holds them."""
 
 
 class ConfigError(ValueError):
@@ -70,42 +75,10 @@ class ServerConfig:
     """CPUs that a job reserves."""
     job_gpus: float = 0.0
     """GPUs that a job reserves."""
-    engine_kind: str = "trellis"
-    """`trellis`, or `vllm` for architectures that the first does not run; the cluster must have it installed."""
-    engine_cpus: float = 0.1
-    """CPUs that a replica of an engine reserves."""
-    engine_threads: int = 1
-    """Threads with which a replica computes."""
-    engine_gpus: float = 0.0
-    """GPUs that a replica of an engine reserves."""
-    engine_min_replicas: int = 1
-    """Replicas of each engine."""
-    engine_max_replicas: int = 1
-    """More than the least lets Ray Serve add and remove replicas by load."""
-    engine_target_requests: int = 0
-    """Calls a replica has when their number is right, for Ray Serve to go by; 0 for as many as it runs at once."""
-    engine_precision: str = "auto"
-    """Of bases and adapters: `fp32`, `bf16`, or `auto` for fp32 on a CPU and the base's own on a GPU."""
-    engine_kv_bytes: int = 0
-    """Bytes of a replica's KV cache; 0 for 64 MiB on a CPU and most of what is free on a GPU."""
-    engine_bank_rows: int = 256
-    """Rank rows, of all adapters together, that a replica has beside its base."""
-    engine_max_adapters: int = 64
-    """Adapters that a replica has beside its base at once."""
-    engine_host_bytes: int = 1 << 30
-    """Bytes of adapters that a replica keeps in the host's memory."""
-    engine_max_running: int = 32
-    """Answers that a replica makes at once."""
-    engine_max_waiting: int = 128
-    """Answers that may wait in a replica; further ones are refused."""
-    engine_tenant_room: int = 8
-    """A tenant may have so many times as many answers in a replica as there is room left for."""
-    engine_step_tokens: int = 512
-    """Tokens that a replica computes in one step, those of long prompts in pieces."""
-    engine_drain_seconds: float = 60.0
-    """So long a replica that is replaced may take to finish its answers."""
-    engine_surge_percent: int = 25
-    """Replicas beyond the wanted ones, rounded up, while new settings replace old ones; 0 stops the old ones first."""
+    engine: EngineOptions = EngineOptions()
+    """The variables that begin with TRELLIS_ENGINE."""
+    trainer: TrainerOptions = TrainerOptions()
+    """The variables that begin with TRELLIS_TRAINER."""
     tenant_running_limit: int = 4
     """Jobs that a tenant may run at once."""
     lease_seconds: float = 30.0
@@ -136,14 +109,9 @@ class ServerConfig:
                 values[name] = read(variable, text)
             elif name in _REQUIRED:
                 raise ConfigError(f"{variable} must be set: {_REQUIRED[name]}.")
-        config = cls(**values)  # type: ignore[arg-type]
-        _check_engine(config)
-        return config
-
-    @property
-    def engine_options(self) -> EngineOptions:
-        """The settings that begin with `engine_`. Raises ValueError for those that don't go together."""
-        return EngineOptions(**{field.name: getattr(self, f"engine_{field.name}") for field in fields(EngineOptions)})
+        for name, kind in OPTIONS.items():
+            values[name] = _options(kind, name, environment)
+        return cls(**values)  # type: ignore[arg-type]
 
     @property
     def advertised_endpoint(self) -> str:
@@ -151,11 +119,23 @@ class ServerConfig:
         return self.worker_endpoint or str(self.grpc_address)
 
 
-def _check_engine(config: ServerConfig) -> None:
+def _options(kind: type[Options], group: str, environment: Mapping[str, str]) -> Options:
+    """The settings that have a class of their own: TRELLIS_, the group and the field's name in capitals."""
+    values: dict[str, Any] = {}
+    for field in fields(kind):
+        variable = f"TRELLIS_{group.upper()}_{field.name.upper()}"
+        if text := environment.get(variable, "").strip():
+            values[field.name] = _reader_of(field)(variable, text)
     try:
-        config.engine_options  # noqa: B018  it is what raises
+        return kind(**values)
     except ValueError as error:
-        raise ConfigError(f"Of the variables TRELLIS_ENGINE_…, {error}") from None
+        raise ConfigError(f"Of the variables TRELLIS_{group.upper()}_…, {error}") from None
+
+
+def _reader_of(field: Field[Any]) -> Callable[[str, str], object]:
+    if "one_of" in field.metadata:
+        return _one_of(field.metadata["one_of"])
+    return {float: _number, int: _count, str: _text}[type(field.default)]
 
 
 def _text(_variable: str, text: str) -> str:
@@ -242,24 +222,6 @@ _READERS = {
     "capacity_gpus": _number,
     "job_cpus": _number,
     "job_gpus": _number,
-    "engine_kind": _one_of(KINDS),
-    "engine_cpus": _number,
-    "engine_threads": _count,
-    "engine_gpus": _number,
-    "engine_min_replicas": _count,
-    "engine_max_replicas": _count,
-    "engine_target_requests": _count,
-    "engine_precision": _one_of(PRECISIONS),
-    "engine_kv_bytes": _count,
-    "engine_bank_rows": _count,
-    "engine_max_adapters": _count,
-    "engine_host_bytes": _count,
-    "engine_max_running": _count,
-    "engine_max_waiting": _count,
-    "engine_tenant_room": _count,
-    "engine_step_tokens": _count,
-    "engine_drain_seconds": _number,
-    "engine_surge_percent": _count,
     "tenant_running_limit": _count,
     "lease_seconds": _positive,
     "stop_grace_seconds": _positive,

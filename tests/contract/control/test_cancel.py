@@ -9,7 +9,7 @@ from trellis.server.domain.tuning_job import EndCause, JobState
 
 
 async def test_a_queued_job_is_cancelled_at_once(platform: Platform) -> None:
-    await platform.add_jobs(samples.job())
+    await platform.add_jobs(samples.alone())
     await platform.cancel()
     await platform.server().round()
     job = await platform.job()
@@ -30,7 +30,7 @@ async def test_a_job_that_waits_to_be_tried_again_is_cancelled(platform: Platfor
 
 async def test_a_job_that_was_admitted_but_not_launched_is_never_launched(platform: Platform) -> None:
     server = platform.server()
-    await platform.add_jobs(samples.job())
+    await platform.add_jobs(samples.alone())
     await server.admit.once()
     await platform.cancel()
     await server.launch.once()
@@ -41,7 +41,7 @@ async def test_a_job_that_was_admitted_but_not_launched_is_never_launched(platfo
 
 async def test_a_job_whose_process_has_not_called_yet_is_stopped_without_grace(platform: Platform) -> None:
     server = platform.server()
-    await platform.add_jobs(samples.job())
+    await platform.add_jobs(samples.alone())
     await server.round()
     await platform.cancel()
     await server.stop.once()

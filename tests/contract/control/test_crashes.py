@@ -17,7 +17,7 @@ World = Callable[[Platform, int], Awaitable[None]]
 async def live_through(platform: Platform, number: int, length: int, world: World) -> bool:
     """Run a new job to its end; the first server dies by the fuse. Whether it did."""
     uid = f"uid-acme-{number}"
-    await platform.add_jobs(samples.job(number))
+    await platform.add_jobs(samples.alone(number))
     fuse = Fuse(length)
     server, died = platform.server(fuse=fuse), False
     for _ in range(MOST_ROUNDS):
@@ -90,7 +90,7 @@ async def test_a_killed_server_lets_no_cancelled_job_run_on(platform: Platform) 
 
 async def test_a_server_that_was_held_up_does_not_start_what_is_over(platform: Platform) -> None:
     slow, quick = platform.server(), platform.server()
-    await platform.add_jobs(samples.job())
+    await platform.add_jobs(samples.alone())
     await slow.admit.once()
     run = submission_id_for("here", "uid-acme-1", 1)
     status = platform.cluster.status

@@ -117,7 +117,7 @@ async def test_the_process_is_told_where_all_comes_from(asked: Platform) -> None
 
 
 async def test_a_checkpoints_task_has_the_jobs_spec(platform: Platform) -> None:
-    await platform.add_jobs(samples.job())
+    await platform.add_jobs(samples.alone())
     async with platform.units() as unit:
         await unit.jobs.add_checkpoint("uid-acme-1", Checkpoint(5, 1, "the/key", 1, platform.clock.now()))
         await unit.exports.add(export(source="tenants/acme/tuningJobs/job-1/checkpoints/5", adapter_key="the/key"))
@@ -279,7 +279,7 @@ async def test_folders_of_exports_and_whole_models_are_swept_when_nobody_names_t
     async with asked.units() as unit:
         await unit.exports.add(export(2, key=mine, state=ExportState.SUCCEEDED, end_time=asked.clock.now()))
         await unit.commit()
-    await asked.add_jobs(samples.job())
+    await asked.add_jobs(samples.alone())
     async with asked.units() as unit:
         attempt: Attempt = samples.attempt()
         await unit.jobs.add_attempt(attempt)

@@ -20,7 +20,7 @@ SECOND = submission_id_for("here", UID, 2)
 async def running(platform: Platform) -> Server:
     """A server that has listened for long enough, and a job whose process reports."""
     server = platform.server()
-    await platform.add_jobs(samples.job())
+    await platform.add_jobs(samples.alone())
     await server.round()
     await platform.begin(RUN)
     return server
@@ -36,7 +36,7 @@ async def pass_lease(platform: Platform, server: Server) -> None:
 async def test_a_job_is_admitted_launched_and_succeeds(platform: Platform) -> None:
     server = await running(platform)
     request = platform.cluster.runs[RUN].request
-    assert request.entrypoint == ("python", "-m", "trellis_jobs.tune")
+    assert request.entrypoint == ("python", "-m", "trellis_jobs.distributed.main")
     assert request.metadata == {"tuning_job": "tenants/acme/tuningJobs/job-1", "attempt": "1"}
     assert (await platform.job()).state is JobState.RUNNING
     await platform.complete(RUN)
@@ -152,7 +152,7 @@ async def test_a_run_that_ended_without_a_word_is_retried_at_once(platform: Plat
 
 async def test_a_run_that_ended_before_its_first_call_is_retried(platform: Platform) -> None:
     server = platform.server()
-    await platform.add_jobs(samples.job())
+    await platform.add_jobs(samples.alone())
     await server.round()
     platform.cluster.end(RUN, RunStatus.FAILED, "No module named trellis_jobs")
     await server.launch.once()
@@ -173,7 +173,7 @@ async def test_a_cluster_that_lost_its_memory_costs_one_attempt(platform: Platfo
 
 async def test_a_cluster_that_lost_its_memory_before_the_first_call_is_told_again(platform: Platform) -> None:
     server = platform.server()
-    await platform.add_jobs(samples.job())
+    await platform.add_jobs(samples.alone())
     await server.round()
     platform.cluster.restart()
     await server.round()
@@ -183,7 +183,7 @@ async def test_a_cluster_that_lost_its_memory_before_the_first_call_is_told_agai
 
 async def test_a_run_that_never_starts_is_retried(platform: Platform) -> None:
     server = platform.server()
-    await platform.add_jobs(samples.job())
+    await platform.add_jobs(samples.alone())
     await server.round()
     for _ in range(25):
         platform.clock.pass_seconds(15)
@@ -195,7 +195,7 @@ async def test_a_run_that_never_starts_is_retried(platform: Platform) -> None:
 
 async def test_attempts_are_not_endless(platform: Platform) -> None:
     server = platform.server()
-    await platform.add_jobs(samples.job())
+    await platform.add_jobs(samples.alone())
     policy = RetryPolicy()
     for number in range(1, policy.max_attempts + 1):
         await server.round()
@@ -216,7 +216,7 @@ async def test_attempts_are_not_endless(platform: Platform) -> None:
 
 async def test_an_unreachable_cluster_loses_nothing(platform: Platform) -> None:
     server = platform.server()
-    await platform.add_jobs(samples.job())
+    await platform.add_jobs(samples.alone())
     platform.cluster.reachable = False
     await server.admit.once()
     with pytest.raises(Unavailable):
@@ -236,7 +236,7 @@ async def test_leases_end_without_the_cluster(platform: Platform) -> None:
 
 async def test_a_run_that_the_cluster_refuses_keeps_no_other_waiting(platform: Platform) -> None:
     server = platform.server()
-    await platform.add_jobs(samples.job(1), samples.job(2))
+    await platform.add_jobs(samples.alone(1), samples.alone(2))
     refused: list[str] = []
 
     def refuse(method: str) -> None:
@@ -255,7 +255,7 @@ async def test_a_run_that_the_cluster_refuses_keeps_no_other_waiting(platform: P
 
 async def test_jobs_beyond_capacity_wait_and_say_why(platform: Platform) -> None:
     server = platform.server()
-    await platform.add_jobs(*(samples.job(number) for number in range(1, 5)))
+    await platform.add_jobs(*(samples.alone(number) for number in range(1, 5)))
     await server.round()
     states = [(await platform.job(f"uid-acme-{number}")).state for number in range(1, 5)]
     assert states == [JobState.STARTING] * 2 + [JobState.QUEUED] * 2

@@ -42,10 +42,10 @@ async def test_runs_of_attempts_that_go_on_are_left_alone(platform: Platform) ->
 
 async def test_a_run_that_was_submitted_after_its_attempt_was_cleaned_up_is_stopped(platform: Platform) -> None:
     server = platform.server()
-    await platform.add_jobs(samples.job())
+    await platform.add_jobs(samples.alone())
     await server.admit.once()
     await platform.cancel()
-    await server.cancel.once()
+    await server.stop.once()
     await server.reap.once()
     await submit(platform, RUN)
     await server.orphans.once()
@@ -115,7 +115,7 @@ async def test_an_upload_that_goes_on_at_the_last_moment_is_kept(platform: Platf
 
 
 async def test_jobs_are_counted(platform: Platform) -> None:
-    await platform.add_jobs(samples.job(1), samples.job(2), samples.job(3))
+    await platform.add_jobs(samples.alone(1), samples.alone(2), samples.alone(3))
     await platform.server().admit.once()
     platform.clock.pass_seconds(63)
     await MeasureJobs(platform.control()).once()
@@ -125,7 +125,7 @@ async def test_jobs_are_counted(platform: Platform) -> None:
 
 
 async def test_a_dataset_that_turned_out_bad_fails_its_job_with_the_summary(platform: Platform) -> None:
-    await platform.add_jobs(samples.job())
+    await platform.add_jobs(samples.alone())
     async with platform.units() as unit:
         await unit.datasets.delete("acme", "faq")
         await unit.datasets.add(samples.dataset())

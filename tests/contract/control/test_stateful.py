@@ -60,7 +60,7 @@ class Platforms(RuleBasedStateMachine):
     @precondition(lambda self: len(self.uids) < MOST_JOBS)
     @rule()
     def submit(self) -> None:
-        job = samples.job(len(self.uids) + 1)
+        job = samples.alone(len(self.uids) + 1)
         self.runner.run(self.platform.add_jobs(job))
         self.uids.append(job.uid)
 

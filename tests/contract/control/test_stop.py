@@ -57,7 +57,7 @@ async def test_a_paused_job_takes_no_place(platform: Platform) -> None:
     server = await running(platform)
     await platform.pause()
     await platform.fail(RUN, EndCause.PAUSED)
-    await platform.add_jobs(*(samples.job(number) for number in (2, 3, 4)))
+    await platform.add_jobs(*(samples.alone(number) for number in (2, 3, 4)))
     await server.round()
     states = [(await platform.job(f"uid-acme-{number}")).state for number in range(1, 5)]
     assert states == [JobState.PAUSED, JobState.STARTING, JobState.STARTING, JobState.QUEUED]
@@ -68,7 +68,7 @@ async def test_a_paused_job_takes_no_place(platform: Platform) -> None:
 
 async def test_a_job_that_waits_is_paused_at_once(platform: Platform) -> None:
     server = platform.server()
-    await platform.add_jobs(samples.job())
+    await platform.add_jobs(samples.alone())
     await platform.pause()
     await platform.pause()
     assert await said(platform) == [JobState.PAUSED]
@@ -82,7 +82,7 @@ async def test_a_job_that_waits_is_paused_at_once(platform: Platform) -> None:
 @pytest.mark.parametrize("deed", ["pause", "preempt"])
 async def test_a_job_whose_process_has_not_called_leaves_at_once(platform: Platform, deed: str) -> None:
     server = platform.server()
-    await platform.add_jobs(samples.job())
+    await platform.add_jobs(samples.alone())
     await server.round()
     await getattr(platform, deed)()
     assert (await platform.job()).state is (JobState.PAUSED if deed == "pause" else JobState.QUEUED)
@@ -152,7 +152,7 @@ async def test_a_preempted_job_is_queued_before_younger_ones_and_says_why(platfo
     stop = await platform.report(RUN)
     assert stop is not None
     assert stop.request is StopRequest.PREEMPT
-    await platform.add_jobs(samples.job(2), samples.job(3))
+    await platform.add_jobs(samples.alone(2), samples.alone(3))
     await platform.fail(RUN, EndCause.PREEMPTED)
     assert (await platform.job()).failure_count == 0
     await server.admit.once()
@@ -196,7 +196,7 @@ async def test_a_user_error_while_it_pauses_is_still_one(platform: Platform) -> 
 @pytest.mark.parametrize("before", ["queued", "paused", "pausing", "preempting", "starting", "running"])
 async def test_a_job_can_be_cancelled_from_everywhere(platform: Platform, before: str) -> None:
     server = platform.server()
-    await platform.add_jobs(samples.job())
+    await platform.add_jobs(samples.alone())
     if before in {"pausing", "preempting", "starting", "running"}:
         await server.round()
     if before in {"pausing", "preempting", "running"}:
@@ -216,7 +216,7 @@ async def test_a_job_can_be_cancelled_from_everywhere(platform: Platform, before
 
 
 async def test_what_can_not_be_asked_is_refused(platform: Platform) -> None:
-    await platform.add_jobs(samples.job())
+    await platform.add_jobs(samples.alone())
     await refused(platform, JobState.QUEUED, "resume", "preempt")
     await platform.pause()
     await refused(platform, JobState.PAUSED, "preempt")
@@ -231,7 +231,7 @@ async def test_what_can_not_be_asked_is_refused(platform: Platform) -> None:
 
 async def test_a_process_without_room_is_tried_elsewhere_but_not_for_ever(platform: Platform) -> None:
     server = platform.server()
-    await platform.add_jobs(samples.job())
+    await platform.add_jobs(samples.alone())
     for number in range(1, 11):
         await server.round()
         run = (await platform.attempts())[-1].submission_id
@@ -248,7 +248,7 @@ async def test_a_process_without_room_is_tried_elsewhere_but_not_for_ever(platfo
 
 async def test_memory_that_does_not_suffice_halves_the_work_at_once(platform: Platform) -> None:
     server = platform.server()
-    await platform.add_jobs(samples.job())
+    await platform.add_jobs(samples.alone())
     for halvings in range(5):
         await server.round()
         run = (await platform.attempts())[-1].submission_id

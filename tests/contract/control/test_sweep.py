@@ -38,7 +38,7 @@ async def test_what_nothing_names_is_deleted_at_the_second_look(platform: Platfo
 
 
 async def test_what_a_row_names_stays(platform: Platform) -> None:
-    await platform.add_jobs(samples.job())
+    await platform.add_jobs(samples.alone())
     await platform.server().admit.once()
     adapter_folder = keys.attempt_adapter_prefix("acme", "uid-old", 3)
     async with platform.units() as unit:
@@ -66,13 +66,13 @@ async def test_an_object_that_was_there_a_moment_before_its_row_stays(platform: 
     named = put(platform, keys.job_prefix("acme", UID))
     step = SweepObjects(platform.control())
     await step.once()
-    await platform.add_jobs(samples.job())
+    await platform.add_jobs(samples.alone())
     await step.once()
     assert left(platform) == named
 
 
 async def test_the_adapter_of_an_attempt_that_ended_badly_is_deleted(platform: Platform) -> None:
-    await platform.add_jobs(samples.job())
+    await platform.add_jobs(samples.alone())
     server = platform.server()
     await server.admit.once()
     put(platform, keys.attempt_adapter_prefix("acme", UID, 1))
@@ -87,7 +87,7 @@ async def test_the_adapter_of_an_attempt_that_ended_badly_is_deleted(platform: P
 async def test_checkpoints_without_a_row_are_deleted_but_not_what_an_attempt_may_still_report(
     platform: Platform,
 ) -> None:
-    await platform.add_jobs(samples.job())
+    await platform.add_jobs(samples.alone())
     await platform.server().admit.once()
     prefix = keys.checkpoint_prefix("acme", UID)
     async with platform.units() as unit:

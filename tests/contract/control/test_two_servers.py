@@ -27,7 +27,7 @@ async def patiently(step: Step) -> None:
 async def test_two_servers_share_the_work(platform: Platform, other_units: UnitOfWorkFactory) -> None:
     servers = [platform.server(), platform.server(other_units)]
     uids = [f"uid-acme-{number}" for number in range(1, JOBS + 1)]
-    await platform.add_jobs(*(samples.job(number) for number in range(1, JOBS + 1)))
+    await platform.add_jobs(*(samples.alone(number) for number in range(1, JOBS + 1)))
     most = 0
     for _ in range(60):
         for steps in zip(*(server.steps for server in servers), strict=True):
@@ -49,7 +49,7 @@ async def test_two_servers_share_the_work(platform: Platform, other_units: UnitO
 
 async def test_one_of_two_ends_a_dead_attempt(platform: Platform, other_units: UnitOfWorkFactory) -> None:
     servers = [platform.server(), platform.server(other_units)]
-    await platform.add_jobs(samples.job())
+    await platform.add_jobs(samples.alone())
     await servers[0].round()
     platform.cluster.end("trellis-here-uid-acme-1-1", RunStatus.FAILED, "killed", output="words\n")
     await asyncio.gather(*(patiently(server.watch) for server in servers))

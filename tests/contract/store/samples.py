@@ -13,7 +13,7 @@ from trellis.server.domain.dataset import Dataset, DatasetVersion, Report, Repor
 from trellis.server.domain.tenant import Tenant
 from trellis.server.domain.trainer import Trainer, TrainerState
 from trellis.server.domain.tuning_job import Attempt, TuningJob
-from trellis.spec import TrainSpec
+from trellis.spec import Distributed, TrainSpec
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 SHA = "a" * 64
@@ -82,6 +82,11 @@ def job(number: int = 1, of: str = "acme", seconds: float | None = None, **chang
     time = at(number if seconds is None else seconds)
     plain = TuningJob(of, f"job-{number}", f"uid-{of}-{number}", "A job", spec(of=of), time, time)
     return replace(plain, **changes)
+
+
+def alone(number: int = 1, of: str = "acme", **changes: Any) -> TuningJob:
+    """A job that runs by itself, and not on a shared trainer."""
+    return job(number, of, spec=spec(of=of, distributed=Distributed()), **changes)
 
 
 def attempt(uid: str = "uid-acme-1", number: int = 1, seconds: float = 0, **changes: Any) -> Attempt:

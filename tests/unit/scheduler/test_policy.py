@@ -6,8 +6,8 @@ import pytest
 
 from trellis.server.domain.tuning_job import QueueCode
 from trellis.server.scheduler.capacity import Resources
-from trellis.server.scheduler.policy import decide
-from trellis.server.scheduler.snapshot import ActiveJob, QueuedJob, Snapshot
+from trellis.server.scheduler.policy import Decisions, decide
+from trellis.server.scheduler.snapshot import ActiveJob, Alone, QueuedJob, Snapshot
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ONE, TWO = Resources(cpus=1), Resources(cpus=2)
@@ -16,7 +16,7 @@ ONE, TWO = Resources(cpus=1), Resources(cpus=2)
 def queued(name: str, seconds: float | None = None, needs: Resources = ONE, **more: object) -> QueuedJob:
     """The job `a1` is tenant a's; by default it was made at second 1."""
     time = NOW + timedelta(seconds=float(name[1:]) if seconds is None else seconds)
-    return QueuedJob(name, name[0], time, needs, **more)  # type: ignore[arg-type]
+    return QueuedJob(name, name[0], time, Alone(needs), **more)  # type: ignore[arg-type]
 
 
 def active(name: str, needs: Resources = ONE) -> ActiveJob:
@@ -27,6 +27,11 @@ def snapshot(
     jobs: list[QueuedJob], running: list[ActiveJob] | None = None, capacity: Resources = TWO, limit: int = 10
 ) -> Snapshot:
     return Snapshot(tuple(jobs), tuple(running or []), capacity, limit, NOW)
+
+
+def admitted_by(decisions: Decisions) -> tuple[str, ...]:
+    assert not any(admission.trainer for admission in decisions.admit)
+    return tuple(admission.uid for admission in decisions.admit)
 
 
 @pytest.mark.parametrize(
@@ -53,13 +58,13 @@ def test_who_is_admitted(jobs: str, running: str, capacity: float, limit: int, a
         limit,
     )
     decisions = decide(seen)
-    assert decisions.admit == tuple(admitted.split())
-    assert set(decisions.waiting) == {job.uid for job in seen.queued} - set(decisions.admit)
+    assert admitted_by(decisions) == tuple(admitted.split())
+    assert set(decisions.waiting) == {job.uid for job in seen.queued} - set(admitted.split())
 
 
 def test_a_job_waits_for_its_report_and_holds_nobody_up() -> None:
     decisions = decide(snapshot([queued("a1", report_ready=False), queued("a2")]))
-    assert decisions.admit == ("a2",)
+    assert admitted_by(decisions) == ("a2",)
     reason = decisions.waiting["a1"]
     assert (reason.code, reason.position) == (QueueCode.DATASET_VALIDATING, 0)
     assert reason.message == "It starts when the report on its dataset is done."
@@ -68,7 +73,7 @@ def test_a_job_waits_for_its_report_and_holds_nobody_up() -> None:
 def test_a_job_waits_for_its_next_try() -> None:
     later, due = NOW + timedelta(seconds=1), NOW
     decisions = decide(snapshot([queued("a1", retry_time=later), queued("a2", retry_time=due)]))
-    assert decisions.admit == ("a2",)
+    assert admitted_by(decisions) == ("a2",)
     assert decisions.waiting["a1"].code is QueueCode.RETRY_BACKOFF
     assert decisions.waiting["a1"].message == "Its last attempt ended early; it is tried again at 12:00:01 UTC."
 
@@ -89,7 +94,7 @@ def test_who_finds_no_room_is_told_its_place() -> None:
 def test_what_can_never_fit_is_told_so_and_holds_nobody_up() -> None:
     large = queued("a1", needs=Resources(1, 8))
     decisions = decide(snapshot([large, queued("a2"), queued("b3")], capacity=Resources(2, 4)))
-    assert decisions.admit == ("a2", "b3")
+    assert admitted_by(decisions) == ("a2", "b3")
     assert decisions.waiting["a1"].code is QueueCode.CAPACITY
     assert decisions.waiting["a1"].message == (
         "It needs 1 CPU and 8 GPUs, more than the platform has in all (2 CPUs and 4 GPUs): ask its operator."
@@ -99,14 +104,14 @@ def test_what_can_never_fit_is_told_so_and_holds_nobody_up() -> None:
 def test_small_jobs_do_not_pass_a_large_one_in_turn() -> None:
     large = queued("a1", needs=Resources(2))
     decisions = decide(snapshot([large, queued("b2")], [active("c9")], Resources(2)))
-    assert decisions.admit == ()
+    assert admitted_by(decisions) == ()
     assert decisions.waiting["b2"].position == 1
 
 
 def test_parts_of_a_cpu_add_up() -> None:
     tenth = Resources(0.1)
     decisions = decide(snapshot([queued(f"a{n}", needs=tenth) for n in range(10)], capacity=Resources(1)))
-    assert len(decisions.admit) == 10
+    assert len(admitted_by(decisions)) == 10
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import hashlib
 from trellis.errors import Reason, TrellisError, error_for
 from trellis.server.app.context import Context
 from trellis.server.app.ports import UnitOfWork
+from trellis.server.app.tokens import ATTEMPT_PREFIX, TRAINER_PREFIX
 from trellis.server.domain.caller import ApiKey, AttemptRef, Caller, Role
 
-ATTEMPT_PREFIX = "tra_"
 _SCHEME = "bearer "
 
 
@@ -24,6 +24,8 @@ async def authenticate(context: Context, authorization: str) -> Caller:
     async with context.units(write=False) as unit:
         if secret.startswith(ATTEMPT_PREFIX):
             return await _attempt(unit, secret)
+        if secret.startswith(TRAINER_PREFIX):
+            return await _trainer(unit, secret)
         key = await unit.api_keys.find(secret_hash(secret))
     if key is None:
         raise _invalid("The API key is unknown.")
@@ -46,6 +48,13 @@ async def _attempt(unit: UnitOfWork, token: str) -> Caller:
         raise _invalid("The attempt's token is unknown.")
     ref = AttemptRef(attempt.tenant, attempt.job_uid, attempt.number)
     return Caller(Role.ATTEMPT, attempt.tenant, f"{attempt.job_uid}-{attempt.number}", ref)
+
+
+async def _trainer(unit: UnitOfWork, token: str) -> Caller:
+    trainer = await unit.trainers.find(secret_hash(token))
+    if trainer is None:
+        raise _invalid("The trainer's token is unknown.")
+    return Caller(Role.TRAINER, None, trainer.uid, trainer_uid=trainer.uid)
 
 
 async def create_first_admin_key(context: Context, secret: str = "") -> str | None:

@@ -17,10 +17,5 @@ def trainer_token(secret: bytes, trainer_uid: str) -> str:
     return TRAINER_PREFIX + _mac(secret, f"trainer {trainer_uid}")
 
 
-def hash_of(token: str) -> str:
-    """What is kept of a token."""
-    return hashlib.sha256(token.encode()).hexdigest()
-
-
 def _mac(secret: bytes, words: str) -> str:
     return hmac.new(secret, words.encode(), hashlib.sha256).hexdigest()

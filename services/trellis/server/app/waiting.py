@@ -8,9 +8,13 @@ from trellis.errors import Reason, error_for
 class Pause:
     """Passes `seconds` each time it is awaited, until it is stopped: then it raises Unavailable (SERVER_STOPPING)."""
 
-    def __init__(self, seconds: float = 0.25) -> None:
+    def __init__(self, seconds: float = 0.25, stopped: asyncio.Event | None = None) -> None:
         self._seconds = seconds
-        self._stopped = asyncio.Event()
+        self._stopped = stopped or asyncio.Event()
+
+    def of(self, seconds: float) -> "Pause":
+        """One of another length, which is stopped with this one."""
+        return Pause(seconds, self._stopped)
 
     def stop(self) -> None:
         """Ends all present and future pauses."""

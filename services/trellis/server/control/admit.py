@@ -1,6 +1,6 @@
-"""Admits queued jobs, by the scheduler's decision, and says of the others why they wait."""
+"""Admits queued jobs, by the scheduler's decision, has trainers come and go for them, and says of others why they wait."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import structlog
@@ -12,9 +12,11 @@ from trellis.server.app.ports import UnitOfWork
 from trellis.server.control.attempts import new_attempt
 from trellis.server.control.context import ControlContext
 from trellis.server.control.metrics import ATTEMPTS_STARTED, QUEUE_WAIT, waited_seconds
+from trellis.server.control.snapshot import take_snapshot
+from trellis.server.control.trainers import new_trainer
 from trellis.server.domain.dataset import ReportState
+from trellis.server.domain.trainer import Trainer
 from trellis.server.domain.tuning_job import (
-    ACTIVE,
     EventLevel,
     JobError,
     JobEvent,
@@ -22,9 +24,7 @@ from trellis.server.domain.tuning_job import (
     QueueReason,
     TuningJob,
 )
-from trellis.server.scheduler.capacity import Resources
-from trellis.server.scheduler.policy import decide
-from trellis.server.scheduler.snapshot import ActiveJob, QueuedJob, Snapshot
+from trellis.server.scheduler.policy import Decisions, decide
 
 _log = structlog.get_logger(__name__)
 _QUEUE = 10_000
@@ -37,9 +37,6 @@ class AdmitJobs:
 
     def __init__(self, context: ControlContext) -> None:
         self._context = context
-        settings = context.settings
-        self._needs = Resources(settings.job_cpus, settings.job_gpus)
-        self._capacity = Resources(settings.capacity_cpus, settings.capacity_gpus)
 
     async def once(self) -> bool:
         """One decision over the whole queue."""
@@ -49,14 +46,20 @@ class AdmitJobs:
         async with self._context.units() as unit:
             await unit.jobs.lock_queue()
             queued = await self._queue(unit)
-            active = await unit.jobs.in_states(sorted(ACTIVE), _QUEUE)
-            decisions = decide(self._snapshot(queued.values(), active))
-            admitted = [job for uid in decisions.admit if (job := await self._admit(unit, uid))]
+            decisions = decide(await take_snapshot(unit, self._context, queued.values()))
+            started = await self._start_trainers(unit, decisions)
+            admitted = await self._admit_all(unit, decisions, started)
+            for uid in decisions.drain:
+                await self._drain(unit, uid)
+            for uid, obstacle in decisions.refuse.items():
+                await self._refuse(unit, uid, JobError(Reason.TRAINING_FAILED, obstacle))
             for uid, reason in decisions.waiting.items():
                 await self._wait(unit, uid, reason)
             await unit.commit()
         for job in admitted:
             self._note(job)
+        for trainer in started.values():
+            _log.info("trainer_admitted", trainer=trainer.uid, base_model=trainer.base_model)
         return False
 
     def _note(self, job: TuningJob) -> None:
@@ -71,7 +74,7 @@ class AdmitJobs:
         for job in await unit.jobs.in_states([JobState.QUEUED], _QUEUE):
             ready, obstacle = await self._datasets(unit, job, known)
             if obstacle:
-                await self._refuse(unit, job.uid, obstacle)
+                await self._refuse(unit, job.uid, JobError(Reason.DATASET_INVALID, obstacle))
                 continue
             resolved = await resolve_auto(unit, job) if ready else None
             queue[job.uid] = (resolved or job, resolved is not None)
@@ -94,30 +97,50 @@ class AdmitJobs:
             ready = ready and done
         return ready, ""
 
-    def _snapshot(self, queued: Iterable[tuple[TuningJob, bool]], active: Iterable[TuningJob]) -> Snapshot:
-        return Snapshot(
-            queued=tuple(
-                QueuedJob(job.uid, job.tenant, job.create_time, self._needs, ready, job.retry_time)
-                for job, ready in queued
-            ),
-            active=tuple(ActiveJob(job.uid, job.tenant, self._needs) for job in active),
-            capacity=self._capacity,
-            tenant_running_limit=self._context.settings.tenant_running_limit,
-            now=self._context.now(),
-        )
+    async def _start_trainers(self, unit: UnitOfWork, decisions: Decisions) -> Mapping[str, Trainer]:
+        """By the scheduler's keys: the trainers, to be launched."""
+        started = {new.key: new_trainer(self._context, new.base, self._context.now()) for new in decisions.start}
+        for trainer in started.values():
+            await unit.trainers.add(trainer)
+        return started
 
-    async def _admit(self, unit: UnitOfWork, uid: str) -> TuningJob | None:
-        """The job as it was in the queue; None if it has left it."""
+    async def _admit_all(
+        self, unit: UnitOfWork, decisions: Decisions, started: Mapping[str, Trainer]
+    ) -> list[TuningJob]:
+        """The jobs as they were in the queue, without those that have left it."""
+        admitted: list[TuningJob] = []
+        for one in decisions.admit:
+            trainer = started[one.trainer].uid if one.trainer in started else one.trainer
+            if not trainer or await self._takes_jobs(unit, trainer):
+                job = await self._admit(unit, one.uid, trainer)
+                admitted += [job] if job else []
+        return admitted
+
+    @staticmethod
+    async def _takes_jobs(unit: UnitOfWork, uid: str) -> bool:
+        # Locked from here on: a trainer leaves under the same lock, and never with an attempt.
+        trainer = await unit.trainers.get(uid, for_update=True)
+        return trainer is not None and trainer.takes_jobs
+
+    async def _admit(self, unit: UnitOfWork, uid: str, trainer_uid: str) -> TuningJob | None:
         job = await unit.jobs.get_by_uid(uid, for_update=True)
         if job is None or job.state is not JobState.QUEUED:
             return None
         now = self._context.now()
-        attempt = new_attempt(self._context, job, now)
+        attempt = new_attempt(self._context, job, now, trainer_uid)
         await unit.jobs.add_attempt(attempt)
         starting = replace(job.moved(JobState.STARTING, now), attempt_count=attempt.number, retry_time=None)
         message = f"Capacity is there; attempt {attempt.number} is being started."
+        if trainer_uid:
+            message = f"Attempt {attempt.number} is given to the shared trainer {trainer_uid}."
         await unit.jobs.save(starting, [JobEvent(now, EventLevel.INFO, message, state=JobState.STARTING)])
         return job
+
+    async def _drain(self, unit: UnitOfWork, uid: str) -> None:
+        trainer = await unit.trainers.get(uid, for_update=True)
+        if trainer is not None and trainer.takes_jobs:
+            await unit.trainers.save(trainer.draining(self._context.now()))
+            _log.info("trainer_drained", trainer=uid, base_model=trainer.base_model)
 
     @staticmethod
     async def _wait(unit: UnitOfWork, uid: str, reason: QueueReason) -> None:
@@ -125,13 +148,13 @@ class AdmitJobs:
         if job is not None and job.state is JobState.QUEUED and job.queue_reason != reason:
             await unit.jobs.save(replace(job, queue_reason=reason))
 
-    async def _refuse(self, unit: UnitOfWork, uid: str, obstacle: str) -> None:
+    async def _refuse(self, unit: UnitOfWork, uid: str, error: JobError) -> None:
         job = await unit.jobs.get_by_uid(uid, for_update=True)
         if job is None or job.state is not JobState.QUEUED:
             return
         now = self._context.now()
-        failed = job.moved(JobState.FAILED, now, JobError(Reason.DATASET_INVALID, obstacle))
-        await unit.jobs.save(failed, [JobEvent(now, EventLevel.ERROR, obstacle, state=JobState.FAILED)])
+        failed = job.moved(JobState.FAILED, now, error)
+        await unit.jobs.save(failed, [JobEvent(now, EventLevel.ERROR, error.message, state=JobState.FAILED)])
 
 
 async def _finding(unit: UnitOfWork, dataset: str, base_model: str) -> tuple[bool, str]:

@@ -1,19 +1,13 @@
-"""What the loops share about attempts: their names, their tokens, and how one is ended."""
+"""What the loops share about attempts: their names, and how one is ended."""
 
-import hashlib
-import hmac
 from datetime import datetime
 
 from trellis.server.app.attempt_end import end_attempt
+from trellis.server.app.authentication import secret_hash
 from trellis.server.app.ports import UnitOfWork
+from trellis.server.app.tokens import attempt_token
 from trellis.server.control.context import ControlContext
 from trellis.server.domain.tuning_job import Attempt, EndCause, JobError, TuningJob
-
-
-def token_for(secret: bytes, job_uid: str, number: int) -> str:
-    """The attempt's token: derived, so that a server that dies between admitting and launching loses nothing."""
-    mac = hmac.new(secret, f"attempt {job_uid} {number}".encode(), hashlib.sha256)
-    return f"tra_{mac.hexdigest()}"
 
 
 def submission_id_for(installation: str, job_uid: str, number: int) -> str:
@@ -21,19 +15,20 @@ def submission_id_for(installation: str, job_uid: str, number: int) -> str:
     return f"trellis-{installation}-{job_uid}-{number}"
 
 
-def new_attempt(context: ControlContext, job: TuningJob, now: datetime) -> Attempt:
-    """The job's next attempt."""
+def new_attempt(context: ControlContext, job: TuningJob, now: datetime, trainer_uid: str = "") -> Attempt:
+    """The job's next attempt: a run of its own, or given to a trainer, whose run it shares."""
     number = job.attempt_count + 1
     settings = context.settings
-    token = token_for(settings.server_secret, job.uid, number)
+    run = "" if trainer_uid else submission_id_for(settings.installation, job.uid, number)
     return Attempt(
         tenant=job.tenant,
         job_uid=job.uid,
         number=number,
-        token_hash=hashlib.sha256(token.encode()).hexdigest(),
-        submission_id=submission_id_for(settings.installation, job.uid, number),
+        token_hash=secret_hash(attempt_token(settings.server_secret, job.uid, number)),
+        submission_id=run,
         create_time=now,
         lease_expire_time=now + settings.start_timeout,
+        trainer_uid=trainer_uid,
     )
 
 

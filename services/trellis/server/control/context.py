@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from trellis.server.app.ports import Claim, Clock, EngineHost, Ids, JobCluster, Objects, UnitOfWorkFactory
 from trellis.server.domain.retry import RetryPolicy
 from trellis.server.domain.stop import Graces
+from trellis.server.domain.trainer_options import TrainerOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class ControlSettings:
     """So long an attempt may train without making a step before it is taken to hang."""
     phase_timeout: timedelta = timedelta(hours=3)
     """So long it may stay in any other phase, such as loading the base or evaluating."""
+    trainers: TrainerOptions = TrainerOptions()
     upload_lifetime: timedelta = timedelta(days=1)
     """So long an unfinished upload is kept after its last byte."""
     always_on: tuple[str, ...] = ()

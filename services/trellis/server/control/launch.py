@@ -1,4 +1,4 @@
-"""Starts the processes of admitted jobs on the cluster."""
+"""Starts the processes of admitted jobs on the cluster, of those that run by themselves."""
 
 from datetime import timedelta
 from typing import TypeGuard
@@ -6,9 +6,10 @@ from typing import TypeGuard
 import structlog
 
 from trellis.server.app.ports import Claim, RunRequest, RunStatus
-from trellis.server.control.attempts import token_for
+from trellis.server.app.tokens import attempt_token
 from trellis.server.control.context import ControlContext
 from trellis.server.control.each import for_each
+from trellis.server.control.environment import process_environment
 from trellis.server.domain.tuning_job import Attempt, JobState, TuningJob
 
 _log = structlog.get_logger(__name__)
@@ -63,28 +64,25 @@ class LaunchJobs:
 
     def _request(self, job: TuningJob, attempt: Attempt) -> RunRequest:
         settings = self._context.settings
-        threads = str(max(1, int(settings.job_cpus)))
         environment = {
-            **dict(settings.environment),
-            "TRELLIS_WORKER_ENDPOINT": settings.worker_endpoint,
-            "TRELLIS_ATTEMPT_TOKEN": token_for(settings.server_secret, job.uid, attempt.number),
-            # As many threads as CPUs are reserved, and none that spins while it waits: torch processes that
-            # share cores otherwise slow each other down severalfold.
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-            "OMP_WAIT_POLICY": "PASSIVE",
-            "GOMP_SPINCOUNT": "0",
-            "TOKENIZERS_PARALLELISM": "false",
+            **process_environment(settings, settings.job_cpus),
+            "TRELLIS_ATTEMPT_TOKEN": attempt_token(settings.server_secret, job.uid, attempt.number),
+            "TRELLIS_WORKER_CPUS": f"{settings.job_cpus:g}",
+            "TRELLIS_WORKER_GPUS": f"{settings.job_gpus:g}",
         }
         return RunRequest(
             submission_id=attempt.submission_id,
-            entrypoint=(settings.python, "-m", "trellis_jobs.tune"),
+            entrypoint=(settings.python, "-m", "trellis_jobs.distributed.main"),
             environment=environment,
-            cpus=settings.job_cpus,
-            gpus=settings.job_gpus,
+            # It only drives its workers, which reserve for themselves what the job was admitted with.
+            cpus=0.0,
+            gpus=0.0,
             metadata={"tuning_job": job.name, "attempt": str(attempt.number)},
         )
 
 
 def _is_to_start(attempt: Attempt | None) -> TypeGuard[Attempt]:
-    return attempt is not None and not attempt.ended and attempt.start_time is None
+    """Whether it is a run of its own that has not begun."""
+    if attempt is None or attempt.trainer_uid:
+        return False
+    return not attempt.ended and attempt.start_time is None

@@ -16,7 +16,14 @@ QUEUE_WAIT = Histogram(
 )
 ATTEMPTS_STARTED = Counter("trellis_attempts_started_total", "Attempts that were given capacity.")
 ATTEMPTS_LOST = Counter(
-    "trellis_attempts_lost_total", "Attempts that did not end by themselves: not_started, silent, dead, stuck.", ["how"]
+    "trellis_attempts_lost_total",
+    "Attempts that did not end by themselves: not_started, silent, dead, stuck, trainer.",
+    ["how"],
+)
+TRAINERS_LOST = Counter(
+    "trellis_trainers_lost_total",
+    "Shared trainers that did not leave by themselves: not_started, silent, dead.",
+    ["how"],
 )
 ATTEMPTS_STOPPED = Counter(
     "trellis_attempts_stopped_total", "Attempts that were ended as they did not stop in time when asked to."

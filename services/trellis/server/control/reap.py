@@ -34,6 +34,9 @@ class ReapRuns:
         return False
 
     async def _clean_up(self, attempt: Attempt) -> None:
+        if attempt.trainer_uid:
+            await self._mark(attempt, "")  # it had no run of its own
+            return
         cluster = self._context.cluster
         status, _ = await cluster.status(attempt.submission_id)
         if status in _ALIVE:
@@ -44,6 +47,10 @@ class ReapRuns:
         output = ""
         if attempt.outcome != COMPLETED:
             output = await cluster.log_tail(attempt.submission_id, _LOG_BYTES)
+        await self._mark(attempt, output)
+        await cluster.forget(attempt.submission_id)
+
+    async def _mark(self, attempt: Attempt, output: str) -> None:
         async with self._context.units() as unit:
             job = await unit.jobs.get_by_uid(attempt.job_uid, for_update=True)
             present = await unit.jobs.get_attempt(attempt.job_uid, attempt.number)
@@ -53,7 +60,6 @@ class ReapRuns:
                     await unit.jobs.append_log(attempt.job_uid, attempt.number, header + output.rstrip("\n") + "\n")
                 await unit.jobs.save_attempt(replace(present, cleaned_up=True))
                 await unit.commit()
-        await cluster.forget(attempt.submission_id)
 
     def _overdue(self, attempt: Attempt) -> bool:
         assert attempt.end_time is not None

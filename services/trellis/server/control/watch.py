@@ -1,7 +1,6 @@
 """Finds attempts whose process died or went silent. The lease decides; the cluster's word may only hasten it."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 
 import structlog
 
@@ -10,13 +9,12 @@ from trellis.server.app.ports import RunStatus
 from trellis.server.control.attempts import end_badly
 from trellis.server.control.context import ControlContext
 from trellis.server.control.each import for_each
+from trellis.server.control.listening import Listening
 from trellis.server.control.metrics import ATTEMPTS_LOST
 from trellis.server.domain.tuning_job import Attempt, EndCause, JobError
 
 _log = structlog.get_logger(__name__)
 _BATCH = 1000
-_PAUSE = timedelta(seconds=15)
-"""Rounds that far apart are still this server's everyday, however short the lease."""
 _DEAD = frozenset({RunStatus.FAILED, RunStatus.STOPPED, RunStatus.SUCCEEDED})
 
 
@@ -27,8 +25,7 @@ class WatchAttempts:
 
     def __init__(self, context: ControlContext) -> None:
         self._context = context
-        self._last_round: datetime | None = None
-        self._listening_since = context.now()
+        self._listening = Listening(context.settings.lease, context.now())
 
     async def once(self) -> bool:
         """One look at all attempts that are not over."""
@@ -36,23 +33,14 @@ class WatchAttempts:
         async with self._context.units(write=False) as unit:
             expired = await unit.jobs.expired_attempts(now, _BATCH)
             attempts = await unit.jobs.open_attempts(_BATCH)
-        if not self._has_listened(now):
+        if not self._listening.has_listened(now):
             expired = []
         await for_each(expired, self._end_silent)
-        silent = {attempt.submission_id for attempt in expired}
-        await self._ask_cluster([attempt for attempt in attempts if attempt.submission_id not in silent])
+        silent = {(attempt.job_uid, attempt.number) for attempt in expired}
+        # What runs on a trainer dies with it, which is watched by itself.
+        by_themselves = [attempt for attempt in attempts if not attempt.trainer_uid]
+        await self._ask_cluster([a for a in by_themselves if (a.job_uid, a.number) not in silent])
         return len(expired) == _BATCH
-
-    def _has_listened(self, now: datetime) -> bool:
-        """Whether processes had a lease's time to be heard.
-
-        After a pause of this server, or a time without a database, nobody is to be blamed for silence.
-        """
-        lease = self._context.settings.lease
-        if self._last_round is None or now - self._last_round > max(lease, _PAUSE):
-            self._listening_since = now
-        self._last_round = now
-        return now - self._listening_since >= lease
 
     async def _ask_cluster(self, attempts: Sequence[Attempt]) -> None:
         if not attempts:
@@ -75,12 +63,21 @@ class WatchAttempts:
             await self._end(attempt, "dead", "The training process was lost: Ray was restarted and does not know it.")
 
     async def _end_silent(self, attempt: Attempt) -> None:
+        if attempt.start_time is None and await self._is_loading(attempt):
+            return  # no attempt is begun with while its trainer loads the base; the trainer's own lease decides
         if attempt.start_time is None:
             seconds = self._context.settings.start_timeout.total_seconds()
             await self._end(attempt, "not_started", f"The training process did not start within {seconds:.0f} s.")
         else:
             seconds = self._context.settings.lease.total_seconds()
             await self._end(attempt, "silent", f"The training process was silent for {seconds:.0f} s.")
+
+    async def _is_loading(self, attempt: Attempt) -> bool:
+        if not attempt.trainer_uid:
+            return False
+        async with self._context.units(write=False) as unit:
+            trainer = await unit.trainers.get(attempt.trainer_uid)
+        return trainer is not None and not trainer.is_over and trainer.room is None
 
     async def _end(self, attempt: Attempt, how: str, message: str) -> None:
         error = JobError(Reason.TRAINING_FAILED, message, {"attempt": str(attempt.number)})

@@ -22,6 +22,17 @@ class TrainerOptions:
     turn_seconds: float = 15.0
     """So long a shared trainer takes jobs while ones that it can't run wait for its capacity."""
 
+    rank_rows: int = 0
+    """Rank rows of a shared trainer's adapter bank; 0 for what its memory allows."""
+    pass_tokens: int = 0
+    """Tokens that a shared trainer computes in one pass at the most; 0 for 2048 on a CPU and 16384 on a GPU."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What trainers read by themselves, of what was chosen."""
+        chosen = {"TRELLIS_TRAINER_RANK_ROWS": self.rank_rows, "TRELLIS_TRAINER_PASS_TOKENS": self.pass_tokens}
+        return {name: str(value) for name, value in chosen.items() if value}
+
     def __post_init__(self) -> None:
         """Raises ValueError for what can't be."""
         for name in ("workers", "max_jobs", "max_replicas"):

@@ -1,6 +1,7 @@
 """The one door of all calls: request id, authentication, authorisation, errors, metrics, access log."""
 
 import asyncio
+import importlib.metadata
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
@@ -23,6 +24,7 @@ from trellis.server.rpc.statuses import status_code, status_of
 
 ServicerContext = Any
 _log = structlog.get_logger(__name__)
+_VERSION = importlib.metadata.version("trellis")
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -101,7 +103,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         begun, status = time.perf_counter(), grpc.StatusCode.OK
         with metrics.IN_FLIGHT.labels(method).track_inprogress():
             try:
-                await context.send_initial_metadata(((calls.REQUEST_ID, call.request_id),))
+                await context.send_initial_metadata(((calls.REQUEST_ID, call.request_id), (calls.VERSION, _VERSION)))
                 yield call
             except asyncio.CancelledError:
                 status = grpc.StatusCode.CANCELLED
@@ -123,6 +125,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         attempt = call.caller.attempt
         if attempt is not None:
             structlog.contextvars.bind_contextvars(tenant=attempt.tenant, job=attempt.job_uid, attempt=attempt.attempt)
+        elif call.caller.trainer_uid:
+            structlog.contextvars.bind_contextvars(trainer=call.caller.trainer_uid)
         elif call.caller.tenant is not None:
             structlog.contextvars.bind_contextvars(tenant=call.caller.tenant)
 
@@ -149,8 +153,8 @@ def _translated(error: Exception, call: Call) -> TrellisError:
         _log.exception("rpc_failed", method=call.method)
         message = f"The server failed to answer; its logs say more under the request id {call.request_id}."
         return error_for(Reason.INTERNAL, message, metadata={"request_id": call.request_id})
-    is_attempt = call.caller is not None and call.caller.role is Role.ATTEMPT
-    if is_attempt and error.STATUS == "ABORTED" and error.reason != Reason.ATTEMPT_FENCED:
+    is_worker = call.caller is not None and call.caller.role in {Role.ATTEMPT, Role.TRAINER}
+    if is_worker and error.STATUS == "ABORTED" and error.reason != Reason.ATTEMPT_FENCED:
         # To a worker ABORTED means that it must stop; what may pass is something else.
         return Unavailable(error.reason, str(error), metadata=error.metadata, retry_after=error.retry_after or 0.1)
     return error

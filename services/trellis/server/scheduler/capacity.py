@@ -1,7 +1,6 @@
 """The arithmetic of capacity and limits; everything else about scheduling is order."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 _ROUNDING = 1e-9
@@ -36,19 +35,30 @@ class Resources:
 class Ledger:
     """What is free, and how many jobs each tenant runs, while jobs are admitted."""
 
-    def __init__(self, capacity: Resources, limit: int, active: Sequence[tuple[str, Resources]]) -> None:
+    def __init__(self, capacity: Resources, limit: int) -> None:
         self.capacity = capacity
         self.limit = limit
         self.free = capacity
         self.running: Counter[str] = Counter()
-        for tenant, needs in active:
-            self.take(tenant, needs)
+        self._promised: set[str] = set()
+
+    def hold(self, needs: Resources) -> None:
+        """So much is not free."""
+        self.free = self.free.minus(needs)
+
+    def take(self, tenant: str, needs: Resources) -> None:
+        """A job of the tenant takes this much."""
+        self.hold(needs)
+        self.running[tenant] += 1
+
+    def promise(self, tenant: str) -> None:
+        """One of the tenant's jobs waits for capacity: younger ones must leave it a place under the limit."""
+        self._promised.add(tenant)
 
     def at_limit(self, tenant: str) -> bool:
         """Whether the tenant runs as many jobs as it may."""
         return self.running[tenant] >= self.limit
 
-    def take(self, tenant: str, needs: Resources) -> None:
-        """A job of the tenant takes this much."""
-        self.free = self.free.minus(needs)
-        self.running[tenant] += 1
+    def may_run(self, tenant: str) -> bool:
+        """Whether a further job of the tenant may run, beside the one that was promised a place."""
+        return self.running[tenant] + (tenant in self._promised) < self.limit

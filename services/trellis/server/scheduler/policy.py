@@ -1,82 +1,52 @@
-"""Which queued jobs are admitted now, and what each of the others waits for. Pure: the same snapshot, the same answer.
+"""Which queued jobs are admitted now, which trainers start and leave for them, and what each other job waits for. Pure:
+the same snapshot, the same answer.
 
 Tenants take turns: the one that runs fewest jobs goes first, of equals the one whose job is oldest. Inside a tenant
-the oldest job that may start goes first. When the next job in turn does not fit, nothing behind it is admitted either,
-so that small jobs can't keep a large one waiting for ever.
+the oldest job that may start goes first. When the next job in turn does not find the capacity that it needs, nothing
+behind it gets any, so that small jobs can't keep a large one waiting for ever; trainers that hold the capacity are told
+to leave, idle ones at once, others when they have had their turn. Jobs that need none, as a trainer of their base has
+room, are admitted all the same.
 """
 
-import heapq
-from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC
 
 from trellis.server.domain.tuning_job import QueueCode, QueueReason
-from trellis.server.scheduler.capacity import Ledger
-from trellis.server.scheduler.snapshot import QueuedJob, Snapshot
+from trellis.server.scheduler.plan import Admission, NewTrainer, Plan
+from trellis.server.scheduler.snapshot import Alone, QueuedJob, Shared, Snapshot
+from trellis.server.scheduler.trainers import refusal
+from trellis.server.scheduler.turns import Turns, in_order
 
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """Every queued job is in one of the two."""
+    """Every queued job is in one of `admit`, `refuse` and `waiting`."""
 
-    admit: tuple[str, ...]
-    """The uids of jobs to start, in the order of their turns."""
+    admit: tuple[Admission, ...]
+    """Jobs to start, in the order of their turns."""
+    start: tuple[NewTrainer, ...]
+    """Trainers to start for them."""
+    drain: tuple[str, ...]
+    """The uids of trainers to be told to leave."""
+    refuse: Mapping[str, str]
+    """By uid: why the job can never run, as a sentence."""
     waiting: Mapping[str, QueueReason]
     """By uid: why the job waits."""
 
 
 def decide(snapshot: Snapshot) -> Decisions:
     """Say of each queued job whether it starts now, and if not, why."""
-    ledger = Ledger(
-        snapshot.capacity, snapshot.tenant_running_limit, [(job.tenant, job.needs) for job in snapshot.active]
-    )
+    plan = Plan(snapshot)
     ready = [job for job in snapshot.queued if _obstacle(job, snapshot) is None]
-    admitted = tuple(_admit(ready, ledger))
-    left = [job for job in snapshot.queued if job.uid not in set(admitted)]
-    in_turn = _Turns(left, ledger.running)
-    return Decisions(admitted, {job.uid: _reason(job, at, snapshot, ledger) for at, job in enumerate(in_turn)})
-
-
-def _admit(ready: Iterable[QueuedJob], ledger: Ledger) -> Iterator[str]:
-    possible = [job for job in ready if job.needs.fits_into(ledger.capacity)]
-    turns = _Turns(possible, ledger.running)
-    for job in turns:
-        if ledger.at_limit(job.tenant):
-            turns.drop(job.tenant)
-        elif not job.needs.fits_into(ledger.free):
-            return
-        else:
-            ledger.take(job.tenant, job.needs)
-            yield job.uid
-
-
-class _Turns:
-    """Jobs in the order of their tenants' turns, as if each were admitted when its turn comes."""
-
-    def __init__(self, jobs: Iterable[QueuedJob], running: Mapping[str, int]) -> None:
-        self._running = Counter(running)
-        self._waiting: dict[str, deque[QueuedJob]] = defaultdict(deque)
-        for job in sorted(jobs, key=lambda job: (job.create_time, job.uid)):
-            self._waiting[job.tenant].append(job)
-
-    def drop(self, tenant: str) -> None:
-        """Leave out the rest of the tenant's jobs."""
-        self._waiting[tenant].clear()
-
-    def __iter__(self) -> Iterator[QueuedJob]:
-        heap = [self._turn(tenant) for tenant in self._waiting]
-        heapq.heapify(heap)
-        while heap:
-            tenant = heapq.heappop(heap)[-1]
-            yield self._waiting[tenant].popleft()
-            self._running[tenant] += 1
-            if self._waiting[tenant]:
-                heapq.heappush(heap, self._turn(tenant))
-
-    def _turn(self, tenant: str) -> tuple[int, object, str, str]:
-        head = self._waiting[tenant][0]
-        return self._running[tenant], head.create_time, head.uid, tenant
+    refused = {job.uid: why for job in ready if (why := _refusal(job, snapshot))}
+    able = [job for job in ready if job.uid not in refused and plan.can_ever(job)]
+    for job in in_order(able, snapshot, plan.ledger.running):
+        plan.offer(job)
+    placed = {admission.uid for admission in plan.admit} | refused.keys()
+    left = Turns([job for job in snapshot.queued if job.uid not in placed], plan.ledger.running)
+    waiting = {job.uid: _reason(job, at, snapshot, plan) for at, job in enumerate(left)}
+    return Decisions(tuple(plan.admit), tuple(plan.start), tuple(plan.drain), refused, waiting)
 
 
 def _obstacle(job: QueuedJob, snapshot: Snapshot) -> tuple[QueueCode, str] | None:
@@ -89,16 +59,35 @@ def _obstacle(job: QueuedJob, snapshot: Snapshot) -> tuple[QueueCode, str] | Non
     return None
 
 
-def _reason(job: QueuedJob, position: int, snapshot: Snapshot, ledger: Ledger) -> QueueReason:
-    code, message = _obstacle(job, snapshot) or _shortage(job, ledger)
+def _refusal(job: QueuedJob, snapshot: Snapshot) -> str | None:
+    return refusal(job.work, snapshot.trainers) if isinstance(job.work, Shared) else None
+
+
+def _reason(job: QueuedJob, position: int, snapshot: Snapshot, plan: Plan) -> QueueReason:
+    code, message = _obstacle(job, snapshot) or _shortage(job, snapshot, plan)
     return QueueReason(code, message, position)
 
 
-def _shortage(job: QueuedJob, ledger: Ledger) -> tuple[QueueCode, str]:
-    if not job.needs.fits_into(ledger.capacity):
-        message = f"It needs {job.needs}, more than the platform has in all ({ledger.capacity}): ask its operator."
+def _shortage(job: QueuedJob, snapshot: Snapshot, plan: Plan) -> tuple[QueueCode, str]:
+    ledger = plan.ledger
+    if not plan.can_ever(job):
+        message = f"{_needs(job, snapshot)}, more than the platform has in all ({ledger.capacity}): ask its operator."
         return QueueCode.CAPACITY, message
     if ledger.at_limit(job.tenant):
         message = f"{ledger.running[job.tenant]} of the tenant's jobs run, and at most {ledger.limit} may run at once."
         return QueueCode.TENANT_LIMIT, message
-    return QueueCode.CAPACITY, f"It needs {job.needs}; what is free of {ledger.capacity} is taken by jobs before it."
+    if isinstance(job.work, Shared) and (trainers := plan.seats(job.work.base)):
+        which = "The trainer" if trainers == 1 else f"None of the {trainers} trainers"
+        has = "has no" if trainers == 1 else "has"
+        message = f"{which} of {job.work.base.base_model} {has} room for it and the jobs before it; it starts when others end."
+        return QueueCode.CAPACITY, message
+    takers = (
+        "jobs before it" if isinstance(job.work, Alone) and not snapshot.trainers else "jobs before it and by trainers"
+    )
+    return QueueCode.CAPACITY, f"{_needs(job, snapshot)}; what is free of {ledger.capacity} is taken by {takers}."
+
+
+def _needs(job: QueuedJob, snapshot: Snapshot) -> str:
+    if isinstance(job.work, Alone):
+        return f"It needs {job.work.needs}"
+    return f"It needs a trainer of {job.work.base.base_model}, which takes {snapshot.trainer_needs}"

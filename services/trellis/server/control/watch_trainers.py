@@ -1,0 +1,117 @@
+"""Finds trainers whose process died or went silent, and ends what they had; the lease decides, the cluster hastens."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import structlog
+
+from trellis.errors import Reason, Unavailable
+from trellis.server.app.ports import RunStatus
+from trellis.server.control.attempts import end_badly
+from trellis.server.control.context import ControlContext
+from trellis.server.control.each import for_each
+from trellis.server.control.listening import Listening
+from trellis.server.control.metrics import ATTEMPTS_LOST, TRAINERS_LOST
+from trellis.server.control.trainers import end_trainer
+from trellis.server.domain.trainer import Trainer
+from trellis.server.domain.tuning_job import Attempt, EndCause, JobError
+
+_log = structlog.get_logger(__name__)
+_BATCH = 1000
+_DEAD = frozenset({RunStatus.FAILED, RunStatus.STOPPED, RunStatus.SUCCEEDED})
+_LEAVE_SECONDS = 30.0
+"""So long a trainer that was told to leave, and has no job any more, may take to do so."""
+
+
+class WatchTrainers:
+    """Ends the trainers that are dead, or should have left; their jobs go on elsewhere, from their checkpoints."""
+
+    name = "watch_trainers"
+
+    def __init__(self, context: ControlContext) -> None:
+        self._context = context
+        self._listening = Listening(context.settings.lease, context.now())
+
+    async def once(self) -> bool:
+        """One look at all trainers, and at what ended ones have left behind."""
+        now = self._context.now()
+        has_listened = self._listening.has_listened(now)
+        async with self._context.units(write=False) as unit:
+            trainers = await unit.trainers.live()
+            busy = {attempt.trainer_uid for attempt in await unit.trainers.open_attempts([t.uid for t in trainers])}
+        await for_each([t for t in trainers if has_listened and t.lease_expire_time <= now], self._end_silent)
+        await for_each([t for t in trainers if t.uid not in busy and self._should_have_left(t)], self._end_lingering)
+        await self._ask_cluster(trainers)
+        await self._end_attempts()
+        return False
+
+    def _should_have_left(self, trainer: Trainer) -> bool:
+        if trainer.drain_time is None:
+            return False
+        if trainer.start_time is None:
+            return True  # nobody is there who could leave
+        since = max(trainer.drain_time, trainer.busy_time or trainer.drain_time)
+        return self._context.now() >= since + timedelta(seconds=_LEAVE_SECONDS)
+
+    async def _ask_cluster(self, trainers: Sequence[Trainer]) -> None:
+        if not trainers:
+            return
+        try:
+            alive = set(await self._context.cluster.list())
+            await for_each([trainer for trainer in trainers if trainer.submission_id not in alive], self._judge)
+        except Unavailable as error:
+            # Only a hint is missing; leases are watched all the same, and without a longer pause.
+            _log.warning("cluster_unreachable", loop=self.name, why=str(error))
+
+    async def _judge(self, trainer: Trainer) -> None:
+        # A run that the cluster does not know, or no longer, is still to be submitted, or was lost with the cluster.
+        status, word = await self._context.cluster.status(trainer.submission_id)
+        if status in _DEAD:
+            said = f" ({word.strip().splitlines()[-1]})" if word.strip() else ""
+            await self._end(trainer, "dead", f"The shared trainer's process ended; Ray says {status}{said}.")
+        elif status is RunStatus.UNKNOWN and trainer.start_time is not None:
+            await self._end(trainer, "dead", "The shared trainer was lost: Ray was restarted and does not know it.")
+
+    async def _end_silent(self, trainer: Trainer) -> None:
+        settings = self._context.settings
+        if trainer.start_time is None:
+            seconds = settings.start_timeout.total_seconds()
+            await self._end(trainer, "not_started", f"The shared trainer did not start within {seconds:.0f} s.")
+        else:
+            seconds = settings.lease.total_seconds()
+            await self._end(trainer, "silent", f"The shared trainer was silent for {seconds:.0f} s.")
+
+    async def _end_lingering(self, trainer: Trainer) -> None:
+        async with self._context.units() as unit:
+            # Nothing is given to one that drains, so that what it had not then it has not now.
+            if await end_trainer(unit, self._context, trainer, "It was told to leave, and was ended."):
+                await unit.commit()
+                _log.info("trainer_ended", trainer=trainer.uid, base_model=trainer.base_model)
+
+    async def _end(self, trainer: Trainer, how: str, message: str) -> None:
+        async with self._context.units() as unit:
+            if not await end_trainer(unit, self._context, trainer, message, unless_renewed=True):
+                return
+            await unit.commit()
+        TRAINERS_LOST.labels(how).inc()
+        _log.warning("trainer_lost", trainer=trainer.uid, base_model=trainer.base_model, why=message)
+
+    async def _end_attempts(self) -> None:
+        """Of trainers that are over, whoever ended them and whoever died then; they may not be cleared away before."""
+        async with self._context.units(write=False) as unit:
+            over = {trainer.uid: trainer for trainer in await unit.trainers.to_clean_up(_BATCH)}
+            left = await unit.trainers.open_attempts(over)
+
+        async def end(attempt: Attempt) -> None:
+            await self._end_attempt(attempt, over[attempt.trainer_uid])
+
+        await for_each(left, end)
+
+    async def _end_attempt(self, attempt: Attempt, trainer: Trainer) -> None:
+        error = JobError(Reason.TRAINING_FAILED, trainer.outcome, {"attempt": str(attempt.number)})
+        async with self._context.units() as unit:
+            if not await end_badly(unit, self._context, attempt, error, cause=EndCause.INFRASTRUCTURE):
+                return
+            await unit.commit()
+        ATTEMPTS_LOST.labels("trainer").inc()
+        _log.warning("attempt_lost", tenant=attempt.tenant, trainer=trainer.uid, why=trainer.outcome)

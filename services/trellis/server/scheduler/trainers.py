@@ -1,0 +1,63 @@
+"""The arithmetic of shared trainers' room."""
+
+from collections.abc import Iterator, Sequence
+
+from trellis.server.domain.trainer import Room
+from trellis.server.scheduler.snapshot import PresentTrainer, Shared
+
+_ROW_MULTIPLE = 8
+
+
+def rank_rows_of(rank: int) -> int:
+    """The rows that an adapter of this rank takes in a trainer's bank."""
+    return -(-rank // _ROW_MULTIPLE) * _ROW_MULTIPLE
+
+
+class Places:
+    """What is left of a trainer's room while jobs are assigned to it."""
+
+    def __init__(self, max_jobs: int, present: PresentTrainer | None = None) -> None:
+        room = present.room if present else None
+        unseen = present.unseen_rows if present else ()
+        self._jobs = max_jobs - (present.open_jobs if present else 0)
+        if room is not None:
+            self._jobs = min(self._jobs, room.jobs - len(unseen))
+        self._rows = None if room is None else room.rank_rows - sum(unseen)
+        self._line_tokens = None if room is None else room.line_tokens
+
+    def fits(self, work: Shared) -> bool:
+        """Whether there is room for a job; before the trainer has said, anything fits but too many."""
+        return (
+            self._jobs >= 1
+            and (self._rows is None or work.rank_rows <= self._rows)
+            and (self._line_tokens is None or work.line_tokens <= self._line_tokens)
+        )
+
+    def take(self, work: Shared) -> None:
+        """A job is assigned."""
+        self._jobs -= 1
+        if self._rows is not None:
+            self._rows -= work.rank_rows
+
+
+def refusal(work: Shared, trainers: Sequence[PresentTrainer]) -> str | None:
+    """Why the job can't run on a trainer of its base even if no other does; None if it may."""
+    for room in _whole_rooms(work, trainers):
+        if work.line_tokens > room.line_tokens:
+            return (
+                f"Its context_length is {work.line_tokens} tokens, and a trainer of {work.base.base_model} has the "
+                f"memory for lines of {room.line_tokens} at the most. Lower context_length, or ask for `distributed`."
+            )
+        if work.rank_rows > room.rank_rows:
+            return (
+                f"Its adapter takes {work.rank_rows} rank rows, and a trainer of {work.base.base_model} has "
+                f"{room.rank_rows} in all. Lower the rank, or ask for `distributed`."
+            )
+    return None
+
+
+def _whole_rooms(work: Shared, trainers: Sequence[PresentTrainer]) -> Iterator[Room]:
+    """What trainers of the base said when they had no job."""
+    for trainer in trainers:
+        if trainer.base == work.base and trainer.room and trainer.is_idle and trainer.job_count == 0:
+            yield trainer.room
