@@ -1,7 +1,7 @@
 """Is an adapter tuned by Trellis as good as one tuned by plain peft and transformers? On banking77, held out.
 
-The questions of some intents go through the SDK to a Trellis of this script's own, which tunes the tiny base on them and
-evaluates the adapter on the dataset's own test file. The same base, lines and hyperparameters then go through
+The questions of some intents go through the SDK to a Trellis of this script's own, which tunes the tiny base on them, on the
+trainer that jobs share and on a DeepSpeed worker (`--way`), and evaluates the adapter on the dataset's own test file. The same base, lines and hyperparameters then go through
 `tests.bench.peers.plain_peft`, a process that knows nothing of Trellis. What the deployed adapter answers through
 `generate` is compared with the job's own evaluation, and with what plain transformers answers with the same files.
 """
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,8 @@ from trellis.local.ray_head import QUIET_THREADS
 
 PEER = "peft + transformers"
 BOUND_POINTS = 2.0
+"""By so much may the held-out accuracy of each way differ from the peer's, in points of a hundred."""
+WAYS: Mapping[str, trellis.DistributedSpec | None] = {"shared": None, "distributed": trellis.DistributedSpec(workers=1)}
 _BASE = Path(trellis.__file__).parent / "base_models/trellis-tiny"
 _ROOT = Path(__file__).parents[2]
 _DISTRIBUTIONS = ("trellis", "torch", "transformers", "peft", "ray")
@@ -122,38 +124,46 @@ def main() -> None:
     data = Banking77.read(folder).restricted(settings.intents, *quick)
     machine = Machine.this()
     with tempfile.TemporaryDirectory(prefix="trellis-bench-") as scratch:
-        rows = _measure(settings, data, Path(scratch))
+        rows = _measure(settings, data, arguments.way, Path(scratch))
     facts = _facts(settings, data)
     today = dt.datetime.now(dt.UTC).date().isoformat()
     sheet = Sheet("quality", today, arguments.quick, machine, versions(_DISTRIBUTIONS), facts, rows)
     sheet.publish(arguments.json)
 
 
-def _measure(settings: Settings, data: Banking77, scratch: Path) -> list[Row]:
+def _measure(settings: Settings, data: Banking77, ways: Sequence[str], scratch: Path) -> list[Row]:
     train, test = data.write(scratch)
-    ours, served = _tune_with_trellis(settings, data.test, train, test, scratch / "adapter")
+    ours, served = _tune_with_trellis(settings, data.test, ways, (train, test), scratch / "adapter")
     found = [_tune_plainly(settings, seed, train, test, served.files) for seed in range(settings.seeds)]
     check = found[0][1]["adapter"]
-    return [*_quality_rows(ours, [run for run, _ in found]), *_serving_rows(ours[0], served, check, data.test)]
+    first = ours[ways[0]][0]
+    return [*_quality_rows(ours, [run for run, _ in found]), *_serving_rows(first, served, check, data.test)]
 
 
 def _tune_with_trellis(
-    settings: Settings, questions: Sequence[Question], train: Path, test: Path, files: Path
-) -> tuple[list[Run], Served]:
+    settings: Settings, questions: Sequence[Question], ways: Sequence[str], data: tuple[Path, Path], files: Path
+) -> tuple[Mapping[str, list[Run]], Served]:
+    """The runs of each way; the first one's first adapter is served."""
     with private_stack(_say) as stack, stack.member("bench") as client:
-        for path, dataset in ((train, "banking77"), (test, "banking77-test")):
+        for path, dataset in zip(data, ("banking77", "banking77-test"), strict=True):
             client.datasets.upload(path, dataset=dataset)
             _say(f"{dataset}: {client.datasets.report(dataset).summary}")
-        jobs = []
-        for seed in range(settings.seeds):
-            _say(f"Trellis, seed {seed} …")
-            jobs.append(_tune(client, settings.spec(seed, len(questions))))
-        return [run for run, _ in jobs], _serve(client, jobs[0][1].adapter, questions, files)
+        found: dict[str, list[tuple[Run, trellis.TuningJob]]] = {way: [] for way in ways}
+        for way, runs in found.items():
+            for seed in range(settings.seeds):
+                _say(f"Trellis, {way}, seed {seed} …")
+                runs.append(_tune(client, settings.spec(seed, len(questions)), WAYS[way]))
+        served = _serve(client, found[ways[0]][0][1].adapter, questions, files)
+        return {way: [run for run, _ in runs] for way, runs in found.items()}, served
 
 
-def _tune(client: trellis.Client, spec: trellis.TrainingSettings) -> tuple[Run, trellis.TuningJob]:
+def _tune(
+    client: trellis.Client, spec: trellis.TrainingSettings, distributed: trellis.DistributedSpec | None
+) -> tuple[Run, trellis.TuningJob]:
     began = time.monotonic()
-    submitted = client.jobs.create("banking77", validation_dataset="banking77-test", supervised=spec)
+    submitted = client.jobs.create(
+        "banking77", validation_dataset="banking77-test", supervised=spec, distributed=distributed
+    )
     job = client.jobs.wait(submitted.name)
     seconds = time.monotonic() - began
     assert job.base_evaluation is not None
@@ -201,19 +211,26 @@ def _tune_plainly(settings: Settings, seed: int, train: Path, test: Path, adapte
     return Run(base, tuned, found["training_seconds"], found["seconds"]), found
 
 
-def _quality_rows(ours: Sequence[Run], theirs: Sequence[Run]) -> Iterator[Row]:
+def _quality_rows(ours: Mapping[str, Sequence[Run]], theirs: Sequence[Run]) -> Iterator[Row]:
+    for way, runs in ours.items():
+        yield from _rows_of(way, runs, theirs)
+
+
+def _rows_of(way: str, ours: Sequence[Run], theirs: Sequence[Run]) -> Iterator[Row]:
     def mean(name: str, unit: str, values: Any) -> Row:
         one, other = (statistics.fmean(map(values, runs)) for runs in (ours, theirs))
-        return Row(name, one, unit, PEER, other)
+        return Row(f"{name}, {way}", one, unit, PEER, other)
 
-    yield Row("test answers exact, base", ours[0].base.exact, "share", PEER, theirs[0].base.exact)
+    yield Row(f"test answers exact, base, {way}", ours[0].base.exact, "share", PEER, theirs[0].base.exact)
     for seed, (one, other) in enumerate(zip(ours, theirs, strict=True)):
-        yield Row(f"test answers exact, tuned, seed {seed}", one.tuned.exact, "share", PEER, other.tuned.exact)
+        yield Row(f"test answers exact, tuned, seed {seed}, {way}", one.tuned.exact, "share", PEER, other.tuned.exact)
     tuned = mean("test answers exact, tuned, mean", "share", lambda run: run.tuned.exact)
     assert tuned.peer_value is not None
     yield tuned
-    yield Row("difference, Trellis less peer", 100 * (tuned.value - tuned.peer_value), "points")
-    yield Row("test loss, base", ours[0].base.loss, "nats/token", PEER, theirs[0].base.loss)
+    apart = 100 * (tuned.value - tuned.peer_value)
+    within = "within" if abs(apart) <= BOUND_POINTS else "NOT WITHIN"
+    yield Row(f"difference, {way} less peer ({within} {BOUND_POINTS:g})", apart, "points")
+    yield Row(f"test loss, base, {way}", ours[0].base.loss, "nats/token", PEER, theirs[0].base.loss)
     yield mean("test loss, tuned, mean", "nats/token", lambda run: run.tuned.loss)
     yield mean("training, mean", "s", lambda run: run.training_seconds)
     yield mean("submit, or start, to evaluated adapter, mean", "s", lambda run: run.seconds)
@@ -260,12 +277,14 @@ def _arguments() -> argparse.Namespace:
     output_options(parser)
     parser.add_argument("--data", type=Path, metavar="DIR", help="a folder with banking77's train.jsonl and test.jsonl")
     parser.add_argument("--intents", type=int, choices=range(2, ALL_INTENTS + 1), metavar=f"2..{ALL_INTENTS}")
+    parser.add_argument("--way", action="append", choices=tuple(WAYS), help="both when not given; may be given again")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--seeds", type=int, default=1, help="runs of each side, with the seeds 0, 1, …")
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--rank", type=int, default=16)
     arguments = parser.parse_args()
     arguments.intents = arguments.intents or (3 if arguments.quick else 10)
+    arguments.way = list(dict.fromkeys(arguments.way or WAYS))
     arguments.epochs = arguments.epochs or (2 if arguments.quick else 3)
     return arguments
 

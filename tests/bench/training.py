@@ -137,14 +137,14 @@ class Run:
     def _ready(self) -> tuple[Sequence[Finding], Sequence[Point]]:
         crowd = self._crowd(self.sizes.tenants, SHORT, "same")
         with self._peers() as peers:
-            rounds = ready.Rounds(peers, _say)
+            rounds = ready.Rounds(peers, _say, self.given.threads)
             found = rounds.run(crowd, self._crowd(1, SHORT, "same"), self.given.rounds)
         return list(ready.headline(found, rounds.first_steps)), list(ready.points("ready", found, crowd))
 
     def _grid(self) -> tuple[Sequence[Finding], Sequence[Point]]:
         crowds = [self._crowd(tenants, lengths, mix) for tenants, lengths, mix in self.sizes.grid]
         with self._peers() as peers:
-            return (), list(ready.grid(crowds, peers, self.given.grid_rounds, _say))
+            return (), list(ready.grid(crowds, peers, self.given.grid_rounds, _say, self.given.threads))
 
     def _memory(self) -> tuple[Sequence[Finding], Sequence[Point]]:
         with self._bare_trainer() as system:
@@ -155,7 +155,7 @@ class Run:
         weights = Finding.of("bytes_per_lora_parameter", [max(found)], note=note)
         alone = Programs.of_trainer(_BASE, self.scratch, 1, passive=True)
         crowd = self._crowd(self.sizes.tenants, SHORT, "same")
-        whole, points = peaks(crowd, alone, self.given.grid_rounds, _say)
+        whole, points = peaks(crowd, alone, self.given.grid_rounds, _say, self.given.threads)
         return [weights, whole], points
 
     def _distributed(self) -> tuple[Sequence[Finding], Sequence[Point]]:

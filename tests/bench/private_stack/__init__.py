@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +46,9 @@ class PrivateStack:
 
 
 @contextmanager
-def private_stack(say: Callable[[str], None]) -> Iterator[PrivateStack]:
-    """Start it on free ports, and end all of its processes afterwards. Raises StackError."""
-    with tempfile.TemporaryDirectory(prefix="trellis-bench-") as folder:
+def private_stack(say: Callable[[str], None], settings: Mapping[str, str] = {}) -> Iterator[PrivateStack]:
+    """Start it on free ports, with these TRELLIS_ variables, and end all of its processes. Raises StackError."""
+    with tempfile.TemporaryDirectory(prefix="trellis-bench-") as folder, _environment(settings):
         data = DataDir(Path(folder))
         grpc_port, http_port = free_ports(2)
         stack = Stack(StackSettings(data, grpc_port, http_port, len(os.sched_getaffinity(0))), say)
@@ -79,3 +79,18 @@ def _running(stack: Stack) -> Iterator[None]:
     finally:
         stack.stop()
         thread.join()
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """For what is started in the block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,10 +1,9 @@
 """What Ray Serve, and the server with gRPC before it, take of the engine's speed."""
 
 import asyncio
-import os
 import statistics
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -94,7 +93,7 @@ class Whole:
         """The same number of requests to the bare engine, through Ray Serve and through gRPC, in turn."""
         options = {"slots": self.adapters, "at_once": self.requests, "count": self.adapters}
         engine = self.fleet.trellis(self.model, _ENGINE, options, _REPLICA)
-        with _environment(self._settings()), private_stack(say) as stack:
+        with private_stack(say, self._settings()) as stack:
             found = asyncio.run(self._rounds(stack, engine, rounds, say))
         return [finding for claims in _CLAIMS for finding in _findings(*claims, found)]
 
@@ -161,18 +160,3 @@ def _findings(way: str, rate: str, wait: str, found: Mapping[str, list[Timing]])
 
 def _wait(timing: Timing) -> float:
     return statistics.median(timing.waits)
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """For what is started in the block."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

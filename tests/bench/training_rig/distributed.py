@@ -13,7 +13,7 @@ def workers(crowd: Crowd, rounds: int, say: Callable[[str], None]) -> Iterator[F
     """The first tenant's job with two workers beside the same job with one: tokens a second of their steps."""
     two: list[float] = []
     one: list[float] = []
-    with fresh_platform(say, [crowd]) as platform:
+    with fresh_platform(say, [crowd], 1) as platform:
         for number in range(rounds):
             for count, rates in ((1, one), (2, two)):
                 rates.append(platform.distributed_rate(crowd, count))

@@ -13,7 +13,7 @@ OURS = "Trellis, all its processes"
 THEIRS = "Trainer, processes at once"
 
 
-def peaks(crowd: Crowd, programs: Programs, rounds: int, say: Say) -> tuple[Finding, list[Point]]:
+def peaks(crowd: Crowd, programs: Programs, rounds: int, say: Say, threads: int) -> tuple[Finding, list[Point]]:
     """The whole platform while the crowd tunes, beside a program for each tenant at the same time."""
     ours, theirs = [], []
     for number in range(rounds):
@@ -21,7 +21,7 @@ def peaks(crowd: Crowd, programs: Programs, rounds: int, say: Say) -> tuple[Find
             programs.at_once(crowd)
         theirs.append(peak.mib)
         _tell(say, number, THEIRS, peak)
-        with watched() as peak, fresh_platform(say, [crowd]) as platform:
+        with watched() as peak, fresh_platform(say, [crowd], threads) as platform:
             platform(crowd)
         ours.append(peak.mib)
         _tell(say, number, OURS, peak)

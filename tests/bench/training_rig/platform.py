@@ -15,7 +15,10 @@ from tests.bench.training_rig.tenant import Recipe, Tenant, Tuned
 
 BASE: Final = "trellis-tiny"
 _JOB_SECONDS: Final = 1800.0
-_POLL_SECONDS: Final = 0.2
+_ENGINE_SECONDS: Final = 180.0
+_POLL_SECONDS: Final = 1.0
+_JOBS: Final = 16
+"""That a trainer takes when nobody says how many."""
 
 
 @dataclass
@@ -26,14 +29,32 @@ class Platform:
     clients: dict[str, trellis.Client] = field(default_factory=dict)
     jobs: dict[str, trellis.TuningJob] = field(default_factory=dict)
     """The last one of each tenant, as it ended."""
+    uploaded: set[tuple[str, str]] = field(default_factory=set)
+    """Tenants and the datasets that they have."""
 
     def prepare(self, crowd: Crowd) -> None:
         """Enrol the tenants and upload their lines, which is no part of what is measured."""
+        name = _dataset(crowd)
         for tenant, file in zip(crowd.tenants, crowd.files, strict=True):
-            client = self._client(tenant)
-            name = _dataset(crowd)
-            client.datasets.upload(file, dataset=name)
-            client.datasets.report(name)
+            if (tenant.name, name) not in self.uploaded:
+                client = self._client(tenant)
+                client.datasets.upload(file, dataset=name)
+                client.datasets.report(name)
+                self.uploaded.add((tenant.name, name))
+
+    def await_engine(self) -> None:
+        """Wait until the platform's engine, which starts with it, has nothing more to load. Raises Unavailable."""
+        deadline = time.monotonic() + _ENGINE_SECONDS
+        client = next(iter(self.clients.values()))
+        while True:
+            try:
+                client.generate(f"baseModels/{BASE}", "Hello", max_tokens=1)
+            except trellis.TrellisError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_POLL_SECONDS)
+            else:
+                return
 
     def __call__(self, crowd: Crowd) -> Ready:
         """All tenants submit at once; until the last one's adapter is ready. Raises JobFailed."""
@@ -105,13 +126,19 @@ def settings(tenant: Tenant, recipe: Recipe) -> trellis.TrainingSettings:
 
 
 @contextmanager
-def fresh_platform(say: Callable[[str], None], crowds: Sequence[Crowd]) -> Iterator[Platform]:
-    """A stack that has never trained anything, with these crowds' data in it. Raises StackError."""
-    with private_stack(say) as stack:
+def fresh_platform(say: Callable[[str], None], crowds: Sequence[Crowd], threads: int) -> Iterator[Platform]:
+    """A stack that has never trained anything, with these crowds' data in it. Raises StackError.
+
+    Its trainer has so many threads, and room for every tenant at once.
+    """
+    most = max(len(crowd.tenants) for crowd in crowds)
+    told = {"TRELLIS_TRAINER_CPUS": str(threads), "TRELLIS_TRAINER_MAX_JOBS": str(max(most, _JOBS))}
+    with private_stack(say, told) as stack:
         platform = Platform(stack)
         try:
             for crowd in crowds:
                 platform.prepare(crowd)
+            platform.await_engine()
             yield platform
         finally:
             platform.close()

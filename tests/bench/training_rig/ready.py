@@ -30,6 +30,8 @@ class Rounds:
 
     peers: Mapping[str, System]
     say: Say
+    threads: int
+    """Of the trainer, as of the peers."""
     first_steps: list[float] = field(default_factory=list)
     """Of a job that comes alone to a warm trainer, once a round: seconds from admission to its first step's end."""
 
@@ -39,7 +41,7 @@ class Rounds:
         for number in range(rounds):
             for name, peer in self.peers.items():
                 self._keep(found, name, peer(crowd), number, crowd)
-            with fresh_platform(self.say, [crowd, alone]) as platform:
+            with fresh_platform(self.say, [crowd, alone], self.threads) as platform:
                 self._keep(found, COLD, platform(crowd), number, crowd)
                 self._keep(found, WARM, platform(crowd), number, crowd)
                 self._first_step(platform, alone)
@@ -65,11 +67,11 @@ def headline(found: Found, first_steps: Sequence[float]) -> Iterator[Finding]:
         yield Finding.of("warm_first_step_seconds", first_steps, note="one job alone, to an idle trainer that is warm")
 
 
-def grid(crowds: Sequence[Crowd], peers: Mapping[str, System], rounds: int, say: Say) -> Iterator[Point]:
+def grid(crowds: Sequence[Crowd], peers: Mapping[str, System], rounds: int, say: Say, threads: int) -> Iterator[Point]:
     """Every crowd through every system; one platform a round, warm after its first crowd."""
     found: dict[tuple[int, str], list[Ready]] = {}
     for number in range(rounds):
-        with fresh_platform(say, crowds) as platform:
+        with fresh_platform(say, crowds, threads) as platform:
             platform(crowds[0])
             for place, crowd in enumerate(crowds):
                 for name, system in {**peers, WARM: platform}.items():
