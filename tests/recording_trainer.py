@@ -85,6 +85,7 @@ class RecordingPlatform(TrainerServiceServicer, WorkerServiceServicer):
         self.given: dict[str, float] = {}
         self.heedless = False
         """Gives attempts even where no room was told of."""
+        self.fenced = False
         self._changed = asyncio.Condition()
         self._server: Any = None
         self._port = 0
@@ -193,6 +194,8 @@ class RecordingPlatform(TrainerServiceServicer, WorkerServiceServicer):
         given = dict(context.invocation_metadata()).get("authorization")
         if given != f"Bearer {TRAINER_TOKEN}":
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, f"Not this trainer's token: {given!r}.")
+        if self.fenced:
+            await context.abort(grpc.StatusCode.ABORTED, "The trainer is over.")
 
     async def _admit(self, context: Any) -> Recorded:
         given = dict(context.invocation_metadata()).get("authorization")

@@ -1,28 +1,26 @@
 """The shared trainer as a process of its own, against a server that gives it attempts and records what it is told."""
 
 import asyncio
-import contextlib
 import hashlib
-import os
-import sys
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+import signal
 from pathlib import Path
 
 import pytest
-from tests.recording_trainer import TRAINER_TOKEN, Recorded, RecordingPlatform
-from tests.tiny_llama import chat_line, write_tiny_llama
+from tests.shared_trainer_rig import World, make_world, process, run_all, serving
+from tests.tiny_llama import write_tiny_llama
 
 from trellis.artifacts import Manifest, check_adapter_folder
 from trellis.bases import read_base
-from trellis.objects import ObjectStore
-from trellis.spec import Lora, TrainSpec
-from trellis.tokens import ChatTokenizer
-from trellis.v1.trainer_pb2 import StartTrainerResponse
-from trellis.v1.worker_pb2 import StartAttemptResponse
+from trellis.spec import Lora
+from trellis.v1.worker_pb2 import (
+    END_CAUSE_CANCELLED,
+    END_CAUSE_DECLINED,
+    END_CAUSE_INFRASTRUCTURE,
+    END_CAUSE_PREEMPTED,
+    END_CAUSE_USER,
+    STOP_REQUEST_CANCEL,
+)
 
-COLOURS = ("red", "green", "blue", "amber")
-THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "HF_HUB_OFFLINE": "1"}
 pytestmark = pytest.mark.timeout(240)
 
 
@@ -31,105 +29,9 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_llama(tmp_path_factory.mktemp("base"))
 
 
-@dataclass
-class World:
-    """A store with a dataset, and a spec that trains on it."""
-
-    store: ObjectStore
-    spec: TrainSpec
-
-    def work(self, job: str, attempt: int = 1, **changes: object) -> StartAttemptResponse:
-        spec = replace(self.spec, **changes)
-        return StartAttemptResponse(
-            tuning_job=f"tenants/acme/tuningJobs/{job}",
-            attempt=attempt,
-            train_spec_json=spec.to_json(),
-            store_url=self.store.url,
-            training_key="data/train.jsonl",
-            checkpoint_prefix=f"jobs/{job}/checkpoints",
-            adapter_prefix=f"jobs/{job}/attempts/{attempt}/adapter",
-            heartbeat_seconds=5,
-            next_report=1,
-        )
-
-    def platform(self, **changes: object) -> RecordingPlatform:
-        start = StartTrainerResponse(
-            trainer="t1",
-            base_model=self.spec.base_model,
-            base_source=self.spec.base_source,
-            base_revision=self.spec.base_revision,
-            tokenizer_digest=self.spec.tokenizer_digest,
-            precision="fp32",
-            store_url=self.store.url,
-            heartbeat_seconds=5,
-            idle_seconds=60,
-            max_jobs=8,
-            workers=1,
-        )
-        start.MergeFrom(StartTrainerResponse(**changes))  # type: ignore[arg-type]
-        return RecordingPlatform(start)
-
-    def weights(self, job: str, attempt: int = 1) -> bytes:
-        return self.store.read_bytes(f"jobs/{job}/attempts/{attempt}/adapter/adapter_model.safetensors")
-
-
 @pytest.fixture
 def world(base_folder: Path, tmp_path: Path) -> World:
-    lines = [chat_line(f"what colour is {number}?", COLOURS[number % 4]) for number in range(40)]
-    data = "\n".join(lines).encode()
-    store = ObjectStore.open(str(tmp_path / "store"))
-    store.put_bytes("data/train.jsonl", data)
-    spec = TrainSpec(
-        base_model="baseModels/tiny",
-        base_source=str(base_folder),
-        base_revision=read_base(str(base_folder)).revision,
-        tokenizer_digest=ChatTokenizer.load(base_folder).digest,
-        training_dataset="tenants/acme/datasets/colours/versions/" + hashlib.sha256(data).hexdigest(),
-        training_sha256=hashlib.sha256(data).hexdigest(),
-        context_length=64,
-        lora=Lora(rank=4, alpha=8.0, dropout=0.1),
-        batch_size=8,
-        max_evaluation_lines=4,
-        learning_rate=1e-2,
-    )
-    return World(store, spec)
-
-
-@contextlib.asynccontextmanager
-async def serving(platform: RecordingPlatform) -> AsyncIterator[RecordingPlatform]:
-    await platform.up()
-    try:
-        yield platform
-    finally:
-        await platform.down()
-
-
-@contextlib.asynccontextmanager
-async def process(platform: RecordingPlatform, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    environment = {
-        **os.environ,
-        **THREADS,
-        "TRELLIS_WORKER_ENDPOINT": platform.address,
-        "TRELLIS_TRAINER_TOKEN": TRAINER_TOKEN,
-        **environment,
-    }
-    trainer = await asyncio.create_subprocess_exec(sys.executable, "-m", "trellis_jobs.shared.main", env=environment)
-    try:
-        yield trainer
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            trainer.kill()
-        await trainer.wait()
-
-
-async def run_all(world: World, *works: StartAttemptResponse) -> list[Recorded]:
-    """What the attempts told when one trainer had all of them from the start."""
-    async with serving(world.platform(idle_seconds=0.3)) as platform:
-        attempts = await platform.give(*works)
-        async with process(platform) as trainer:
-            assert await asyncio.wait_for(trainer.wait(), 180) == 0
-            assert platform.left
-        return attempts
+    return make_world(base_folder, tmp_path / "store")
 
 
 async def test_two_jobs_train_side_by_side_and_hand_in_their_adapters(
@@ -160,3 +62,110 @@ async def test_two_jobs_train_side_by_side_and_hand_in_their_adapters(
     adapter = check_adapter_folder(tmp_path / "adapter", read_base(str(base_folder)))
     assert adapter.rank == 4
     assert adapter.target_modules == read_base(str(base_folder)).linear_names
+
+
+async def test_a_trainer_leaves_when_it_is_idle_or_drained(world: World) -> None:
+    async with serving(world.platform(idle_seconds=600)) as platform, process(platform) as trainer:
+        await platform.until(lambda: any(claim.HasField("room") for claim in platform.claims))
+        assert not platform.left
+        room = platform.claims[-1].room
+        assert (room.jobs, room.line_tokens) == (8, 128)  # all of the tiny base's context
+        assert room.rank_rows >= 256
+        platform.drain = True
+        assert await asyncio.wait_for(trainer.wait(), 30) == 0
+        assert platform.left
+
+
+async def test_a_job_without_room_is_declined_with_the_numbers(world: World) -> None:
+    async with serving(world.platform()) as platform, process(platform, TRELLIS_TRAINER_RANK_ROWS="32"):
+        platform.heedless = True
+        small, large = await platform.give(
+            world.work("small", epochs=100, batch_size=1), world.work("large", lora=Lora(rank=26))
+        )
+        await platform.until(lambda: large.over)
+        assert large.failed is not None
+        assert large.failed.cause == END_CAUSE_DECLINED
+        assert large.failed.error.message == "The adapter takes 32 rank rows, but of 32 only 24 are left."
+        assert not small.over
+        await platform.until(lambda: platform.claims[-1].room.rank_rows == 24)
+
+
+async def test_a_cancelled_job_stops_and_its_place_is_free(world: World) -> None:
+    async with serving(world.platform()) as platform, process(platform):
+        (one,) = await platform.give(world.work("one", epochs=100, batch_size=1))
+        await platform.until(lambda: bool(one.steps()))
+        one.stop = STOP_REQUEST_CANCEL
+        await platform.until(lambda: one.over, 10)
+        assert one.failed is not None
+        assert one.failed.cause == END_CAUSE_CANCELLED
+        assert one.failed.usage.trained_tokens > 0
+        await platform.until(lambda: platform.claims[-1].room.jobs == 8)
+    assert not world.store.exists("jobs/one/attempts/1/adapter/manifest.json")
+
+
+async def test_a_fenced_attempt_is_dropped_and_the_others_go_on(world: World) -> None:
+    async with serving(world.platform()) as platform, process(platform) as trainer:
+        one, two = await platform.give(
+            world.work("one", epochs=100, batch_size=1), world.work("two", epochs=100, batch_size=1)
+        )
+        await platform.until(lambda: bool(one.steps() and two.steps()))
+        one.fenced = True
+        await platform.until(lambda: platform.claims[-1].room.jobs == 7)
+        seen = len(two.steps())
+        await platform.until(lambda: len(two.steps()) > seen)
+        assert one.failed is None
+        assert trainer.returncode is None
+
+
+async def test_a_fenced_trainer_is_gone_at_once(world: World) -> None:
+    async with serving(world.platform()) as platform, process(platform) as trainer:
+        (one,) = await platform.give(world.work("one", epochs=100, batch_size=1))
+        await platform.until(lambda: bool(one.steps()))
+        platform.fenced = True
+        assert await asyncio.wait_for(trainer.wait(), 10) == 3
+
+
+async def test_a_trainer_that_is_told_to_end_saves_its_jobs_and_gives_them_back(world: World) -> None:
+    async with serving(world.platform()) as platform, process(platform) as trainer:
+        (one,) = await platform.give(world.work("one", epochs=50, batch_size=1))
+        await platform.until(lambda: bool(one.steps()))
+        trainer.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(trainer.wait(), 30) == 0
+        assert one.failed is not None
+        assert one.failed.cause == END_CAUSE_PREEMPTED
+        assert one.checkpoints()[-1].step == one.steps()[-1]
+
+
+async def test_jobs_live_through_the_server_being_away(world: World) -> None:
+    async with serving(world.platform(idle_seconds=0.3)) as platform, process(platform) as trainer:
+        (one,) = await platform.give(world.work("one", epochs=40))
+        await platform.until(lambda: bool(one.steps()))
+        await platform.down()
+        await platform.up()
+        assert await asyncio.wait_for(trainer.wait(), 120) == 0
+        assert one.completed is not None
+        assert one.steps() == list(range(1, 201))
+
+
+async def test_what_is_wrong_with_a_job_is_told_of_that_job_alone(world: World) -> None:
+    unknown = world.work("unknown", lora=Lora(rank=4, target_modules=("q_proj", "no_such_proj")))
+    missing = world.work("missing")
+    missing.training_key = "data/none.jsonl"
+    other = world.work("other", base_revision="sha256:" + "0" * 64)
+    sound = world.work("sound", max_steps=2)
+    attempts = await run_all(world, unknown, missing, other, sound)
+    assert [attempt.reason() for attempt in attempts[:3]] == ["INVALID_FIELD", "TRAINING_FAILED", "BASE_MODEL_INVALID"]
+    causes = [attempt.failed.cause for attempt in attempts[:3] if attempt.failed]
+    assert causes == [END_CAUSE_USER, END_CAUSE_INFRASTRUCTURE, END_CAUSE_USER]
+    assert "'no_such_proj'" in attempts[0].events()[-1]
+    assert attempts[3].completed is not None
+
+
+async def test_a_refused_adapter_fails_its_job(world: World) -> None:
+    async with serving(world.platform()) as platform, process(platform):
+        (one,) = await platform.give(world.work("one", max_steps=2))
+        one.refuse_completion = "The files are wrong."
+        await platform.until(lambda: one.over)
+        assert one.reason() == "ARTIFACT_REJECTED"
+        assert one.failed is not None
+        assert "The files are wrong." in one.failed.error.message
