@@ -25,6 +25,8 @@ class Door:
     world: World
     channel: grpc.aio.Channel
     secrets: dict[str, str]
+    address: str = ""
+    """`host:port`."""
 
     def key(self, who: str) -> Metadata:
         secret = self.secrets.get(who, "")
@@ -44,7 +46,7 @@ async def open_door(world: World) -> AsyncIterator[Door]:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield Door(world, channel, secrets)
+        yield Door(world, channel, secrets, f"127.0.0.1:{port}")
     await server.stop(0)
 
 

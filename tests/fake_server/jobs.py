@@ -10,9 +10,10 @@ from google.rpc.code_pb2 import ABORTED
 from tests.fake_server.accounts import found
 from tests.fake_server.faults import abort
 from tests.fake_server.pages import page_of
-from trellis.errors import Aborted, Unavailable
+from trellis.errors import Aborted, FailedPrecondition, NotFound, Unavailable
 from trellis.server.rpc.statuses import status_of
 from trellis.v1 import tuning_job_pb2 as pb
+from trellis.v1.adapter_pb2 import Adapter
 from trellis.v1.tuning_job_pb2_grpc import TuningJobServiceServicer
 
 S = pb.TuningJob
@@ -38,6 +39,9 @@ def script(final: "pb.TuningJob.State.ValueType" = S.STATE_SUCCEEDED, steps: int
 class Jobs(TuningJobServiceServicer):
     def __init__(self) -> None:
         self.jobs: dict[str, pb.TuningJob] = {}
+        self.pinned: set[str] = set()
+        self.reasons: list[str] = []
+        """Of preemptions."""
         self.created: dict[str, str] = {}
         self.events: dict[str, list[pb.TuningJobEvent]] = {}
         self.cut_watches: list[int] = []
@@ -91,6 +95,31 @@ class Jobs(TuningJobServiceServicer):
         job.state = S.STATE_CANCELLING
         return job
 
+    def PauseTuningJob(self, request: Any, context: Any) -> Any:
+        job = found(self.jobs, request.name, context)
+        self._require(job, {S.STATE_QUEUED, S.STATE_RUNNING, S.STATE_PAUSED}, context)
+        job.state = S.STATE_PAUSING if job.state == S.STATE_RUNNING else S.STATE_PAUSED
+        return job
+
+    def ResumeTuningJob(self, request: Any, context: Any) -> Any:
+        job = found(self.jobs, request.name, context)
+        self._require(job, {S.STATE_PAUSED, S.STATE_PAUSING}, context)
+        job.state = S.STATE_QUEUED if job.state == S.STATE_PAUSED else S.STATE_RUNNING
+        return job
+
+    def PreemptTuningJob(self, request: Any, context: Any) -> Any:
+        job = found(self.jobs, request.name, context)
+        self._require(job, {S.STATE_STARTING, S.STATE_RUNNING}, context)
+        job.state = S.STATE_PREEMPTING
+        self.reasons.append(request.reason)
+        return job
+
+    @staticmethod
+    def _require(job: Any, states: set[int], context: Any) -> None:
+        if job.state not in states:
+            state = S.State.Name(job.state).removeprefix("STATE_")
+            abort(context, FailedPrecondition("INVALID_STATE", f"{job.name} is {state}.", metadata={"state": state}))
+
     def DeleteTuningJob(self, request: Any, context: Any) -> Any:
         del self.jobs[found(self.jobs, request.name, context).name]
         return Empty()
@@ -125,8 +154,30 @@ class Jobs(TuningJobServiceServicer):
         return pb.ListTuningJobMetricsResponse(metrics=metrics, next_page_token=token)
 
     def ListCheckpoints(self, request: Any, context: Any) -> Any:
-        one = pb.Checkpoint(name=f"{request.parent}/checkpoints/50", step=50, attempt=1, size_bytes=1000)
-        return pb.ListCheckpointsResponse(checkpoints=[one])
+        return pb.ListCheckpointsResponse(checkpoints=[self._checkpoint(f"{request.parent}/checkpoints/50", context)])
+
+    def GetCheckpoint(self, request: Any, context: Any) -> Any:
+        return self._checkpoint(request.name, context)
+
+    def UpdateCheckpoint(self, request: Any, context: Any) -> Any:
+        assert list(request.update_mask.paths) == ["pinned"]
+        (self.pinned.add if request.checkpoint.pinned else self.pinned.discard)(request.checkpoint.name)
+        return self._checkpoint(request.checkpoint.name, context)
+
+    def PromoteCheckpoint(self, request: Any, context: Any) -> Any:
+        self._checkpoint(request.name, context)
+        tenant, _, rest = request.name.partition("/tuningJobs/")
+        name, job = f"{tenant}/adapters/{'b' * 24}", f"{tenant}/tuningJobs/{rest.partition('/')[0]}"
+        return Adapter(name=name, display_name=request.display_name, tuning_job=job)
+
+    def _checkpoint(self, name: str, context: Any) -> Any:
+        """Each job has one, of step 50."""
+        job, _, step = name.partition("/checkpoints/")
+        found(self.jobs, job, context)
+        if step != "50":
+            abort(context, NotFound.for_resource(name))
+        pinned = name in self.pinned
+        return pb.Checkpoint(name=name, step=50, attempt=1, size_bytes=1000, best=True, valid_loss=0.5, pinned=pinned)
 
 
 def _until_gone(context: Any) -> None:

@@ -226,7 +226,7 @@ async def test_a_job_is_watched_from_end_to_end_and_again_from_anywhere(door: Do
     watching = asyncio.create_task(
         read_all(stub.WatchTuningJob(tuning_job_pb2.WatchTuningJobRequest(name=job.name), metadata=mine))
     )
-    await worker.FailAttempt(worker_pb2.FailAttemptRequest(retryable=False), metadata=key)
+    await worker.FailAttempt(worker_pb2.FailAttemptRequest(cause=worker_pb2.END_CAUSE_USER), metadata=key)
     events = await watching
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
     assert {event.WhichOneof("detail") for event in events} == {"state", "progress", "metrics", "checkpoint"}

@@ -1,5 +1,6 @@
 """`trellis jobs …`."""
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -106,7 +107,10 @@ def get(state: State, name: str) -> None:
 @click.option("--after-sequence", default=0, help="Only events after this one.")
 @click.pass_obj
 def watch(state: State, name: str, after_sequence: int) -> None:
-    """Watch a job until it has ended, over restarts of the server; ends with code 1 unless it succeeded."""
+    """Watch a job until it has ended, over restarts of the server; ends with code 1 unless it succeeded.
+
+    A paused job is said to be, and watched on until it was resumed and has ended.
+    """
     _watch(state, name, after_sequence)
 
 
@@ -124,6 +128,31 @@ def _watch(state: State, name: str, after_sequence: int) -> None:
         show_outcome(job)
     if job.state is not JobState.SUCCEEDED:
         raise click.exceptions.Exit(1)
+
+
+@jobs.command("pause")
+@click.argument("name")
+@click.pass_obj
+def pause(state: State, name: str) -> None:
+    """Ask a job to save a checkpoint, leave, and wait until it is resumed."""
+    print_one(state.client.jobs.pause(name), as_json=state.json)
+
+
+@jobs.command("resume")
+@click.argument("name")
+@click.pass_obj
+def resume(state: State, name: str) -> None:
+    """Queue a paused job again; it goes on from its last checkpoint."""
+    print_one(state.client.jobs.resume(name), as_json=state.json)
+
+
+@jobs.command("preempt")
+@click.argument("name")
+@click.option("--reason", default="", help="Why, as a sentence for the job's user.")
+@click.pass_obj
+def preempt(state: State, name: str, reason: str) -> None:
+    """Make a job give back its capacity: it saves a checkpoint and is queued again. For admins."""
+    print_one(state.client.jobs.preempt(name, reason=reason), as_json=state.json)
 
 
 @jobs.command("cancel")
@@ -178,8 +207,54 @@ def _curve(points: list[MetricPoint], name: str) -> list[tuple[float, float]]:
 @click.pass_obj
 def checkpoints(state: State, name: str) -> None:
     """List a job's committed checkpoints."""
-    columns = ("step", "attempt", "size_bytes", "create_time", "name")
+    columns = ("step", "attempt", "valid_loss", "best", "pinned", "size_bytes", "create_time", "name")
     print_many(state.client.jobs.checkpoints(name), columns, as_json=state.json)
+
+
+@jobs.command("pin")
+@click.argument("name")
+@click.argument("step", type=int)
+@click.pass_obj
+def pin(state: State, name: str, step: int) -> None:
+    """Keep a checkpoint as long as its job."""
+    print_one(state.client.jobs.pin_checkpoint(f"{name}/checkpoints/{step}"), as_json=state.json)
+
+
+@jobs.command("unpin")
+@click.argument("name")
+@click.argument("step", type=int)
+@click.pass_obj
+def unpin(state: State, name: str, step: int) -> None:
+    """Let a checkpoint go: it is deleted unless it is the best or one of the last two."""
+    print_one(state.client.jobs.pin_checkpoint(f"{name}/checkpoints/{step}", pinned=False), as_json=state.json)
+
+
+@jobs.command("promote")
+@click.argument("name")
+@click.argument("step", type=int)
+@click.option("--display-name", default="", help="What people call the adapter.")
+@click.pass_obj
+def promote(state: State, name: str, step: int, display_name: str) -> None:
+    """Make an adapter of a checkpoint, to be deployed like any other."""
+    made = state.client.jobs.promote_checkpoint(f"{name}/checkpoints/{step}", display_name=display_name)
+    print_one(made, as_json=state.json)
+
+
+@jobs.command("debug-bundle")
+@click.argument("name")
+@click.option(
+    "--output", "target", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The zip file to write."
+)
+@click.pass_obj
+def debug_bundle(state: State, name: str, target: Path) -> None:
+    """Put all that is known of a job into a zip file: settings, events, metrics, logs, reports; nothing secret."""
+    from trellis.cli.job_bundle import write_bundle
+
+    files = write_bundle(state.client, name, target)
+    if state.json:
+        print_json({"file": str(target), "files": files})
+    else:
+        click.echo(f"Wrote {target}, with {', '.join(files)}.")
 
 
 @jobs.command("delete")

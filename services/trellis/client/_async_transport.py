@@ -11,7 +11,7 @@ import grpc.aio
 from trellis.client._blocking_transport import BlockingTransport
 from trellis.client._method import Method, Req, Res
 from trellis.client._status import error_of_call
-from trellis.client._transport import OPTIONS, Target
+from trellis.client._transport import OPTIONS, Target, version_in
 from trellis.errors import Cancelled
 
 T = TypeVar("T")
@@ -29,6 +29,7 @@ class AsyncTransport:
         self._channel: Any = None
         self._uploads = BlockingTransport(target)
         self._closed = False
+        self.server_version = ""
 
     def _open(self) -> Any:
         if self._closed:
@@ -46,7 +47,9 @@ class AsyncTransport:
         """See Transport."""
         call = self._open().unary_unary(method.path, method.request.SerializeToString, method.response.FromString)
         try:
-            answer: Res = await call(request, timeout=timeout, metadata=self._target.metadata)
+            begun = call(request, timeout=timeout, metadata=self._target.metadata)
+            answer: Res = await begun
+            self.server_version = version_in(await begun.initial_metadata())
         except grpc.RpcError as error:
             raise error_of_call(error, self._target.endpoint) from None
         return answer

@@ -8,7 +8,7 @@ import grpc
 
 from trellis.client._method import Method, Req, Res
 from trellis.client._status import error_of_call
-from trellis.client._transport import OPTIONS, Target
+from trellis.client._transport import OPTIONS, Target, version_in
 from trellis.errors import Cancelled
 
 T = TypeVar("T")
@@ -22,6 +22,7 @@ class BlockingTransport:
         self._lock = threading.Lock()
         self._channel: Any = None
         self._closed = threading.Event()
+        self.server_version = ""
 
     def open(self) -> Any:
         """The channel; opened by the first call. Raises Cancelled once the client is closed."""
@@ -41,9 +42,11 @@ class BlockingTransport:
         """See Transport."""
         call = self.open().unary_unary(method.path, method.request.SerializeToString, method.response.FromString)
         try:
-            answer: Res = call(request, timeout=timeout, metadata=self._target.metadata)
+            answered: tuple[Res, Any] = call.with_call(request, timeout=timeout, metadata=self._target.metadata)
         except grpc.RpcError as error:
             raise error_of_call(error, self._target.endpoint) from None
+        answer, done = answered
+        self.server_version = version_in(done.initial_metadata())
         return answer
 
     async def stream(self, method: Method[Req, Res], request: Req, timeout: float | None) -> AsyncGenerator[Res, None]:

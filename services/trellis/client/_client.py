@@ -36,6 +36,11 @@ class ClientCore:
         self.caller = caller
         self.names = Names(settings.tenant)
 
+    @property
+    def server_version(self) -> str:
+        """The server's version, as it said in its last answer; empty before the first one, or of an older server."""
+        return self.caller.transport.server_version
+
     async def generate(
         self,
         model: str,
@@ -256,6 +261,11 @@ class Client(Blocking[AsyncClient]):
 
     generate = blocking(AsyncClient.generate)
     generate_stream = iterating(AsyncClient.generate_stream)
+
+    @property
+    def server_version(self) -> str:
+        """The server's version, as it said in its last answer; empty before the first one, or of an older server."""
+        return self._inner.server_version
 
     def close(self) -> None:
         """End all calls and let the connection go."""

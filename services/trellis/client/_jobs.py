@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 
 from google.protobuf.empty_pb2 import Empty
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from trellis.client import _watch
 from trellis.client._blocking import Blocking, blocking, iterating
@@ -13,6 +14,7 @@ from trellis.client._job_failed import outcome
 from trellis.client._method import Method
 from trellis.client._names import Names, base_model_name
 from trellis.client.types import (
+    Adapter,
     Checkpoint,
     DistributedSpec,
     JobEvent,
@@ -25,16 +27,23 @@ from trellis.client.types import (
     TuningJob,
 )
 from trellis.errors import InvalidArgument
+from trellis.v1 import adapter_pb2
 from trellis.v1 import tuning_job_pb2 as pb
 
 _CREATE = Method("TuningJobService/CreateTuningJob", pb.CreateTuningJobRequest, pb.TuningJob)
 _LIST = Method("TuningJobService/ListTuningJobs", pb.ListTuningJobsRequest, pb.ListTuningJobsResponse)
+_PAUSE = Method("TuningJobService/PauseTuningJob", pb.PauseTuningJobRequest, pb.TuningJob)
+_RESUME = Method("TuningJobService/ResumeTuningJob", pb.ResumeTuningJobRequest, pb.TuningJob, repeatable=False)
+_PREEMPT = Method("TuningJobService/PreemptTuningJob", pb.PreemptTuningJobRequest, pb.TuningJob, repeatable=False)
 _CANCEL = Method("TuningJobService/CancelTuningJob", pb.CancelTuningJobRequest, pb.TuningJob)
 _DELETE = Method("TuningJobService/DeleteTuningJob", pb.DeleteTuningJobRequest, Empty)
 _METRICS = Method(
     "TuningJobService/ListTuningJobMetrics", pb.ListTuningJobMetricsRequest, pb.ListTuningJobMetricsResponse
 )
 _CHECKPOINTS = Method("TuningJobService/ListCheckpoints", pb.ListCheckpointsRequest, pb.ListCheckpointsResponse)
+_CHECKPOINT = Method("TuningJobService/GetCheckpoint", pb.GetCheckpointRequest, pb.Checkpoint)
+_UPDATE_CHECKPOINT = Method("TuningJobService/UpdateCheckpoint", pb.UpdateCheckpointRequest, pb.Checkpoint)
+_PROMOTE = Method("TuningJobService/PromoteCheckpoint", pb.PromoteCheckpointRequest, adapter_pb2.Adapter)
 
 
 class AsyncJobs:
@@ -124,6 +133,31 @@ class AsyncJobs:
         request = pb.CancelTuningJobRequest(name=self._whole(name))
         return from_proto(TuningJob, await self._caller.unary(_CANCEL, request))
 
+    async def pause(self, name: str) -> TuningJob:
+        """Ask a job to save a checkpoint and leave, and to wait until it is resumed; what waits is PAUSED at once.
+
+        Raises NotFound, FailedPrecondition (INVALID_STATE) when it has ended or is being cancelled.
+        """
+        request = pb.PauseTuningJobRequest(name=self._whole(name))
+        return from_proto(TuningJob, await self._caller.unary(_PAUSE, request))
+
+    async def resume(self, name: str) -> TuningJob:
+        """Queue a paused job again; it goes on from its last checkpoint.
+
+        Raises NotFound, FailedPrecondition (INVALID_STATE) unless it is PAUSED or PAUSING.
+        """
+        request = pb.ResumeTuningJobRequest(name=self._whole(name))
+        return from_proto(TuningJob, await self._caller.unary(_RESUME, request))
+
+    async def preempt(self, name: str, *, reason: str = "") -> TuningJob:
+        """Make a job give back its capacity: it saves a checkpoint, leaves, and is queued again; for admins.
+
+        `reason` is a sentence for the job's user. Raises NotFound, FailedPrecondition (INVALID_STATE) unless it is
+        STARTING, RUNNING or PREEMPTING.
+        """
+        request = pb.PreemptTuningJobRequest(name=self._whole(name), reason=reason)
+        return from_proto(TuningJob, await self._caller.unary(_PREEMPT, request))
+
     async def delete(self, name: str, *, etag: str = "") -> None:
         """Delete a job that has ended; its adapter stays. Raises NotFound, FailedPrecondition, Aborted."""
         await self._caller.delete(_DELETE, pb.DeleteTuningJobRequest(name=self._whole(name), etag=etag))
@@ -141,7 +175,10 @@ class AsyncJobs:
                 yield event
 
     async def wait(self, name: str, *, timeout: float | None = None) -> TuningJob:
-        """Wait until a job has succeeded. Raises JobFailed, JobCancelled, DeadlineExceeded after `timeout` seconds."""
+        """Wait until a job has succeeded; while it is paused, until it was resumed and has succeeded.
+
+        Raises JobFailed, JobCancelled, DeadlineExceeded after `timeout` seconds.
+        """
         async with aclosing(_watch.watch(self._caller, self._whole(name), 0, timeout)) as events:
             async for _ in events:
                 pass
@@ -167,6 +204,25 @@ class AsyncJobs:
             for item in page.checkpoints:
                 yield from_proto(Checkpoint, item)
 
+    async def get_checkpoint(self, name: str) -> Checkpoint:
+        """Read a checkpoint, named `JOB/checkpoints/STEP` or in full. Raises NotFound."""
+        request = pb.GetCheckpointRequest(name=self._names.checkpoint(name))
+        return from_proto(Checkpoint, await self._caller.unary(_CHECKPOINT, request))
+
+    async def pin_checkpoint(self, name: str, *, pinned: bool = True) -> Checkpoint:
+        """Keep a checkpoint as long as its job, or with `pinned=False` let it go. Raises NotFound."""
+        changed = pb.Checkpoint(name=self._names.checkpoint(name), pinned=pinned)
+        request = pb.UpdateCheckpointRequest(checkpoint=changed, update_mask=FieldMask(paths=["pinned"]))
+        return from_proto(Checkpoint, await self._caller.unary(_UPDATE_CHECKPOINT, request))
+
+    async def promote_checkpoint(self, name: str, *, display_name: str = "") -> Adapter:
+        """Make an adapter of a checkpoint, to be deployed like any other; doing it again gives the same one.
+
+        Raises NotFound, FailedPrecondition (ADAPTER_INVALID; INVALID_STATE for a job that trains all weights).
+        """
+        request = pb.PromoteCheckpointRequest(name=self._names.checkpoint(name), display_name=display_name)
+        return from_proto(Adapter, await self._caller.unary(_PROMOTE, request))
+
     def _whole(self, name: str) -> str:
         return self._names.of("tuningJobs", name)
 
@@ -178,9 +234,15 @@ class Jobs(Blocking[AsyncJobs]):
     get = blocking(AsyncJobs.get)
     list = iterating(AsyncJobs.list)
     cancel = blocking(AsyncJobs.cancel)
+    pause = blocking(AsyncJobs.pause)
+    resume = blocking(AsyncJobs.resume)
+    preempt = blocking(AsyncJobs.preempt)
     delete = blocking(AsyncJobs.delete)
     watch = iterating(AsyncJobs.watch)
     wait = blocking(AsyncJobs.wait)
     logs = iterating(AsyncJobs.logs)
     metrics = iterating(AsyncJobs.metrics)
     checkpoints = iterating(AsyncJobs.checkpoints)
+    get_checkpoint = blocking(AsyncJobs.get_checkpoint)
+    pin_checkpoint = blocking(AsyncJobs.pin_checkpoint)
+    promote_checkpoint = blocking(AsyncJobs.promote_checkpoint)

@@ -44,6 +44,10 @@ class Names:
         """A dataset's whole name, or a version's for `support@{sha256}`."""
         return self.version(name) if "@" in name else self.optional("datasets", name)
 
+    def checkpoint(self, name: str) -> str:
+        """A checkpoint's whole name, of `{job}/checkpoints/{step}`."""
+        return name if name.startswith("tenants/") else f"{self.parent(None)}/tuningJobs/{name}"
+
     def model(self, name: str) -> str:
         """What can be called: a short name is an adapter when it is one's id, else an alias."""
         return self.of("adapters" if _ADAPTER_ID.fullmatch(name) else "aliases", name)

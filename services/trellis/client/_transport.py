@@ -1,6 +1,6 @@
 """What carries calls. Two implementations: one blocks, one is asyncio's; all that is above them is written once."""
 
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -11,6 +11,7 @@ from trellis.client._method import Method, Req, Res
 from trellis.client.settings import Settings
 
 T = TypeVar("T")
+_VERSION = "x-trellis-version"
 
 OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_receive_message_length", 64 << 20),  # a report holds up to 10,000 errors
@@ -37,6 +38,10 @@ class Transport(Protocol):
     async def upload(self, method: Method[Req, Res], requests: Iterator[Req], timeout: float | None) -> Res:
         """Many requests, one answer. The iterator may be run in another thread."""
 
+    @property
+    def server_version(self) -> str:
+        """What the server last said that it is; empty before the first answer."""
+
     async def sleep(self, seconds: float) -> None:
         """Let time pass."""
 
@@ -45,6 +50,11 @@ class Transport(Protocol):
 
     async def close(self) -> None:
         """End all calls and let the connection go."""
+
+
+def version_in(metadata: Iterable[tuple[str, Any]] | None) -> str:
+    """The server's version, as the metadata of its answer says it; empty if it does not."""
+    return next((str(value) for key, value in metadata or () if key == _VERSION), "")
 
 
 @dataclass(frozen=True, slots=True)

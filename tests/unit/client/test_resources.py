@@ -7,6 +7,7 @@ import pytest
 from tests.client_rig import Rig, all_of, got
 
 import trellis
+from trellis.v1.tuning_job_pb2 import TuningJob
 
 
 async def test_tenants(rig: Rig) -> None:
@@ -121,6 +122,36 @@ async def test_jobs(rig: Rig) -> None:
     await got(jobs.delete("job-0"))
     with pytest.raises(trellis.NotFound):
         await got(jobs.get("job-0"))
+
+
+async def test_jobs_are_paused_resumed_and_preempted(rig: Rig) -> None:
+    jobs, running = rig.client.jobs, "tenants/acme/tuningJobs/a"
+    await got(jobs.create("support", job_id="a"))
+    assert (await got(jobs.pause("a"))).state is trellis.JobState.PAUSED
+    assert (await got(jobs.resume("a"))).state is trellis.JobState.QUEUED
+    with pytest.raises(trellis.FailedPrecondition) as caught:
+        await got(jobs.resume(running))
+    assert caught.value.metadata == {"state": "QUEUED"}
+    rig.server.jobs.jobs[running].state = TuningJob.STATE_RUNNING
+    assert (await got(jobs.pause("a"))).state is trellis.JobState.PAUSING
+    assert (await got(jobs.resume("a"))).state is trellis.JobState.RUNNING
+    assert (await got(jobs.preempt("a", reason="A node goes down."))).state is trellis.JobState.PREEMPTING
+    assert rig.server.jobs.reasons == ["A node goes down."]
+    assert not trellis.JobState.PAUSED.ended
+
+
+async def test_checkpoints_are_pinned_and_promoted(rig: Rig) -> None:
+    jobs, name = rig.client.jobs, "tenants/acme/tuningJobs/a/checkpoints/50"
+    await got(jobs.create("support", job_id="a"))
+    one = await got(jobs.get_checkpoint("a/checkpoints/50"))
+    assert (one.name, one.best, one.valid_loss, one.pinned) == (name, True, 0.5, False)
+    assert (await got(jobs.pin_checkpoint(name))).pinned
+    assert [found.pinned for found in await all_of(jobs.checkpoints("a"))] == [True]
+    assert not (await got(jobs.pin_checkpoint("a/checkpoints/50", pinned=False))).pinned
+    made = await got(jobs.promote_checkpoint("a/checkpoints/50", display_name="Early"))
+    assert (made.name, made.display_name) == (f"tenants/acme/adapters/{'b' * 24}", "Early")
+    with pytest.raises(trellis.NotFound):
+        await got(jobs.get_checkpoint("a/checkpoints/51"))
 
 
 def peft_folder(path: Path) -> Path:

@@ -10,6 +10,8 @@ import grpc
 from trellis.server.domain.caller import Caller
 
 REQUEST_ID = "x-request-id"
+VERSION = "x-trellis-version"
+"""Under which each answer says the server's version."""
 _SOUND = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
