@@ -1,5 +1,6 @@
 """Which jobs start, and what the others are told, case by case."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -89,6 +90,18 @@ def test_who_finds_no_room_is_told_its_place() -> None:
     assert {uid: reason.position for uid, reason in decisions.waiting.items()} == {"a1": 0, "b3": 1, "a2": 2}
     assert {reason.code for reason in decisions.waiting.values()} == {QueueCode.CAPACITY}
     assert decisions.waiting["a1"].message == "It needs 1 CPU; what is free of 1 CPU is taken by jobs before it."
+
+
+def test_what_an_export_takes_is_not_given_to_jobs() -> None:
+    seen = replace(snapshot([queued("a1"), queued("b2")]), held=ONE)
+    decisions = decide(seen)
+    assert admitted_by(decisions) == ("a1",)
+    assert decisions.waiting["b2"].message == (
+        "It needs 1 CPU; what is free of 2 CPUs is taken by jobs before it and by an export."
+    )
+    alone = decide(replace(snapshot([queued("a1")], capacity=ONE), held=ONE))
+    assert admitted_by(alone) == ()
+    assert "what is free of 1 CPU is taken" in alone.waiting["a1"].message
 
 
 def test_what_can_never_fit_is_told_so_and_holds_nobody_up() -> None:

@@ -24,11 +24,11 @@ async def take_snapshot(
     active = await unit.jobs.in_states(sorted(ACTIVE), _MOST)
     waiting = tuple(_queued(job, ready, settings) for job, ready in queued)
     bases = {job.work.base for job in waiting if isinstance(job.work, Shared)}
-    capacity = Resources(settings.capacity_cpus, settings.capacity_gpus)
     return Snapshot(
         queued=waiting,
         active=tuple(ActiveJob(job.uid, job.tenant, _held(job.spec, settings)) for job in active),
-        capacity=capacity.minus(await held_by_exports(unit, settings)),
+        capacity=Resources(settings.capacity_cpus, settings.capacity_gpus),
+        held=await held_by_exports(unit, settings),
         tenant_running_limit=settings.tenant_running_limit,
         now=context.now(),
         trainers=await _trainers(unit, {job.uid: job for job in active}),

@@ -57,6 +57,7 @@ class Plan:
         one waiting for ever."""
         self._held_up: set[TrainerBase] = set()
         """Bases whose trainers have no room for an earlier job."""
+        self.ledger.hold(snapshot.held)
         for job in snapshot.active:
             self.ledger.take(job.tenant, job.needs)
         for trainer in snapshot.trainers:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC
 
 from trellis.server.domain.tuning_job import QueueCode, QueueReason
+from trellis.server.scheduler.capacity import Resources
 from trellis.server.scheduler.plan import Admission, NewTrainer, Plan
 from trellis.server.scheduler.snapshot import Alone, QueuedJob, Shared, Snapshot
 from trellis.server.scheduler.trainers import refusal
@@ -81,9 +82,11 @@ def _shortage(job: QueuedJob, snapshot: Snapshot, plan: Plan) -> tuple[QueueCode
         has = "has no" if trainers == 1 else "has"
         message = f"{which} of {job.work.base.base_model} {has} room for it and the jobs before it; it starts when others end."
         return QueueCode.CAPACITY, message
-    takers = (
-        "jobs before it" if isinstance(job.work, Alone) and not snapshot.trainers else "jobs before it and by trainers"
-    )
+    takers = "jobs before it"
+    if not isinstance(job.work, Alone) or snapshot.trainers:
+        takers += " and by trainers"
+    if snapshot.held != Resources():
+        takers += " and by an export"
     return QueueCode.CAPACITY, f"{_needs(job, snapshot)}; what is free of {ledger.capacity} is taken by {takers}."
 
 

@@ -96,6 +96,8 @@ class Snapshot:
     now: datetime
     trainers: tuple[PresentTrainer, ...] = ()
     options: TrainerOptions = TrainerOptions()
+    held: Resources = Resources()
+    """What the export that is being made takes of the capacity."""
     last_ends: Mapping[TrainerBase, datetime] = field(default_factory=dict)
     """When the newest trainer of a base ended, of those that had one."""
 
