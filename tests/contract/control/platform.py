@@ -14,7 +14,7 @@ from tests.job_cluster_fake import FakeJobCluster
 
 from trellis.objects import ObjectStore
 from trellis.server.app.attempts import COMPLETED, Assignment, Process, current_attempt, fail_attempt, start_attempt
-from trellis.server.app.context import Context
+from trellis.server.app.context import AppSettings, Context
 from trellis.server.app.ports import UnitOfWork, UnitOfWorkFactory
 from trellis.server.app.progress import AttemptReport, report_attempt
 from trellis.server.app.stopping import pause_tuning_job, preempt_tuning_job, resume_tuning_job
@@ -22,14 +22,18 @@ from trellis.server.app.tuning_jobs import cancel_tuning_job
 from trellis.server.control.admit import AdmitJobs
 from trellis.server.control.context import ControlContext, ControlSettings
 from trellis.server.control.launch import LaunchJobs
+from trellis.server.control.launch_trainers import LaunchTrainers
 from trellis.server.control.loop import Step
 from trellis.server.control.reap import ReapOrphans, ReapRuns
+from trellis.server.control.reap_trainers import ReapTrainers
 from trellis.server.control.stop import StopJobs
 from trellis.server.control.watch import WatchAttempts
+from trellis.server.control.watch_trainers import WatchTrainers
 from trellis.server.control.watchdog import WatchSteps
 from trellis.server.domain.caller import AttemptRef, Caller, Role
 from trellis.server.domain.dataset import ReportState
 from trellis.server.domain.stop import Stop
+from trellis.server.domain.trainer import Trainer
 from trellis.server.domain.tuning_job import (
     ACTIVE,
     Attempt,
@@ -94,10 +98,15 @@ class Server:
         self.admit, self.launch, self.stop = AdmitJobs(context), LaunchJobs(context), StopJobs(context)
         self.watch, self.reap, self.orphans = WatchAttempts(context), ReapRuns(context), ReapOrphans(context)
         self.steps_watch = WatchSteps(context)
+        self.launch_trainers, self.watch_trainers = LaunchTrainers(context), WatchTrainers(context)
+        self.reap_trainers = ReapTrainers(context)
 
     @property
     def steps(self) -> Sequence[Step]:
-        return (self.admit, self.launch, self.stop, self.watch, self.reap, self.orphans, self.steps_watch)
+        return (
+            *(self.admit, self.launch, self.launch_trainers, self.stop, self.watch, self.watch_trainers),
+            *(self.reap, self.reap_trainers, self.orphans, self.steps_watch),
+        )
 
     async def round(self) -> None:
         """Every loop once."""
@@ -115,7 +124,9 @@ class Platform:
         self.engines = FakeEngineHost()
         self.store = ObjectStore.open(str(folder))
         self.settings = replace(SETTINGS, **settings)
-        self.app = Context(units, self.clock, FakeIds("app"), self.store, self.engines, _no_wait)
+        secret, options = self.settings.server_secret, self.settings.trainers
+        told = AppSettings(server_secret=secret, trainers=options)
+        self.app = Context(units, self.clock, FakeIds("app"), self.store, self.engines, _no_wait, told)
         self._servers = 0
 
     async def prepare(self) -> None:
@@ -177,9 +188,22 @@ class Platform:
         """An admin asks the job to give back its capacity."""
         await preempt_tuning_job(self.app, f"tenants/acme/tuningJobs/job-{number}", reason)
 
+    async def trainers(self) -> Sequence[Trainer]:
+        async with self.units(write=False) as unit:
+            return await unit.trainers.live()
+
+    async def trainer(self, uid: str) -> Trainer:
+        async with self.units(write=False) as unit:
+            found = await unit.trainers.get(uid)
+        assert found is not None
+        return found
+
     async def caller(self, run: str) -> Caller:
         """Who the run's process is, by the token that it was given."""
-        token = self.cluster.runs[run].request.environment["TRELLIS_ATTEMPT_TOKEN"]
+        return await self.caller_of(self.cluster.runs[run].request.environment["TRELLIS_ATTEMPT_TOKEN"])
+
+    async def caller_of(self, token: str) -> Caller:
+        """Who has the attempt's token."""
         async with self.units(write=False) as unit:
             attempt = await unit.jobs.find_attempt(hashlib.sha256(token.encode()).hexdigest())
         assert attempt is not None
@@ -206,7 +230,10 @@ class Platform:
 
     async def complete(self, run: str) -> None:
         """The run's process says that it is done; the adapter is left out."""
-        caller = await self.caller(run)
+        await self.complete_as(await self.caller(run))
+
+    async def complete_as(self, caller: Caller) -> None:
+        """An attempt is done; the adapter is left out."""
         now = self.clock.now()
         async with self.units() as unit:
             job, attempt = await current_attempt(unit, caller)
@@ -219,8 +246,14 @@ class Platform:
 async def check_invariants(platform: Platform, uids: Iterable[str]) -> None:
     """What must be true at every moment, whatever has died."""
     assert len(platform.cluster.started) == len(set(platform.cluster.started)), "a run was begun twice"
-    active = 0
+    held = 0.0
     async with platform.units(write=False) as unit:
+        live = {trainer.uid: trainer for trainer in await unit.trainers.live()}
+        over = {trainer.uid for trainer in await unit.trainers.to_clean_up(1000)}
+        held += sum(trainer.cpus for trainer in live.values())
+        for trainer in live.values():
+            given = await unit.trainers.open_attempts([trainer.uid])
+            assert len(given) <= platform.settings.trainers.max_jobs, "more jobs than a trainer takes"
         for uid in uids:
             job = await unit.jobs.get_by_uid(uid)
             assert job is not None
@@ -233,8 +266,11 @@ async def check_invariants(platform: Platform, uids: Iterable[str]) -> None:
             still_open = [attempt.number for attempt in attempts if not attempt.ended]
             is_active = job.state in ACTIVE
             assert still_open == ([job.attempt_count] if is_active else []), f"{job.state} with attempts {still_open}"
-            active += is_active
-    assert active * platform.settings.job_cpus <= platform.settings.capacity_cpus, "more than there is"
+            if is_active and attempts[-1].trainer_uid:
+                assert attempts[-1].trainer_uid in {*live, *over}, "on a trainer that nobody watches"
+            elif is_active:
+                held += platform.settings.job_cpus
+    assert held <= platform.settings.capacity_cpus, "more than there is"
 
 
 async def _attempts(unit: UnitOfWork, uid: str) -> list[Attempt]:

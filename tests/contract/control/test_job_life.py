@@ -227,6 +227,39 @@ async def test_an_unreachable_cluster_loses_nothing(platform: Platform) -> None:
     assert platform.cluster.started == [RUN]
 
 
+async def test_an_outage_of_the_cluster_costs_no_attempt(platform: Platform) -> None:
+    server = platform.server()
+    await platform.add_jobs(samples.job())
+    platform.cluster.reachable = False
+    await server.admit.once()
+    for _ in range(200):
+        platform.clock.pass_seconds(15)
+        await server.watch.once()
+    platform.cluster.reachable = True
+    await server.watch.once()
+    await server.launch.once()
+    assert platform.cluster.started == [RUN]
+    await platform.begin(RUN)
+    job = await platform.job()
+    assert (job.state, job.attempt_count, job.failure_count) == (JobState.RUNNING, 1, 0)
+
+
+async def test_a_run_that_does_not_start_after_an_outage_either_is_retried(platform: Platform) -> None:
+    server = platform.server()
+    await platform.add_jobs(samples.job())
+    platform.cluster.reachable = False
+    await server.admit.once()
+    for _ in range(25):
+        platform.clock.pass_seconds(15)
+        await server.watch.once()
+    platform.cluster.reachable = True
+    for _ in range(25):
+        platform.clock.pass_seconds(15)
+        await server.watch.once()
+    job = await platform.job()
+    assert (job.state, job.failure_count) == (JobState.QUEUED, 1)
+
+
 async def test_leases_end_without_the_cluster(platform: Platform) -> None:
     server = await running(platform)
     platform.cluster.reachable = False
