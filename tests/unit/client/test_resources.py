@@ -98,6 +98,31 @@ async def test_a_job_is_created_with_what_was_said_and_nothing_else(rig: Rig) ->
     assert (job.progress, job.error, job.tuned_evaluation, job.validation_dataset) == (None, None, None, "")
 
 
+async def test_a_job_of_another_method_says_what_it_is_made_of(rig: Rig) -> None:
+    preference = trellis.PreferenceSpec(
+        training=trellis.TrainingSettings(epochs=1), loss=trellis.PreferenceLoss.ORPO, beta=0.2
+    )
+    spread = trellis.DistributedSpec(workers=2, offload=trellis.Offload.NONE, gradient_checkpointing=False)
+    job = await got(
+        rig.client.jobs.create(
+            "pairs",
+            preference=preference,
+            distributed=spread,
+            replay_dataset="general@" + "0" * 64,
+            initial_adapter="tenants/acme/tuningJobs/a/checkpoints/50",
+        )
+    )
+    assert (job.supervised, job.preference, job.distributed) == (None, preference, spread)
+    assert job.replay_dataset == "tenants/acme/datasets/general/versions/" + "0" * 64
+    assert job.initial_adapter == "tenants/acme/tuningJobs/a/checkpoints/50"
+    pretraining = trellis.PretrainingSpec()
+    text = await got(rig.client.jobs.create("manuals", pretraining=pretraining, initial_adapter="support"))
+    assert (text.supervised, text.pretraining, text.distributed) == (None, pretraining, None)
+    assert text.initial_adapter == "tenants/acme/aliases/support"
+    with pytest.raises(trellis.InvalidArgument, match="one method"):
+        await got(rig.client.jobs.create("pairs", preference=preference, pretraining=pretraining))
+
+
 async def test_a_job_of_another_tenant_uses_that_tenants_names(rig: Rig) -> None:
     job = await got(rig.client.jobs.create("support", tenant="globex", alias="support"))
     assert job.name == "tenants/globex/tuningJobs/j0"
