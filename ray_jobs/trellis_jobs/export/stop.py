@@ -36,8 +36,7 @@ def describe(error: BaseException) -> ExportFailure:
             again = isinstance(error, BaseModelUnreachableError)
             return ExportFailure(Reason.BASE_MODEL_INVALID, str(error), again)
         case ObjectNotFoundError():
-            message = f"{error} is gone: the adapter was deleted, or the checkpoint was replaced by newer ones"
-            return ExportFailure(Reason.RESOURCE_NOT_FOUND, f"{message}. Pin a checkpoint before you export it.")
+            return ExportFailure(Reason.RESOURCE_NOT_FOUND, f"{error} is gone from the object store; was it deleted?")
         case MemoryError():
             return ExportFailure(Reason.INTERNAL, "The process that makes the export ran out of memory.", again=True)
     lines = str(error).strip().splitlines()
