@@ -4,10 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from tests.e2e import lines
 from tests.e2e.platform import Platform
-from tests.e2e.readme import cli_lines
+from tests.e2e.readme import cli_lines, export_lines
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import trellis
+
+BASE = Path(trellis.__file__).parent / "base_models" / "trellis-tiny"
 LISTS = (
     ("tenants", "list"),
     ("keys", "list"),
@@ -71,6 +76,23 @@ def test_a_job_is_json_for_programs(platform: Platform, acme: dict[str, str], tm
     assert chunks[-1]["finish_reason"] in {"STOP", "LENGTH"}
     files = json.loads(ask("adapters", "download", "support", "-o", str(tmp_path)))["files"]
     assert sorted(Path(file).name for file in files) == sorted(path.name for path in tmp_path.iterdir())
+
+
+def test_a_tuned_model_is_taken_away(platform: Platform, acme: dict[str, str]) -> None:
+    platform.shell("\n".join(export_lines()), **acme)
+    folder = platform.folder / "support-merged"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["tuning_job"].startswith("tenants/acme/tuningJobs/")
+    assert manifest["metrics"]["changed_share"] > 0
+    merged, base = (AutoModelForCausalLM.from_pretrained(one) for one in (folder, BASE))
+    inputs = AutoTokenizer.from_pretrained(folder)("Where is my parcel?", return_tensors="pt")
+    with torch.no_grad():
+        change = merged(**inputs).logits - base(**inputs).logits
+    assert bool(change.isfinite().all())
+    assert float(change.abs().max()) > 0
+    (export,) = json.loads(platform.cli("exports", "list", "--format", "json", **acme).stdout)
+    assert export["state"] == "SUCCEEDED"
+    assert platform.cli("exports", "delete", export["name"], **acme).returncode == 0
 
 
 def test_exit_codes(platform: Platform, acme: dict[str, str]) -> None:
