@@ -134,6 +134,17 @@ def test_lines_longer_than_the_context_are_cut_and_told(tokenizer: ChatTokenizer
     assert "1 to be cut at 40 tokens" in found.summary
 
 
+def test_long_text_counts_whole_as_pre_training_splits_it(tokenizer: ChatTokenizer) -> None:
+    lines = [{"text": "a"}, {"text": "b" * 100}, {"text": "c" * 100, "weight": 0}]
+    found = report(*lines, tokenizer=tokenizer, context_length=40)
+    whole = report(*lines, tokenizer=tokenizer)
+    assert (found.tokens, found.trainable_tokens) == (whole.tokens, whole.trainable_tokens)
+    assert found.trainable_tokens is not None
+    assert found.trainable_tokens > 40
+    assert found.cut == Lines(2, (2, 3))
+    assert "pre-training splits it" in found.warnings[0].message
+
+
 def test_a_line_with_nothing_trained_after_the_cut_is_an_error(tokenizer: ChatTokenizer) -> None:
     found = report(chat("a"), chat("question " * 50), tokenizer=tokenizer, context_length=40)
     assert errors(found) == [(2, "no_trainable_tokens")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from trellis.formats import Example, LineError, PreferenceExample
+from trellis.formats import Example, LineError, PreferenceExample, TextExample
 from trellis.reports.previews import Preview, preview
 from trellis.reports.tallies import LengthTally, LineTally
 from trellis.tokens import EncodedExample, TemplateError
@@ -51,11 +51,11 @@ class TokenTally:
         except TemplateError as error:
             self._no_template = error.code == "no_chat_template"
             return Verdict((LineError(line, "$.messages", error.code, error.message, _HINTS[error.code]),))
-        self._count(line, encoded)
+        self._count(line, encoded, splits=isinstance(example, TextExample))
         was_cut = any(item.cut for _, item in encoded)
         if example.weight > 0 and any(item.trainable_tokens == 0 for _, item in encoded):
             return Verdict((self._nothing_trained(line, was_cut),))
-        warnings = [self._cut_warning(line, encoded)] if was_cut else []
+        warnings = [self._cut_warning(line, encoded, isinstance(example, TextExample))] if was_cut else []
         if self.tokenizer.spells_special_token(example):
             warnings.append(_special_token_warning(line))
         return Verdict((), tuple(warnings))
@@ -66,10 +66,13 @@ class TokenTally:
             return ("preferred", pair.chosen), ("non_preferred", pair.rejected)
         return (("", self.tokenizer.encode_example(example, self.context_length)),)
 
-    def _count(self, line: int, encoded: _Labelled) -> None:
+    def _count(self, line: int, encoded: _Labelled, *, splits: bool) -> None:
+        """Count a line; of long text all of it, as pre-training splits it where supervised tuning cuts it."""
         self.encoded += 1
-        self.tokens += sum(len(item.ids) for _, item in encoded)
-        self.trainable += sum(item.trainable_tokens for _, item in encoded)
+        for _, item in encoded:
+            beyond = item.total_tokens - len(item.ids) if splits else 0
+            self.tokens += len(item.ids) + beyond
+            self.trainable += item.trainable_tokens + (beyond if item.trainable_tokens else 0)
         self.lengths.add(max(item.total_tokens for _, item in encoded))
         if any(item.cut for _, item in encoded):
             self.cut.add(line)
@@ -83,9 +86,11 @@ class TokenTally:
         hint = "Shorten what comes before the answer." if was_cut else "Give the line an answer to learn."
         return LineError(line, "$", "no_trainable_tokens", message, hint)
 
-    def _cut_warning(self, line: int, encoded: _Labelled) -> LineError:
+    def _cut_warning(self, line: int, encoded: _Labelled, splits: bool) -> LineError:
         longest = max(item.total_tokens for _, item in encoded)
         message = f"The line has {longest} tokens and will be cut at {self.context_length}."
+        if splits:
+            message = f"The line has {longest} tokens: supervised tuning cuts it at {self.context_length}, pre-training splits it."
         return LineError(line, "$", "line_cut", message, "Shorten it, or choose a base model with a longer context.")
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from trellis.auto import Facts, resolve
 from trellis.names import BaseModelName, DatasetVersionName
 from trellis.server.app.ports import UnitOfWork
-from trellis.server.domain.dataset import ReportState
+from trellis.server.domain.dataset import ReportState, VersionState
 from trellis.server.domain.tuning_job import JobState, TuningJob
 from trellis.spec import TrainSpec
 
@@ -31,4 +31,6 @@ async def resolved_spec(unit: UnitOfWork, spec: TrainSpec) -> TrainSpec:
     base = await unit.base_models.get(BaseModelName.parse(spec.base_model).base_model)
     if version is None or report is None or base is None or report.state is not ReportState.DONE:
         return spec
+    if version.state is VersionState.VALIDATING:
+        return spec  # the report that counts its lines, for another base model, is still to come
     return resolve(spec, Facts(base.parameter_count, version.line_count, report.trainable_token_count))
