@@ -5,9 +5,11 @@ import contextlib
 import hashlib
 import os
 import sys
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from tests.recording_trainer import TRAINER_TOKEN, Recorded, RecordingPlatform
 from tests.tiny_llama import chat_line
@@ -15,8 +17,10 @@ from trellis.bases import read_base
 from trellis.objects import ObjectStore
 from trellis.spec import Lora, TrainSpec
 from trellis.tokens import ChatTokenizer
-from trellis.v1.trainer_pb2 import StartTrainerResponse
+from trellis.v1.trainer_pb2 import ClaimedAttempt, StartTrainerResponse
 from trellis.v1.worker_pb2 import StartAttemptResponse
+from trellis_jobs.shared.attempt import Attempt
+from trellis_jobs.shared.main import build
 
 COLOURS = ("red", "green", "blue", "amber")
 THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "HF_HUB_OFFLINE": "1"}
@@ -121,3 +125,44 @@ async def run_all(world: World, *works: StartAttemptResponse) -> list[Recorded]:
             assert await asyncio.wait_for(trainer.wait(), 180) == 0
             assert platform.left
         return attempts
+
+
+class LocalTrainer:
+    """A trainer in this process, on a thread of its own, for tests that reach into it."""
+
+    def __init__(self, platform: RecordingPlatform) -> None:
+        self._platform = platform
+        self.trainer, self.room = build(platform.start, lambda: None)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self.trainer.run, args=(self._over,))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
+        self.trainer.stop()
+        self._thread.join()
+
+    async def give(self, *works: StartAttemptResponse) -> list[Recorded]:
+        """Give attempts to the loop at once, all in the same turn if it has not begun."""
+        attempts = await self._platform.give(*works)
+        for attempt in attempts:
+            claimed = ClaimedAttempt(
+                token=attempt.token, tuning_job=attempt.work.tuning_job, attempt=attempt.work.attempt
+            )
+            local = Attempt(self._platform.address, claimed, "1.2.3")
+            await asyncio.to_thread(local.start)
+            self.trainer.give(local)
+        return attempts
+
+    async def run(self, *works: StartAttemptResponse) -> list[Recorded]:
+        """What attempts told, all given before the loop begins."""
+        attempts = await self.give(*works)
+        with self:
+            await self._platform.until(lambda: all(attempt.over for attempt in attempts))
+        return attempts
+
+    def _over(self, jobs: int) -> bool:
+        return self._closing.is_set() and not jobs

@@ -44,8 +44,10 @@ def completion(attempt: Recorded) -> CompleteAttemptRequest:
 
 def resumed(world: World, work: StartAttemptResponse, before: Recorded, job: str) -> StartAttemptResponse:
     """The next attempt of a job, from the newest checkpoint that was reported."""
-    again = world.work(job, work.attempt + 1)
-    again.train_spec_json = work.train_spec_json
+    again = StartAttemptResponse()
+    again.CopyFrom(work)
+    again.attempt += 1
+    again.adapter_prefix = world.work(job, again.attempt).adapter_prefix
     again.resume_key, again.resume_step = before.checkpoints()[-1].key, before.checkpoints()[-1].step
     return again
 

@@ -1,0 +1,136 @@
+"""The trainer's loop: passes that fail, and what jobs are charged."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.shared_trainer_rig import LocalTrainer, World, make_world, serving
+from tests.tiny_llama import write_tiny_llama
+
+from trellis.spec import Lora
+from trellis.v1.worker_pb2 import END_CAUSE_OUT_OF_MEMORY, END_CAUSE_USER
+from trellis_jobs.shared.chunk import Chunk
+from trellis_jobs.shared.fused import FusedModel
+
+WORKS = {"one": {"max_steps": 6}, "two": {"max_steps": 4, "lora": Lora(rank=12), "seed": 1}}
+
+
+@pytest.fixture(scope="module")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_llama(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def world(base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setenv("TRELLIS_TRAINER_RANK_ROWS", "64")
+    return make_world(base_folder, tmp_path / "store")
+
+
+async def expected(world: World, **works: dict[str, Any]) -> tuple[list[dict[int, float]], list[bytes]]:
+    """Losses and weights where nothing goes wrong."""
+    async with serving(world.platform()) as platform:
+        attempts = await LocalTrainer(platform).run(*(world.work(job, **changes) for job, changes in works.items()))
+    return [attempt.losses() for attempt in attempts], [world.weights(job) for job in works]
+
+
+async def test_a_pass_that_ran_out_of_memory_is_replayed_in_smaller_ones(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses, weights = await expected(world, **WORKS)
+    backward, failures = FusedModel.backward, []
+
+    def scarce(self: FusedModel, losses: Sequence[torch.Tensor]) -> None:
+        if len(losses) > 1:
+            backward(self, losses[:1])  # a part of the gradients is in the bank already
+            failures.append(len(losses))
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        backward(self, losses)
+
+    monkeypatch.setattr(FusedModel, "backward", scarce)
+    async with serving(world.platform()) as platform:
+        attempts = await LocalTrainer(platform).run(*(world.work(job, **changes) for job, changes in WORKS.items()))
+    assert failures
+    assert [attempt.losses() for attempt in attempts] == losses
+    assert [world.weights(job) for job in WORKS] == weights
+
+
+async def test_a_chunk_that_does_not_fit_by_itself_fails_its_job_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses, _ = await expected(world, one=WORKS["one"])
+    forward = FusedModel.losses
+
+    def scarce(self: FusedModel, chunks: Sequence[Chunk]) -> Any:
+        if torch.is_grad_enabled() and any(chunk.dropout > 0.2 for chunk in chunks):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, chunks)
+
+    monkeypatch.setattr(FusedModel, "losses", scarce)
+    async with serving(world.platform()) as platform:
+        one, two = await LocalTrainer(platform).run(
+            world.work("one", **WORKS["one"]), world.work("two", lora=Lora(rank=4, dropout=0.5))
+        )
+    assert one.losses() == losses[0]
+    assert one.completed is not None
+    assert two.failed is not None
+    assert two.failed.cause == END_CAUSE_OUT_OF_MEMORY
+
+
+async def test_an_error_that_nobody_foresaw_ends_only_the_job_that_has_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses, weights = await expected(world, one=WORKS["one"])
+    forward = FusedModel.losses
+
+    def broken(self: FusedModel, chunks: Sequence[Chunk]) -> Any:
+        if torch.is_grad_enabled() and any(chunk.dropout > 0.2 for chunk in chunks):
+            raise KeyError("odd")
+        return forward(self, chunks)
+
+    monkeypatch.setattr(FusedModel, "losses", broken)
+    async with serving(world.platform()) as platform:
+        one, two = await LocalTrainer(platform).run(
+            world.work("one", **WORKS["one"]), world.work("two", lora=Lora(rank=4, dropout=0.5))
+        )
+    assert (one.losses(), world.weights("one")) == (losses[0], weights[0])
+    assert two.failed is not None
+    assert two.failed.cause == END_CAUSE_USER
+    assert "KeyError" in two.failed.error.message
+
+
+async def test_memory_halvings_make_smaller_chunks_and_the_same_losses(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses, _ = await expected(world, one={**WORKS["one"], "lora": Lora(rank=4)})
+    sizes: list[int] = []
+    forward = FusedModel.losses
+
+    def watched(self: FusedModel, chunks: Sequence[Chunk]) -> Any:
+        sizes.extend(len(chunk.rows) for chunk in chunks if torch.is_grad_enabled())
+        return forward(self, chunks)
+
+    async with serving(world.platform()) as platform:
+        local = LocalTrainer(platform)
+        monkeypatch.setattr(FusedModel, "losses", watched)
+        work = world.work("one", **{**WORKS["one"], "lora": Lora(rank=4)})
+        work.memory_halvings = 4
+        (one,) = await local.run(work)
+    assert set(sizes) == {1}
+    assert one.losses() == pytest.approx(losses[0], rel=1e-4)
+
+
+async def test_jobs_share_the_seconds_of_their_passes_by_tokens(world: World) -> None:
+    async with serving(world.platform()) as platform:
+        local = LocalTrainer(platform)
+        one, two = await local.run(
+            world.work("one", max_steps=8, batch_size=12, held_out_fraction=0.0),
+            world.work("two", max_steps=8, batch_size=3, held_out_fraction=0.0),
+        )
+        assert local.room.to_proto().jobs == 8
+    assert one.completed is not None
+    assert two.completed is not None
+    many, few = one.completed.usage, two.completed.usage
+    assert many.trained_tokens > 3 * few.trained_tokens
+    assert many.trainer_seconds > few.trainer_seconds > 0
