@@ -139,7 +139,7 @@ class Run:
         with self._peers() as peers:
             rounds = ready.Rounds(peers, _say, self.given.threads)
             found = rounds.run(crowd, self._crowd(1, SHORT, "same"), self.given.rounds)
-        return list(ready.headline(found, rounds.first_steps)), list(ready.points("ready", found, crowd))
+        return list(ready.headline(found, crowd, rounds.first_steps)), list(ready.points("ready", found, crowd))
 
     def _grid(self) -> tuple[Sequence[Finding], Sequence[Point]]:
         crowds = [self._crowd(tenants, lengths, mix) for tenants, lengths, mix in self.sizes.grid]

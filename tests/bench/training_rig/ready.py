@@ -57,12 +57,12 @@ class Rounds:
         self.say(f"first step after admission: {self.first_steps[-1]:.2f} s")
 
 
-def headline(found: Found, first_steps: Sequence[float]) -> Iterator[Finding]:
+def headline(found: Found, crowd: Crowd, first_steps: Sequence[float]) -> Iterator[Finding]:
     """The rows, of the systems that there are."""
     for name, one, other in _PAIRS:
         if found.get(one) and found.get(other):
             ours, theirs = ([ready.seconds for ready in found[which]] for which in (one, other))
-            yield Finding.of(name, ours, theirs, compared(found[one][-1], found[other][-1]))
+            yield Finding.of(name, ours, theirs, f"{crowd}; {compared(found[one][-1], found[other][-1])}")
     if first_steps:
         yield Finding.of("warm_first_step_seconds", first_steps, note="one job alone, to an idle trainer that is warm")
 

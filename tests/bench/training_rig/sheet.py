@@ -85,7 +85,7 @@ class Book:
     def page(self, outcome: str) -> str:
         """The page of docs/benchmarks; what came out is for whoever reads the numbers to write."""
         said = [_EXPECTED, *(f"- `{claim.name}`{_bar(claim.name)}: {claim.expected}." for claim in CLAIMS.values())]
-        said += ["", "## Measured"]
+        said += ["", _ON_A_GPU, "", "## Measured"]
         for name, part in self.parts.items():
             said += [f"### {name}", "```sh", part["command"], "```", *_heading(name, part), ""]
             if part["rows"]:
@@ -119,6 +119,20 @@ share the base's weights, so that switching adapters costs the peer nothing.
 ## Expected
 Written before the first full run, from the measurements and the arithmetic that the design goes by.
 """
+
+
+GPU_EXPECTED: Final = {"few": (8.0, 3.4), "mixed": (1.5, 1.8), "full": (1.0, 1.0)}
+"""How many times as fast as sequential PEFT and as one padded batch; `tests.bench.training_rig.gpu.expected`, rounded."""
+_ON_A_GPU: Final = """On a GPU (`tests.bench.training_gpu`, an 8B-shaped model in bf16, 8 tenants of rank 16) a step takes the longest of its
+arithmetic (four FLOPs a weight and token, 790 TFLOP/s on an H200), of reading the weights twice (4.8 TB/s), and of some 30 ms of
+launches, so that up to 740 tokens cost what one does. By that the shared step should be, with lines of one tenant like these, so many
+times as fast. It has not been run yet.
+
+| a tenant's step | as PEFT, one tenant after another | as one padded batch in mLoRA's style |
+|---|---:|---:|
+| one line of 32 to 128 tokens | {few[0]} | {few[1]} |
+| two lines of 32 to 512 | {mixed[0]} | {mixed[1]} (≥ 1.5) |
+| two lines of 512 | {full[0]} (≥ 0.95) | {full[1]} |""".format(**GPU_EXPECTED)
 
 
 def _bar(name: str) -> str:

@@ -7,12 +7,13 @@ import pytest
 from tests.bench.report import Machine
 from tests.bench.training_rig import ready, steps
 from tests.bench.training_rig.claims import CLAIMS, Judged
-from tests.bench.training_rig.crowd import Ready
+from tests.bench.training_rig.crowd import Crowd, Ready
 from tests.bench.training_rig.finding import Finding, Point
 from tests.bench.training_rig.plot import draw
 from tests.bench.training_rig.sheet import Book, PartSheet, publish
 from tests.bench.training_rig.steps import OURS, THEIRS, Case, Timed
-from tests.bench.training_rig.tenant import Tuned
+from tests.bench.training_rig.tenant import Recipe, Tuned, draw_tenants
+from tests.bench.training_rig.texts import SHORT
 
 BARS = {
     "tenants8_submit_to_ready_speedup": "≥ 5",
@@ -74,14 +75,16 @@ def test_a_value_stands_for_itself() -> None:
 
 def test_ready_has_a_row_for_every_system_that_ran() -> None:
     found = {ready.COLD: [done(20.0)], ready.WARM: [done(10.0)], ready.PROCESSES: [done(60.0, loss=1.0)]}
-    rows = {finding.claim.name: finding for finding in ready.headline(found, [0.5])}
+    crowd = Crowd(draw_tenants(8, "same"), "same", SHORT, Recipe(), [], 100, 20000)
+    rows = {finding.claim.name: finding for finding in ready.headline(found, crowd, [0.5])}
     assert list(rows) == [
         "tenants8_submit_to_ready_speedup",
         "tenants8_submit_to_ready_speedup_cold",
         "warm_first_step_seconds",
     ]
     assert rows["tenants8_submit_to_ready_speedup"].result == 6.0
-    assert rows["tenants8_submit_to_ready_speedup"].note.startswith("NOT EQUAL WORK")
+    note = rows["tenants8_submit_to_ready_speedup"].note
+    assert note.startswith("8 tenants, 100 short lines each, same adapters; NOT EQUAL WORK")
 
 
 def test_steps_have_their_rows_and_say_whether_the_losses_agree() -> None:

@@ -19,6 +19,7 @@ from tests.bench.training_rig.gpu import (
     expected,
     step_seconds,
 )
+from tests.bench.training_rig.sheet import GPU_EXPECTED
 
 from trellis_jobs.device import Device
 
@@ -38,6 +39,11 @@ def test_what_is_expected_of_each_load() -> None:
     assert expected(FULL, FULL_LINES, "sequential") == pytest.approx(1.0)
     assert expected(FULL, FULL_LINES, "mlora") == pytest.approx(1.0)
     assert expected(FULL, MIXED, "mlora") > 1.5  # half of its rows are padding
+
+
+def test_the_page_says_what_the_arithmetic_gives() -> None:
+    found = {load.name: tuple(round(expected(FULL, load, peer), 1) for peer in PEERS) for load in FULL.loads}
+    assert found == GPU_EXPECTED
 
 
 @pytest.mark.parametrize("sizes", [FULL, QUICK, ON_A_CPU], ids=["full", "quick", "tiny"])
