@@ -229,7 +229,7 @@ async def test_an_unreachable_cluster_loses_nothing(platform: Platform) -> None:
 
 async def test_an_outage_of_the_cluster_costs_no_attempt(platform: Platform) -> None:
     server = platform.server()
-    await platform.add_jobs(samples.job())
+    await platform.add_jobs(samples.alone())
     platform.cluster.reachable = False
     await server.admit.once()
     for _ in range(200):
@@ -246,7 +246,7 @@ async def test_an_outage_of_the_cluster_costs_no_attempt(platform: Platform) -> 
 
 async def test_a_run_that_does_not_start_after_an_outage_either_is_retried(platform: Platform) -> None:
     server = platform.server()
-    await platform.add_jobs(samples.job())
+    await platform.add_jobs(samples.alone())
     platform.cluster.reachable = False
     await server.admit.once()
     for _ in range(25):

@@ -1,6 +1,7 @@
 """Finds attempts whose process died or went silent. The lease decides; the cluster's word may only hasten it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -11,6 +12,7 @@ from trellis.server.control.context import ControlContext
 from trellis.server.control.each import for_each
 from trellis.server.control.listening import Listening
 from trellis.server.control.metrics import ATTEMPTS_LOST
+from trellis.server.control.outages import Outages
 from trellis.server.domain.tuning_job import Attempt, EndCause, JobError
 
 _log = structlog.get_logger(__name__)
@@ -26,6 +28,7 @@ class WatchAttempts:
     def __init__(self, context: ControlContext) -> None:
         self._context = context
         self._listening = Listening(context.settings.lease, context.now())
+        self._outages = Outages(context)
 
     async def once(self) -> bool:
         """One look at all attempts that are not over."""
@@ -46,7 +49,7 @@ class WatchAttempts:
         if not attempts:
             return
         try:
-            alive = set(await self._context.cluster.list())
+            alive = await self._outages.runs()
             await for_each([attempt for attempt in attempts if attempt.submission_id not in alive], self._judge)
         except Unavailable as error:
             # Only a hint is missing; leases are watched all the same, and without a longer pause.
@@ -65,12 +68,27 @@ class WatchAttempts:
     async def _end_silent(self, attempt: Attempt) -> None:
         if attempt.start_time is None and await self._is_loading(attempt):
             return  # no attempt is begun with while its trainer loads the base; the trainer's own lease decides
+        if attempt.start_time is None and await self._prolong_start(attempt):
+            return
         if attempt.start_time is None:
             seconds = self._context.settings.start_timeout.total_seconds()
             await self._end(attempt, "not_started", f"The training process did not start within {seconds:.0f} s.")
         else:
             seconds = self._context.settings.lease.total_seconds()
             await self._end(attempt, "silent", f"The training process was silent for {seconds:.0f} s.")
+
+    async def _prolong_start(self, seen: Attempt) -> bool:
+        """Let an attempt that could not be submitted, as the cluster was away, begin later; it has failed in nothing."""
+        deadline = await self._outages.start_deadline()
+        if deadline is None:
+            return False
+        async with self._context.units() as unit:
+            await unit.jobs.get_by_uid(seen.job_uid, for_update=True)
+            attempt = await unit.jobs.get_attempt(seen.job_uid, seen.number)
+            if attempt is not None and not attempt.ended and attempt.start_time is None:
+                await unit.jobs.save_attempt(replace(attempt, lease_expire_time=deadline))
+                await unit.commit()
+        return True
 
     async def _is_loading(self, attempt: Attempt) -> bool:
         if not attempt.trainer_uid:

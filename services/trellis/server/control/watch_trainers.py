@@ -1,6 +1,7 @@
 """Finds trainers whose process died or went silent, and ends what they had; the lease decides, the cluster hastens."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import structlog
@@ -12,6 +13,7 @@ from trellis.server.control.context import ControlContext
 from trellis.server.control.each import for_each
 from trellis.server.control.listening import Listening
 from trellis.server.control.metrics import ATTEMPTS_LOST, TRAINERS_LOST
+from trellis.server.control.outages import Outages
 from trellis.server.control.trainers import end_trainer
 from trellis.server.domain.trainer import Trainer
 from trellis.server.domain.tuning_job import Attempt, EndCause, JobError
@@ -31,6 +33,7 @@ class WatchTrainers:
     def __init__(self, context: ControlContext) -> None:
         self._context = context
         self._listening = Listening(context.settings.lease, context.now())
+        self._outages = Outages(context)
 
     async def once(self) -> bool:
         """One look at all trainers, and at what ended ones have left behind."""
@@ -57,7 +60,7 @@ class WatchTrainers:
         if not trainers:
             return
         try:
-            alive = set(await self._context.cluster.list())
+            alive = await self._outages.runs()
             await for_each([trainer for trainer in trainers if trainer.submission_id not in alive], self._judge)
         except Unavailable as error:
             # Only a hint is missing; leases are watched all the same, and without a longer pause.
@@ -67,19 +70,34 @@ class WatchTrainers:
         # A run that the cluster does not know, or no longer, is still to be submitted, or was lost with the cluster.
         status, word = await self._context.cluster.status(trainer.submission_id)
         if status in _DEAD:
-            said = f" ({word.strip().splitlines()[-1]})" if word.strip() else ""
-            await self._end(trainer, "dead", f"The shared trainer's process ended; Ray says {status}{said}.")
+            # Ray's word may quote what the process printed about other tenants' jobs: it is for operators alone.
+            _log.warning("trainer_run_ended", trainer=trainer.uid, status=status.value, word=word)
+            await self._end(trainer, "dead", f"The shared trainer's process ended without a word; Ray says {status}.")
         elif status is RunStatus.UNKNOWN and trainer.start_time is not None:
             await self._end(trainer, "dead", "The shared trainer was lost: Ray was restarted and does not know it.")
 
     async def _end_silent(self, trainer: Trainer) -> None:
         settings = self._context.settings
+        if trainer.start_time is None and await self._prolong_start(trainer):
+            return
         if trainer.start_time is None:
             seconds = settings.start_timeout.total_seconds()
             await self._end(trainer, "not_started", f"The shared trainer did not start within {seconds:.0f} s.")
         else:
             seconds = settings.lease.total_seconds()
             await self._end(trainer, "silent", f"The shared trainer was silent for {seconds:.0f} s.")
+
+    async def _prolong_start(self, seen: Trainer) -> bool:
+        """Let a trainer that could not be submitted, as the cluster was away, begin later; it has failed in nothing."""
+        deadline = await self._outages.start_deadline()
+        if deadline is None:
+            return False
+        async with self._context.units() as unit:
+            trainer = await unit.trainers.get(seen.uid, for_update=True)
+            if trainer is not None and not trainer.is_over and trainer.start_time is None:
+                await unit.trainers.save(replace(trainer, lease_expire_time=deadline))
+                await unit.commit()
+        return True
 
     async def _end_lingering(self, trainer: Trainer) -> None:
         async with self._context.units() as unit:
