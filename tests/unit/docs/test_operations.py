@@ -3,19 +3,26 @@
 import ast
 import re
 import sys
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import REGISTRY
 
 import trellis.server.control.loop
 import trellis.server.control.metrics
 import trellis.server.rpc.metrics
-from trellis.server.config import ServerConfig
+from trellis.engine_options import EngineOptions
+from trellis.server.config import OPTIONS, ServerConfig
+from trellis.server.domain.trainer_options import TrainerOptions
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "operations.md").read_text()
 CONFIG = ROOT / "services" / "trellis" / "server" / "config.py"
+SOURCES = {
+    EngineOptions: ROOT / "services" / "trellis" / "engine_options.py",
+    TrainerOptions: ROOT / "services" / "trellis" / "server" / "domain" / "trainer_options.py",
+}
 SERVING = ROOT / "services" / "trellis" / "serving" / "metrics.py"
 assert trellis.server.control.loop
 assert trellis.server.control.metrics
@@ -23,17 +30,24 @@ assert trellis.server.rpc.metrics
 
 
 def settings_table() -> str:
-    """The settings as a table, from the class and the strings under its fields."""
-    said = _docstrings()
-    rows = [f"| `TRELLIS_{name.upper()}` | {default} | {said[name]} |" for name, default in _defaults().items()]
+    """The settings as a table, from the classes and the strings under their fields."""
+    rows = []
+    for field in fields(ServerConfig):
+        if field.name in OPTIONS:
+            kind, prefix = OPTIONS[field.name], f"{field.name.upper()}_"
+            rows += [_row(prefix, one, _docstrings(SOURCES[kind], kind.__name__)) for one in fields(kind)]
+        else:
+            rows.append(_row("", field, _docstrings(CONFIG, "ServerConfig")))
     return "\n".join(["| variable | default | what it is |", "|---|---|---|", *rows])
 
 
-def _docstrings() -> dict[str, str]:
+def _row(prefix: str, field: Field[Any], said: dict[str, str]) -> str:
+    return f"| `TRELLIS_{prefix}{field.name.upper()}` | {_default(field)} | {said[field.name]} |"
+
+
+def _docstrings(path: Path, name: str) -> dict[str, str]:
     (config,) = (
-        node
-        for node in ast.parse(CONFIG.read_text()).body
-        if isinstance(node, ast.ClassDef) and node.name == "ServerConfig"
+        node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef) and node.name == name
     )
     found: dict[str, str] = {}
     for field, after in zip(config.body, config.body[1:], strict=False):
@@ -43,18 +57,14 @@ def _docstrings() -> dict[str, str]:
     return found
 
 
-def _defaults() -> dict[str, str]:
-    shown: dict[str, str] = {}
-    for field in fields(ServerConfig):
-        if field.default is MISSING:
-            shown[field.name] = "must be set"
-        elif field.default == sys.executable:
-            shown[field.name] = "the server's own"
-        elif field.default in (None, "", ()):
-            shown[field.name] = ""
-        else:
-            shown[field.name] = f"`{field.default:g}`" if type(field.default) is float else f"`{field.default}`"
-    return shown
+def _default(field: Field[Any]) -> str:
+    if field.default is MISSING:
+        return "must be set"
+    if field.default == sys.executable:
+        return "the server's own"
+    if field.default in (None, "", ()):
+        return ""
+    return f"`{field.default:g}`" if type(field.default) is float else f"`{field.default}`"
 
 
 def test_the_settings_are_the_server_s() -> None:

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from trellis.engine_options import EngineOptions
-from trellis.server.config import _READERS, Address, ConfigError, ServerConfig
+from trellis.server.config import _READERS, OPTIONS, Address, ConfigError, ServerConfig
+from trellis.server.domain.trainer_options import TrainerOptions
 from trellis.server.secret import derived, read_or_make_secret
 
 REQUIRED = {
@@ -15,7 +16,7 @@ REQUIRED = {
 
 
 def test_every_setting_can_be_read() -> None:
-    assert set(_READERS) == set(ServerConfig.__slots__)
+    assert {*_READERS, *OPTIONS} == set(ServerConfig.__slots__)
 
 
 def test_settings_come_from_the_environment() -> None:
@@ -54,10 +55,27 @@ def test_a_wrong_setting_is_named(variable: str, text: str) -> None:
 
 
 def test_engines_settings_are_the_engines_options() -> None:
-    assert ServerConfig.from_environment(REQUIRED).engine_options == EngineOptions()
+    assert ServerConfig.from_environment(REQUIRED).engine == EngineOptions()
     given = {"TRELLIS_ENGINE_MIN_REPLICAS": "2", "TRELLIS_ENGINE_MAX_REPLICAS": "5", "TRELLIS_ENGINE_GPUS": "1"}
-    options = ServerConfig.from_environment({**REQUIRED, **given}).engine_options
+    options = ServerConfig.from_environment({**REQUIRED, **given}).engine
     assert options == EngineOptions(min_replicas=2, max_replicas=5, gpus=1.0)
+
+
+def test_trainers_settings_are_the_trainers_options() -> None:
+    assert ServerConfig.from_environment(REQUIRED).trainer == TrainerOptions()
+    given = {"TRELLIS_TRAINER_CPUS": "2.5", "TRELLIS_TRAINER_MAX_JOBS": "3", "TRELLIS_TRAINER_RANK_ROWS": "512"}
+    options = ServerConfig.from_environment({**REQUIRED, **given}).trainer
+    assert options == TrainerOptions(cpus=2.5, max_jobs=3, rank_rows=512)
+    assert options.environment == {"TRELLIS_TRAINER_RANK_ROWS": "512"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [("WORKERS", "0"), ("MAX_JOBS", "0"), ("MAX_REPLICAS", "0"), ("CPUS", "0"), ("IDLE_SECONDS", "soon")],
+)
+def test_trainers_settings_must_be_possible(variable: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=f"TRELLIS_TRAINER_.*{variable}" if text == "soon" else "TRELLIS_TRAINER_…"):
+        ServerConfig.from_environment({**REQUIRED, f"TRELLIS_TRAINER_{variable}": text})
 
 
 def test_engines_settings_must_go_together() -> None:
