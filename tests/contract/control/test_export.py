@@ -268,8 +268,13 @@ async def test_other_runs_are_left_alone(asked: Platform) -> None:
 async def test_what_is_being_made_holds_a_cpu(asked: Platform) -> None:
     async with asked.units() as unit:
         assert await held_by_exports(unit, SETTINGS) == Resources()
-        await unit.exports.save(export(state=ExportState.RUNNING))
+        await unit.exports.save(export(submission_id=run_of()))
         assert await held_by_exports(unit, SETTINGS) == Resources(1.0)
+        await unit.exports.add(export(2))
+        await unit.exports.save(export(state=ExportState.RUNNING, submission_id=run_of()))
+        assert await held_by_exports(unit, SETTINGS) == Resources(1.0)
+        await unit.exports.save(export(state=ExportState.SUCCEEDED, end_time=asked.clock.now()))
+        assert await held_by_exports(unit, SETTINGS) == Resources()
     assert export_needs(replace(SETTINGS, job_cpus=0.5)) == Resources(0.5)
     assert export_needs(replace(SETTINGS, job_cpus=8.0)) == Resources(1.0)
 

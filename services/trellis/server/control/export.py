@@ -227,9 +227,12 @@ def export_needs(settings: ControlSettings) -> Resources:
 
 
 async def held_by_exports(unit: UnitOfWork, settings: ControlSettings) -> Resources:
-    """What exports that are being made hold of the platform's capacity."""
+    """What the export that is being made holds of the platform's capacity; while Ray has no room for it, what is kept
+    for it, so that it does not wait for ever.
+    """
     running = await unit.exports.in_state(ExportState.RUNNING, 1)
-    return export_needs(settings) if running else Resources()
+    oldest = running or await unit.exports.in_state(ExportState.PENDING, 1)
+    return export_needs(settings) if oldest and oldest[0].submission_id else Resources()
 
 
 def _prefix_of(context: ControlContext) -> str:
