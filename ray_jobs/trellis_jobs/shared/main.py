@@ -90,9 +90,7 @@ def build(work: StartTrainerResponse, renew: Callable[[], None]) -> tuple[Traine
     room = Room(
         max_jobs,
         rows,
-        longest_line(
-            getattr(fused, "activation_bytes", lambda tokens, longest: tokens * 1000), budget, fused.context_length
-        ),
+        longest_line(fused.activation_bytes, budget, fused.context_length),
     )
     base = SharedBase(work.base_model, facts, tokenizer, device, settings.chunk_tokens)
     around = Surroundings(
@@ -110,9 +108,7 @@ def build(work: StartTrainerResponse, renew: Callable[[], None]) -> tuple[Traine
         room.give_back(attempt)
         renew()
 
-    pass_tokens = affordable_tokens(
-        getattr(fused, "activation_bytes", lambda tokens, longest: tokens * 1000), budget, settings.pass_tokens
-    )
+    pass_tokens = affordable_tokens(fused.activation_bytes, budget, settings.pass_tokens)
     _log.info("Room for %d jobs, %d rank rows and lines of %d tokens.", max_jobs, rows, room.line_tokens)
     return Trainer(fused, around, pass_tokens, watchdog, departed), room
 

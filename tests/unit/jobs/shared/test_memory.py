@@ -1,0 +1,59 @@
+"""What fits on a trainer."""
+
+import torch
+from tests.lora_mixes import GROUPS
+
+from trellis.v1.trainer_pb2 import TrainerRoom
+from trellis_jobs.device import Device
+from trellis_jobs.shared.memory import Room, affordable_tokens, bank_rows, free_bytes, longest_line, rows_of
+from trellis_jobs.shared.settings import Settings
+
+ROW_BYTES = 16 * sum(group.row_values for group in GROUPS)
+
+
+def test_room_is_taken_and_given_back() -> None:
+    room = Room(max_jobs=3, rank_rows=40, line_tokens=100)
+    assert room.take("a", 12, 100) == ""
+    assert room.to_proto() == TrainerRoom(jobs=2, rank_rows=24, line_tokens=100)
+    assert room.take("b", 25, 100) == "The adapter takes 32 rank rows, but of 40 only 24 are left."
+    assert room.take("b", 8, 101) == "A line may have 101 tokens, but the memory here suffices for 100."
+    assert room.take("b", 8, 50) == room.take("c", 8, 50) == ""
+    assert room.take("d", 1, 50) == "The trainer has 3 jobs, as many as it may."
+    room.give_back("a")
+    room.give_back("nobody")
+    assert room.take("d", 24, 50) == ""
+    assert room.to_proto() == TrainerRoom(jobs=0, rank_rows=0, line_tokens=100)
+
+
+def test_a_bank_takes_its_share_of_memory_and_no_more_than_jobs_need() -> None:
+    assert bank_rows(GROUPS, 1 << 40, 8) == 512
+    assert bank_rows(GROUPS, 1 << 40, 1) == 256  # the largest adapter there may be
+    assert bank_rows(GROUPS, 100 * ROW_BYTES, 8) == 40
+    assert bank_rows(GROUPS, 0, 8) == 8
+    assert [rows_of(rank) for rank in (1, 8, 9)] == [8, 8, 16]
+
+
+def test_the_longest_line_is_the_longest_that_fits() -> None:
+    def cost(tokens: int, longest: int) -> int:
+        return 10 * tokens + longest * longest
+
+    assert longest_line(cost, 10 * 77 + 77 * 77, 1000) == 77
+    assert longest_line(cost, 10 * 77 + 77 * 77 - 1, 1000) == 76
+    assert longest_line(cost, 1 << 40, 1000) == 1000
+    assert longest_line(cost, 0, 1000) == 0
+
+
+def test_a_pass_is_halved_until_it_fits() -> None:
+    assert affordable_tokens(lambda tokens, _: tokens * 10, 1 << 30, 2048) == 2048
+    assert affordable_tokens(lambda tokens, _: tokens * 10, 6000, 2048) == 512
+
+
+def test_there_is_memory_here() -> None:
+    assert 1 << 20 < free_bytes(torch.device("cpu")) < 1 << 50
+
+
+def test_settings_are_the_devices_and_the_environments() -> None:
+    device = Device(torch.device("cpu"), torch.float32)
+    assert Settings.read(device, {}) == Settings(512, 2048, None, None, 600)
+    found = Settings.read(device, {"TRELLIS_TRAINER_RANK_ROWS": "64", "TRELLIS_TRAINER_PASS_TOKENS": "100"})
+    assert (found.rank_rows, found.pass_tokens) == (64, 100)
