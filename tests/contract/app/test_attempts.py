@@ -8,6 +8,7 @@ from tests.server_fakes import World, admit, collected, keys, lay_adapter, submi
 
 from trellis.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound, Reason, TrellisError
 from trellis.server.app import adapters, attempts, checkpoints, completion, progress, tuning_jobs, watch
+from trellis.server.app.attempt_end import end_attempt
 from trellis.server.app.attempt_usage import AttemptUsage
 from trellis.server.app.attempts import Assignment, Process
 from trellis.server.app.completion import Completion
@@ -169,6 +170,30 @@ async def test_a_running_job_hears_that_it_is_cancelled(world: World, base: Base
     assert stop == Stop(StopRequest.CANCEL, world.clock.now() + world.context.settings.graces.cancel)
     await attempts.fail_attempt(world.context, caller, LOST, EndCause.CANCELLED)
     assert (await tuning_jobs.get_tuning_job(world.context, job.name)).state is JobState.CANCELLED
+
+
+async def test_what_attempts_used_is_counted_once_however_they_end(world: World, base: BaseModel) -> None:
+    job, caller, _ = await running(world, base)
+    report = AttemptReport(1, usage=AttemptUsage(100, 2.0))
+    await progress.report_attempt(world.context, caller, report)
+    await progress.report_attempt(world.context, caller, report)
+    await progress.report_attempt(world.context, caller, AttemptReport(2, usage=AttemptUsage(90, float("nan"))))
+    async with world.context.units() as unit:
+        present = await unit.jobs.get_by_uid(job.uid, for_update=True)
+        attempt = await unit.jobs.get_attempt(job.uid, 1)
+        assert present is not None
+        assert attempt is not None
+        now, policy = world.clock.now(), world.context.settings.retry
+        await end_attempt(unit, present, attempt, LOST, cause=EndCause.INFRASTRUCTURE, now=now, policy=policy)
+        await unit.commit()
+    await fenced(progress.report_attempt(world.context, caller, AttemptReport(3, usage=AttemptUsage(500, 9.0))))
+    _, second = await admit(world.context, job)
+    await attempts.start_attempt(world.context, second, Process())
+    await attempts.fail_attempt(world.context, second, LOST, EndCause.USER, AttemptUsage(50, 0.5))
+    ended = await tuning_jobs.get_tuning_job(world.context, job.name)
+    assert (ended.used_tokens, ended.used_seconds) == (150, 2.5)
+    async with world.context.units(write=False) as unit:
+        assert await unit.usage.totals("acme") == {"training_tokens": 150.0, "training_seconds": 2.5}
 
 
 async def test_a_checkpoint_lies_where_it_was_told_to(world: World, base: BaseModel) -> None:
