@@ -37,17 +37,17 @@ class World:
     store: ObjectStore
     spec: TrainSpec
 
-    def work(self, distributed: Distributed, **changes: object) -> StartAttemptResponse:
+    def work(self, distributed: Distributed, job: str = "1", **changes: object) -> StartAttemptResponse:
         spec = replace(self.spec, distributed=distributed, **changes)  # type: ignore[arg-type]
         return StartAttemptResponse(
-            tuning_job="tenants/acme/tuningJobs/job-1",
+            tuning_job=f"tenants/acme/tuningJobs/{job}",
             attempt=1,
             train_spec_json=spec.to_json(),
             store_url=self.store.url,
             training_key="data/train.jsonl",
-            checkpoint_prefix="jobs/1/checkpoints",
-            adapter_prefix="jobs/1/attempts/1/adapter",
-            model_prefix="jobs/1/attempts/1/model",
+            checkpoint_prefix=f"jobs/{job}/checkpoints",
+            adapter_prefix=f"jobs/{job}/attempts/1/adapter",
+            model_prefix=f"jobs/{job}/model",
             heartbeat_seconds=30,
             next_report=1,
         )

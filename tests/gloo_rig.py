@@ -47,39 +47,41 @@ class Told:
         return values
 
 
-def run_workers(work: StartAttemptResponse, workers: int, *, stop: int = 0, stop_after: int = 0) -> Told:
-    """Run a job's workers to their end; after step `stop_after` they are asked to stop."""
+def run_workers(workers: int, *works: StartAttemptResponse, stop: int = 0, stop_after: int = 0) -> list[Told]:
+    """Run jobs on the same workers, one after the other, until one fails; after step `stop_after` each is asked to
+    stop."""
     context = multiprocessing.get_context("spawn")
     queue: Any = context.Queue()
     port = _free_port()
-    data = work.SerializeToString()
+    asked = (stop, stop_after)
+    data = [work.SerializeToString() for work in works]
     processes = [
-        context.Process(target=_worker, args=(data, rank, workers, port, queue, stop, stop_after))
-        for rank in range(workers)
+        context.Process(target=_worker, args=(data, rank, workers, port, queue, asked)) for rank in range(workers)
     ]
     for process in processes:
         process.start()
-    told, running = Told(), workers
+    told, running = [Told() for _ in works], workers
     try:
         while running:
-            item = queue.get(timeout=SECONDS)
+            number, item = queue.get(timeout=SECONDS)
             if item is None:
                 running -= 1
             elif isinstance(item, Failure):
-                told.failures.append(item)
+                told[number].failures.append(item)
+                break
             else:
-                told.messages += item
+                told[number].messages += item
     except Empty:
-        told.failures.append(describe(TimeoutError("The workers said nothing for too long.")))
+        told[0].failures.append(describe(TimeoutError("The workers said nothing for too long.")))
     finally:
         for process in processes:
-            if told.failures:
+            if any(one.failures for one in told):
                 process.kill()
             process.join()
     return told
 
 
-def _worker(data: bytes, rank: int, size: int, port: int, queue: Any, stop: int, stop_after: int) -> None:
+def _worker(works: list[bytes], rank: int, size: int, port: int, queue: Any, asked: tuple[int, int]) -> None:
     os.environ.update({
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
@@ -90,27 +92,35 @@ def _worker(data: bytes, rank: int, size: int, port: int, queue: Any, stop: int,
     })  # fmt: skip
     prepare_process(1)
     distributed.init_process_group("gloo", timeout=timedelta(seconds=SECONDS))
+    for number, work in enumerate(works):
+        if not _run(number, work, rank, size, queue, asked):
+            return
+    queue.put((0, None))
+    distributed.destroy_process_group()
+
+
+def _run(number: int, work: bytes, rank: int, size: int, queue: Any, asked: tuple[int, int]) -> bool:
     steps = 0
 
     def send(messages: list[Message]) -> int:
         nonlocal steps
         steps += sum(message.name == "stepped" for message in messages)
         if messages:
-            queue.put(messages)
-        return stop if stop and steps >= stop_after else 0
+            queue.put((number, messages))
+        return asked[0] if asked[0] and steps >= asked[1] else 0
 
     post = Post(send, rank)
     try:
-        run_share(Order(data, None, 1, "1.2.3"), post, rank, size, size)
+        run_share(Order(work, None, 1, "1.2.3"), post, rank, size, size)
     except JobStoppedError:
         pass
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001  told to the test
         traceback.print_exc()
-        queue.put(describe(error))
-    finally:
         post.close()
-        queue.put(None)
-    distributed.destroy_process_group()
+        queue.put((number, describe(error)))
+        return False
+    post.close()
+    return True
 
 
 def _free_port() -> int:

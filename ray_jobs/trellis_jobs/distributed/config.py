@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -29,6 +30,8 @@ def tame_deepspeed() -> None:
 
     # Its reduction through shared memory is compiled at first use, for minutes on a busy machine, and knows one node only.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # DeepSpeed and torch disagree on the names of collectives; torch says so at each call of each worker.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     deepspeed.utils.logger.setLevel("WARNING")  # else each worker prints its whole config, and more at each step
 
 

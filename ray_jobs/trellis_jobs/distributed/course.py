@@ -3,14 +3,13 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from torch import Tensor
 
-from trellis.errors import Reason
 from trellis.spec import TrainSpec
 from trellis.v1.worker_pb2 import STOP_REQUEST_CANCEL, STOP_REQUEST_UNSPECIFIED
 from trellis_jobs.batches import Plan
@@ -19,15 +18,13 @@ from trellis_jobs.distributed.measuring import Measuring
 from trellis_jobs.distributed.post import Post
 from trellis_jobs.distributed.states import Resumed, States
 from trellis_jobs.evaluation import Evaluation
-from trellis_jobs.failure import JobFailedError, JobStoppedError
+from trellis_jobs.failure import JobStoppedError
 from trellis_jobs.methods.objective import Items
 from trellis_jobs.schedule import learning_rate
+from trellis_jobs.shared.divergence import refuse_divergence
 
 _MAX_POINTS: Final = 2000
 _LOGGED_LINES: Final = 40
-_SHOWN_LINES: Final = 8
-_SMALL_LOSS: Final = 1e-6
-"""Under this a model has learnt its lines by heart, and gradients may well be zero."""
 _log = logging.getLogger(__name__)
 
 
@@ -134,10 +131,10 @@ class Course:
         sums = self.computing.gradients(self.items, batch, self.references.train)
         stop = round(self.computing.team.summed({"stop": float(self.post.stop)})["stop"])
         metrics = dict(self.computing.objective.metrics(sums, normaliser))
-        _refuse(metrics["train_loss"], 1.0, totals.step + 1, self.items, batch)
+        refuse_divergence(metrics["train_loss"], 1.0, totals.step + 1, self.items, batch)
         rate = learning_rate(self.spec, totals.step, total)
         norm = self.computing.engine.step(rate)
-        _refuse(metrics["train_loss"], norm, totals.step + 1, self.items, batch)
+        refuse_divergence(metrics["train_loss"], norm, totals.step + 1, self.items, batch)
         tokens = sum(map(self.items.length, batch))
         totals.step, totals.loss = totals.step + 1, metrics["train_loss"]
         totals.trained_tokens += tokens
@@ -183,18 +180,3 @@ class Course:
         )
         if self.computing.team.rank == 0:
             _log.info("Committed the checkpoint of step %d.", totals.step)
-
-
-def _refuse(loss: float, norm: float, step: int, items: Items, batch: Sequence[int]) -> None:
-    if not math.isfinite(loss):
-        what = f"The loss of step {step} is {loss}"
-    elif not math.isfinite(norm):
-        what = f"The gradients of step {step} are not finite"
-    elif norm == 0.0 and loss > _SMALL_LOSS:
-        what = f"The gradients of step {step} are all zero, so nothing is learnt"
-    else:
-        return
-    shown = ", ".join(str(items.line(index)) for index in batch[:_SHOWN_LINES])
-    more = "" if len(batch) <= _SHOWN_LINES else f" and {len(batch) - _SHOWN_LINES} more"
-    message = f"{what}. It learnt from lines {shown}{more}. Lower learning_rate, or look at these lines."
-    raise JobFailedError(Reason.TRAINING_DIVERGED, message)

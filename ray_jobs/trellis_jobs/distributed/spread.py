@@ -1,7 +1,8 @@
 """Which of a batch's items each worker computes, and in which passes."""
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from trellis_jobs.methods.objective import Items
@@ -41,18 +42,21 @@ def _deal(batch: Sequence[int], items: Items, workers: int) -> list[list[int]]:
 
 def _group(share: Sequence[int], items: Items, parts: int, pass_tokens: int) -> list[tuple[int, ...]]:
     """Runs of items, which come longest first."""
-    groups: list[tuple[int, ...]] = []
-    most = max(1, math.ceil(len(share) / parts))
+    count = min(parts, len(share))
+    bounds = [len(share) * number // count for number in range(count + 1)] if count else [0]
+    return [group for begin, end in itertools.pairwise(bounds) for group in _cut(share[begin:end], items, pass_tokens)]
+
+
+def _cut(run: Sequence[int], items: Items, pass_tokens: int) -> Iterator[tuple[int, ...]]:
     group: list[int] = []
     padded = 0  # tokens of the group's longest sequence, times the sequences of an item
-    for index in share:
-        if group and (len(group) == most or padded * (len(group) + 1) > pass_tokens):
-            groups.append(tuple(group))
+    for index in run:
+        if group and padded * (len(group) + 1) > pass_tokens:
+            yield tuple(group)
             group = []
         if not group:
             rows = items.rows(index)
             padded = len(rows) * max(row.ids_T.numel() for row in rows)
         group.append(index)
     if group:
-        groups.append(tuple(group))
-    return groups
+        yield tuple(group)

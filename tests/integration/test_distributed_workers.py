@@ -1,0 +1,162 @@
+"""The distributed trainer's workers, two processes of gloo against one, and against a plain loop of peft and torch."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from tests.distributed_rig import World, make_world
+from tests.gloo_rig import Told, run_workers
+from torch.nn import functional
+from transformers import AutoModelForCausalLM
+
+from trellis.artifacts import Manifest, check_adapter_folder
+from trellis.bases import read_base
+from trellis.exports import check_contents, read_manifest
+from trellis.spec import Distributed, Lora
+from trellis.tokens import ChatTokenizer
+from trellis.v1.worker_pb2 import STOP_REQUEST_PAUSE
+from trellis_jobs.methods.open import read_items
+from trellis_jobs.schedule import learning_rate
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+FULL = {"full": True, "learning_rate": 1e-3, "checkpoint_steps": 3, "weight_decay": 0.1}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def alone(world: World) -> Told:
+    """Full tuning on one worker, which all others are held to."""
+    return run_workers(1, world.work(Distributed(workers=1, zero_stage=1), "alone", **FULL))[0]
+
+
+@pytest.fixture(scope="module")
+def pairs(world: World) -> list[Told]:
+    """The same on two workers, by ZeRO-2, and by ZeRO-3 with three passes a batch and activations computed again."""
+    again = {**FULL, "gradient_accumulation_steps": 2}
+    sharded = Distributed(workers=2, zero_stage=3, gradient_checkpointing=True)
+    works = world.work(Distributed(workers=2, zero_stage=2), "two", **FULL), world.work(sharded, "three", **again)
+    return run_workers(2, *works)
+
+
+def test_two_workers_give_the_losses_of_one(alone: Told, pairs: list[Told]) -> None:
+    two, three = pairs
+    assert sorted(alone.losses()) == list(range(1, 7))
+    assert alone.losses()[6] < alone.losses()[1]
+    assert two.losses() == pytest.approx(alone.losses(), rel=1e-4)
+    assert three.losses() == pytest.approx(alone.losses(), rel=1e-4)
+    for told in (two, three):
+        assert told.finished["tuned"].loss == pytest.approx(alone.finished["tuned"].loss, rel=1e-4)
+        assert told.finished["base"].line_count == 4
+        assert told.finished["trained_tokens"] == alone.finished["trained_tokens"]
+    norms = [[v["values"]["gradient_norm"] for v in t.all("metrics") if "gradient_norm" in v["values"]] for t in pairs]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+    assert any("ZeRO-3, activations computed again: 26,976 parameters" in event for event in three.events())
+
+
+def test_all_weights_come_out_as_one_model(world: World, pairs: list[Told], alone: Told, tmp_path: Path) -> None:
+    digest = pairs[1].finished["model_digest"]
+    prefix = "jobs/three/model"
+    manifest = read_manifest(world.store, prefix, digest)
+    check_contents(world.store, prefix, manifest)
+    assert manifest.tuning_job == "tenants/acme/tuningJobs/three"
+    for name in manifest.files:
+        world.store.get_file(f"{prefix}/{name}", tmp_path / "model" / name)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype="auto")
+    assert ChatTokenizer.load(tmp_path / "model").digest == world.spec.tokenizer_digest
+    for name in read_manifest(world.store, "jobs/alone/model", alone.finished["model_digest"]).files:
+        world.store.get_file(f"jobs/alone/model/{name}", tmp_path / "alone" / name)
+    other = AutoModelForCausalLM.from_pretrained(tmp_path / "alone", dtype="auto").state_dict()
+    assert model.dtype is torch.float32
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(weight, other[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_goes_on_with_another_number_of_workers(world: World, alone: Told) -> None:
+    work = world.work(Distributed(workers=2, zero_stage=3), "elastic", **FULL)
+    (paused,) = run_workers(2, work, stop=STOP_REQUEST_PAUSE, stop_after=1)
+    assert not paused.all("finished")
+    assert not paused.failures
+    newest = paused.checkpoints()[-1]
+    assert newest.step == max(paused.losses()) < 6
+    again = world.work(Distributed(workers=1, zero_stage=2), "elastic", **FULL)
+    again.attempt, again.resume_key, again.resume_step = 2, newest.key, newest.step
+    (resumed,) = run_workers(1, again)
+    assert min(resumed.losses()) == newest.step + 1
+    assert {**paused.losses(), **resumed.losses()} == pytest.approx(alone.losses(), rel=1e-4)
+    assert resumed.finished["tuned"].loss == pytest.approx(alone.finished["tuned"].loss, rel=1e-4)
+    # The base is not evaluated again: the first attempt did.
+    assert resumed.finished["base"].loss == pytest.approx(alone.finished["base"].loss, rel=1e-5)
+    assert not any(event.startswith("The base") for event in resumed.events())
+
+
+def plain_peft(world: World) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Line by line, all logits, no padding, one process: as simple as it can be said."""
+    spec = world.spec
+    tokenizer = ChatTokenizer.load(Path(spec.base_source))
+    data = read_items(world.store, spec, world.work(Distributed(), "plain"), tokenizer)
+    plain = AutoModelForCausalLM.from_pretrained(spec.base_source, dtype=torch.float32)
+    torch.manual_seed(spec.seed)
+    targets = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    model: Any = get_peft_model(plain, LoraConfig(r=4, lora_alpha=8, target_modules=targets))
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), weight_decay=spec.weight_decay)
+    steps, losses = data.plan(spec), []
+    for step in range(steps.total_steps):
+        rows = [row for item in steps.batch(step) for row in data.train.rows(item)]
+        weight = sum(float(row.weights_T.sum()) for row in rows)
+        loss = torch.zeros(())
+        for row in rows:
+            logits_TV = model(row.ids_T[None]).logits[0, :-1]
+            token_losses_T = functional.cross_entropy(logits_TV, row.ids_T[1:], reduction="none")
+            loss = loss + (token_losses_T * row.weights_T[1:]).sum() / weight
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained.values(), spec.max_grad_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(spec, step, steps.total_steps)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    return losses, {name.replace(".default.", "."): p.detach() for name, p in trained.items()}
+
+
+def test_an_adapter_on_a_sharded_base_is_the_one_of_plain_peft(world: World, tmp_path: Path) -> None:
+    (told,) = run_workers(2, world.work(Distributed(workers=2, zero_stage=3), "adapter"))
+    losses, weights = plain_peft(world)
+    assert list(told.losses().values()) == pytest.approx(losses, rel=2e-4)
+    prefix = "jobs/adapter/attempts/1/adapter"
+    manifest = Manifest.from_json(world.store.read_bytes(f"{prefix}/manifest.json"))
+    assert manifest.digest == told.finished["adapter_digest"]
+    for name in manifest.files:
+        world.store.get_file(f"{prefix}/{name}", tmp_path / name)
+    found = load_file(tmp_path / "adapter_model.safetensors")
+    assert found.keys() == weights.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-2, atol=1e-3)
+    # Each checkpoint has the adapter as a PEFT folder too, which passes the same gate.
+    newest = told.checkpoints()[-1]
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        world.store.get_file(f"{newest.key}/{name}", tmp_path / "checkpoint" / name)
+    assert check_adapter_folder(tmp_path / "checkpoint", read_base(world.spec.base_source)).rank == 4
+
+
+def test_bf16_offloaded_and_computed_again(world: World) -> None:
+    everything = Distributed(workers=2, zero_stage=3, offload="all", gradient_checkpointing=True)
+    moved = Distributed(workers=2, zero_stage=2, offload="optimizer", gradient_checkpointing=True)
+    lora = {"precision": "bf16", "lora": Lora(rank=3, alpha=6.0), "max_steps": 4}
+    first, second = run_workers(2, world.work(everything, "b", **lora), world.work(moved, "c", **lora))
+    assert first.finished["adapter_digest"]
+    assert second.losses() == pytest.approx(first.losses(), rel=2e-2)
+
+
+def test_divergence_ends_a_run_with_its_lines(world: World) -> None:
+    work = world.work(Distributed(workers=1, zero_stage=1), "nan", learning_rate=1e30, full=True, max_grad_norm=1e6)
+    (told,) = run_workers(1, work)
+    assert told.failures[0].reason == "TRAINING_DIVERGED"
+    assert "It learnt from lines" in told.failures[0].message

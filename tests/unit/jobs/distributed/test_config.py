@@ -1,0 +1,46 @@
+"""The DeepSpeed config."""
+
+import json
+
+import pytest
+
+from trellis.errors import InvalidArgument
+from trellis.spec import Distributed, TrainSpec
+from trellis_jobs.distributed.config import deepspeed_config
+from trellis_jobs.distributed.zero import Layout
+
+
+def spec(config: object = None) -> TrainSpec:
+    text = "" if config is None else json.dumps(config)
+    return TrainSpec("b", "s", "r", "t", "d", "0", 64, max_grad_norm=0.5, distributed=Distributed(config_json=text))
+
+
+def test_the_layout_and_the_spec_decide() -> None:
+    config = deepspeed_config(spec(), Layout(3, "all", checkpointing=True), bf16=True)
+    assert config["zero_optimization"]["stage"] == 3
+    assert config["zero_optimization"]["offload_param"]["device"] == "cpu"
+    assert config["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
+    assert config["bf16"] == {"enabled": True}
+    assert config["gradient_clipping"] == 0.5
+    plain = deepspeed_config(spec(), Layout(2, "none", checkpointing=False), bf16=False)["zero_optimization"]
+    assert "offload_optimizer" not in plain
+    assert "offload_param" not in plain
+
+
+def test_a_given_config_is_laid_over_part_by_part() -> None:
+    given = {"zero_optimization": {"reduce_bucket_size": 1000}, "wall_clock_breakdown": True}
+    config = deepspeed_config(spec(given), Layout(2, "none", checkpointing=False), bf16=False)
+    assert config["zero_optimization"]["reduce_bucket_size"] == 1000
+    assert config["zero_optimization"]["stage"] == 2
+    assert config["wall_clock_breakdown"] is True
+
+
+@pytest.mark.parametrize("name", ["train_batch_size", "optimizer", "gradient_clipping", "scheduler"])
+def test_what_decides_the_losses_is_refused(name: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"{name} follows from the job's settings"):
+        deepspeed_config(spec({name: 1}), Layout(2, "none", checkpointing=False), bf16=False)
+
+
+def test_a_config_that_is_no_object_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="not a JSON object"):
+        deepspeed_config(spec([1]), Layout(2, "none", checkpointing=False), bf16=False)
