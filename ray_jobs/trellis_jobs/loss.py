@@ -83,7 +83,7 @@ class LossHead:
         missing = -count % ROW_MULTIPLE
         hidden_ND = functional.pad(hidden_ND, (0, 0, 0, missing))
         targets_N = functional.pad(targets_N, (0, missing))
-        size = self._piece_rows
+        size = self.piece_rows
         if torch.is_grad_enabled() and self._is_frozen and hidden_ND.requires_grad:
             found: tuple[Tensor, Tensor] = _FrozenHead.apply(hidden_ND, targets_N, self._piece, size)  # type: ignore[no-untyped-call]
             return found[0][:count], found[1][:count]
@@ -95,7 +95,7 @@ class LossHead:
         return _joined(done, count)
 
     @property
-    def _piece_rows(self) -> int:
+    def piece_rows(self) -> int:
         """How many rows' logits are in memory at once: a multiple of 16."""
         logits = _PIECE_LOGITS.get(self._device.target.type, _OTHER_PIECE_LOGITS)
         vocabulary: int = self._model.config.get_text_config().vocab_size

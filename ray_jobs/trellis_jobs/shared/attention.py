@@ -8,7 +8,7 @@ Shapes: T rows of the pass, n sequences of a group, L their rounded length, Q qu
 G rows of all groups.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, Final, Self
@@ -42,6 +42,7 @@ class SequenceGroups:
     rows: int
     """Of the pass, with those that belong to no sequence."""
     device: torch.device
+    _masks: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def shapes(self) -> tuple[tuple[int, int], ...]:
@@ -64,6 +65,16 @@ class SequenceGroups:
             to_T[first : first + length] = np.arange(at, at + length)
             at += rounded[number]
         return Gather.of(to_G, to_T, self.device)
+
+    def mask(self, length: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        """(L, L), 0 where a token reads and -inf elsewhere, one for all layers; None where all before it is read."""
+        if window is None or window >= length:
+            return None
+        if (length, window) not in self._masks:
+            reads_LL = torch.ones(length, length, dtype=torch.bool, device=self.device).tril().triu(1 - window)
+            mask_LL = torch.full((length, length), -torch.inf, dtype=dtype, device=self.device)
+            self._masks[length, window] = mask_LL.masked_fill_(reads_LL, 0.0)
+        return self._masks[length, window]
 
     @cached_property
     def borders(self) -> Tensor:
@@ -139,18 +150,15 @@ def _grouped(q_TQD: Tensor, k_THD: Tensor, v_THD: Tensor, formula: Formula, grou
     sizes = [count * length for count, length in groups.shapes]
     q_parts, k_parts, v_parts = (groups.gather(x).split(sizes) for x in (q_TQD, k_THD, v_THD))
     done = [
-        _group(q_GQD.unflatten(0, shape), k_GHD.unflatten(0, shape), v_GHD.unflatten(0, shape), formula)
+        _group(q_GQD.unflatten(0, shape), k_GHD.unflatten(0, shape), v_GHD.unflatten(0, shape), formula, groups)
         for q_GQD, k_GHD, v_GHD, shape in zip(q_parts, k_parts, v_parts, groups.shapes, strict=True)
     ]
     return groups.gather.inverse(torch.cat(done) if len(done) > 1 else done[0])
 
 
-def _group(q_nLQD: Tensor, k_nLHD: Tensor, v_nLHD: Tensor, formula: Formula) -> Tensor:
+def _group(q_nLQD: Tensor, k_nLHD: Tensor, v_nLHD: Tensor, formula: Formula, groups: SequenceGroups) -> Tensor:
     """(n · L, Q, D); what comes behind a sequence's end is read by nothing of it."""
-    length, window = q_nLQD.shape[1], formula.sliding_window
-    mask_LL = None
-    if window is not None and window < length:
-        mask_LL = torch.ones(length, length, dtype=torch.bool, device=q_nLQD.device).tril().triu(1 - window)
+    mask_LL = groups.mask(q_nLQD.shape[1], formula.sliding_window, q_nLQD.dtype)
     attended_nQLD = functional.scaled_dot_product_attention(
         q_nLQD.transpose(1, 2),
         k_nLHD.transpose(1, 2),

@@ -24,16 +24,21 @@ from trellis.engine.compatibility import (
     trial_tokens,
     usable_context,
 )
-from trellis.lora import AdapterBank, Segments, find_groups, install
+from trellis.lora import AdapterBank, HostAdapter, Segments, find_groups, install
+from trellis.lora.weights import ROW_MULTIPLE
 from trellis_jobs.device import Device
 from trellis_jobs.examples import Row
 from trellis_jobs.loss import LossHead, TokenLosses
+from trellis_jobs.shared.activations import ActivationCost, peak_bytes
 from trellis_jobs.shared.attention import PackedAttention, SequenceGroups
 from trellis_jobs.shared.chunk import Chunk
 from trellis_jobs.shared.dropout import ChunkDropout
+from trellis_jobs.shared.invariance import depends_on_neighbours
 from trellis_jobs.shared.packed import Packed
 
 _log = logging.getLogger(__name__)
+_LOGITS_AT_ONCE = 3
+"""Logits, their log-softmax, and its gradient."""
 _CHECKPOINTING = {"use_reentrant": False, "preserve_rng_state": False}
 
 
@@ -69,7 +74,7 @@ class FusedModel:
         self._head = LossHead(model, device)
         trial = _trial(facts, self.context_length)
         expected_N = _plain_losses(model, trial, device)
-        probe_attention(model, facts)
+        probe = probe_attention(model, facts)
         self._attention = PackedAttention()
         attach(model, self._attention)
         groups = find_groups(adaptable(model, facts))
@@ -81,6 +86,14 @@ class FusedModel:
         self._layers = _checkpointed_layers(model, facts) if gradient_checkpointing else []
         self._pass: _Pass | None = None
         check_same(facts, expected_N, lambda: self._try(trial))
+        self._tell_of_rows()
+        windows = [formula.sliding_window for formula in probe.formulas.values() if formula.sliding_window]
+        self._cost = ActivationCost.measure(
+            self._peak_of,
+            head_row=_LOGITS_AT_ONCE * 4 * facts.vocabulary_size,
+            head_rows=self._head.piece_rows,
+            window=min(windows, default=0),
+        )
 
     def losses(self, chunks: Sequence[Chunk]) -> list[TokenLosses]:
         """The losses of each chunk's trained tokens, all in one forward; with gradients if they are enabled.
@@ -106,6 +119,13 @@ class FusedModel:
         if wanted:
             with self._showing(done):
                 torch.autograd.backward(wanted)
+
+    def activation_bytes(self, tokens: int, longest: int) -> int:
+        """Bytes that a pass of so many tokens takes beside weights and bank, its longest sequence having `longest`.
+
+        Measured on small passes without dropout, which takes two more tensors for every group of linears.
+        """
+        return self._cost.bytes(tokens, longest)
 
     @contextlib.contextmanager
     def call(self, slot: int | Sequence[int | None] | None) -> Iterator[PreTrainedModel]:
@@ -156,6 +176,34 @@ class FusedModel:
             self._active.segments = self._active.dropout = self._attention.groups = None
             for layer in self._layers:
                 layer.training = False
+
+    def _tell_of_rows(self) -> None:
+        """Say so where a job's bits depend on what runs beside it; its results are right all the same."""
+        if self._device.target.type == "cpu" and self._device.dtype is torch.float32:
+            shape = depends_on_neighbours(p for p in self.model.parameters() if p.dim() == 2)
+            if shape is not None:
+                what = f"products with a weight of {shape[0]} x {shape[1]} round a row differently beside other rows"
+                _log.warning("On this machine %s: jobs are as precise as ever, but not the same bits each time.", what)
+
+    def _peak_of(self, sequences: int, tokens: int) -> int:
+        """The peak of a pass with gradients; one token of each sequence is trained, logits are counted separately."""
+        tokens = min(tokens, self.context_length)
+        weights_T = torch.zeros(tokens + 1)
+        weights_T[-1] = 1.0
+        row = Row(torch.ones(tokens + 1, dtype=torch.int64), weights_T)
+        rows = min(ROW_MULTIPLE, self.bank.rows)
+        groups = tuple(bank.group for bank in self.bank.groups.values())
+        blob = torch.zeros(rows * sum(group.row_values for group in groups))
+        slot = self.bank.add(HostAdapter("", rows, blob, tuple((1.0,) * len(group.parts) for group in groups)))
+        chunk = Chunk((row,) * sequences, slot)
+        known = [*self.model.parameters(), *self.model.buffers(), *self.bank.tensors()]
+        try:
+            return peak_bytes(lambda: self._learn(chunk), self._device.target, known)
+        finally:
+            self.bank.remove(slot)
+
+    def _learn(self, chunk: Chunk) -> None:
+        self.backward([self.losses([chunk])[0].weighted])
 
     @torch.no_grad()
     def _try(self, chunks: Sequence[Chunk]) -> Tensor:

@@ -101,7 +101,7 @@ class AdapterBank:
     def remove(self, slot: int) -> None:
         """Forget an adapter; its rows are zero afterwards, and so are their gradients."""
         start, count = self._map.give_back(slot)
-        torch._foreach_zero_([side[start : start + count] for side in self._tensors()])
+        torch._foreach_zero_([side[start : start + count] for side in self.tensors()])
         torch._foreach_zero_([bank.scale_SP[slot] for bank in self.groups.values()])
         self._free_slots.append(slot)
 
@@ -147,13 +147,13 @@ class AdapterBank:
 
     def _close_gaps(self) -> None:
         for start, to, count in self._map.close_gaps():
-            for side in self._tensors():
+            for side in self.tensors():
                 # The clone: the two places may overlap. What is left behind is cleared, so that free rows are zero.
                 moved = side[start : start + count].clone()
                 side[start : start + count] = 0
                 side[to : to + count] = moved
 
-    def _tensors(self) -> list[Tensor]:
+    def tensors(self) -> list[Tensor]:
         """Everything that an adapter owns rows of: weights, and gradients where there are any."""
         sides = [side for bank in self.groups.values() for side in (bank.a_RPI, bank.b_RO)]
         return sides + [side.grad for side in sides if side.grad is not None]
