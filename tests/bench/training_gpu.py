@@ -145,8 +145,8 @@ def measure(sizes: GpuSizes, cache: Path, device: Device, rounds: int) -> Iterat
 
 
 def _base(folder: Path, device: Device) -> Any:
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=device.dtype).to(device.target)
-    return model.requires_grad_(False)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=device.dtype)
+    return model.to(device.target).requires_grad_(False)
 
 
 def _on(device: Device, lines: Lines) -> Lines:

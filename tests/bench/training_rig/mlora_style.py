@@ -88,7 +88,7 @@ class MloraStyle:
         with self.autocast:
             logits_BTV = self.model(inputs_BT, use_cache=False).logits
             losses = [mean_loss(logits_BTV[rows], targets_BT[rows]) for rows in self.slices]
-        torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
+        torch.stack(losses).sum().backward()
         for own, optimizer in zip(self.parameters, self.optimizers, strict=True):
             nn.utils.clip_grad_norm_(own, self.max_grad_norm)
             optimizer.step()

@@ -32,24 +32,41 @@ class Rounds:
     say: Say
     threads: int
     """Of the trainer, as of the peers."""
+    rounds: int
     first_steps: list[float] = field(default_factory=list)
     """Of a job that comes alone to a warm trainer, once a round: seconds from admission to its first step's end."""
 
-    def run(self, crowd: Crowd, alone: Crowd, rounds: int) -> Found:
-        """What each system made of the crowd; each round has a platform that has never trained before."""
+    def run(self, crowd: Crowd, alone: Crowd) -> Found:
+        """What each system made of the crowd; each round has a platform that has never trained before.
+
+        A round that fails after others were complete is left out, with all after it.
+        """
         found: dict[str, list[Ready]] = {name: [] for name in (COLD, WARM, *self.peers)}
-        for number in range(rounds):
-            for name, peer in self.peers.items():
-                self._keep(found, name, peer(crowd), number, crowd)
-            with fresh_platform(self.say, [crowd, alone], self.threads) as platform:
-                self._keep(found, COLD, platform(crowd), number, crowd)
-                self._keep(found, WARM, platform(crowd), number, crowd)
-                self._first_step(platform, alone)
+        for number in range(self.rounds):
+            try:
+                one = self._round(number, crowd, alone)
+            except Exception as error:
+                if number == 0:
+                    raise
+                self.say(f"round {number + 1} failed, which ends the rounds: {error}")
+                break
+            for name, ready in one.items():
+                found[name].append(ready)
         return found
 
-    def _keep(self, found: Mapping[str, list[Ready]], name: str, ready: Ready, number: int, crowd: Crowd) -> None:
+    def _round(self, number: int, crowd: Crowd, alone: Crowd) -> Mapping[str, Ready]:
+        found: dict[str, Ready] = {}
+        for name, peer in self.peers.items():
+            self._keep(found, name, peer(crowd), number, crowd)
+        with fresh_platform(self.say, [crowd, alone], self.threads) as platform:
+            self._keep(found, COLD, platform(crowd), number, crowd)
+            self._keep(found, WARM, platform(crowd), number, crowd)
+            self._first_step(platform, alone)
+        return found
+
+    def _keep(self, found: dict[str, Ready], name: str, ready: Ready, number: int, crowd: Crowd) -> None:
         self.say(f"round {number + 1}: {name}, {crowd}: {ready.seconds:.1f} s, last loss {ready.last_loss:.3f}")
-        found[name].append(ready)
+        found[name] = ready
 
     def _first_step(self, platform: Platform, alone: Crowd) -> None:
         platform(alone)
@@ -73,8 +90,9 @@ def grid(crowds: Sequence[Crowd], peers: Mapping[str, System], rounds: int, say:
     for number in range(rounds):
         with fresh_platform(say, crowds, threads) as platform:
             platform(crowds[0])
+            systems: Mapping[str, System] = {**peers, WARM: platform}
             for place, crowd in enumerate(crowds):
-                for name, system in {**peers, WARM: platform}.items():
+                for name, system in systems.items():
                     ready = system(crowd)
                     say(f"round {number + 1}: {name}, {crowd}: {ready.seconds:.1f} s, last loss {ready.last_loss:.3f}")
                     found.setdefault((place, name), []).append(ready)

@@ -120,12 +120,13 @@ class SharedStep:
 
 def _spec(tenant: Tenant, told: Hyperparameters) -> TrainSpec:
     lora = Lora(tenant.rank, tenant.alpha, 0.0, tenant.targets)
-    names = dict.fromkeys(
-        ("base_model", "base_source", "base_revision", "tokenizer_digest", "training_dataset", "training_sha256"),
-        "bench",
-    )
     return TrainSpec(
-        **names,
+        base_model="bench",
+        base_source="bench",
+        base_revision="bench",
+        tokenizer_digest="bench",
+        training_dataset="bench",
+        training_sha256="bench",
         context_length=0,
         lora=lora,
         learning_rate=told.learning_rate,

@@ -205,12 +205,11 @@ def shown(value: float | None) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def publish(book: Book, file: Path | None, plot: str) -> None:
-    """Print the tables; write the JSON if there is a file for it, and beside it the page and the plot.
+def write(book: Book, file: Path | None, plot: str) -> None:
+    """Write the JSON if there is a file for it, and beside it the page and the plot.
 
     What somebody wrote into the page on what came out stays there.
     """
-    book.print()
     if file is None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from tests.bench.training_rig.claims import CLAIMS, Judged
 from tests.bench.training_rig.crowd import Crowd, Ready
 from tests.bench.training_rig.finding import Finding, Point
 from tests.bench.training_rig.plot import draw
-from tests.bench.training_rig.sheet import Book, PartSheet, publish
+from tests.bench.training_rig.sheet import Book, PartSheet, write
 from tests.bench.training_rig.steps import OURS, THEIRS, Case, Timed
 from tests.bench.training_rig.tenant import Recipe, Tuned, draw_tenants
 from tests.bench.training_rig.texts import SHORT
@@ -114,14 +114,16 @@ def test_a_part_that_is_measured_again_replaces_its_old_self(
     file = tmp_path / "made/training.json"
     book = Book.read(file)
     book.add(sheet("steps", Finding.of("step_n32_t16_speedup", [250.0], [100.0])))
-    publish(book, file, draw(book.parts))
+    write(book, file, draw(book.parts))
+    book.print()
     page = file.with_suffix(".md")
     page.write_text(page.read_text().replace("Not yet measured.", "- It was slow, and here is why."))
 
     book = Book.read(file)
     book.add(sheet("ready", Finding.of("warm_first_step_seconds", [0.5])))
     book.add(sheet("steps", Finding.of("step_n32_t16_speedup", [350.0], [100.0], "equal work")))
-    publish(book, file, draw(book.parts))
+    write(book, file, draw(book.parts))
+    book.print()
 
     parts = json.loads(file.read_text())["parts"]
     assert [row["result"] for name in ("steps", "ready") for row in parts[name]["rows"]] == [3.5, 0.5]
@@ -147,7 +149,8 @@ def test_what_was_not_measured_is_said() -> None:
 def test_without_a_file_it_is_only_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     book = Book()
     book.add(sheet())
-    publish(book, None, "")
+    write(book, None, "")
+    book.print()
     assert "x is out." in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
