@@ -212,6 +212,15 @@ if TYPE_CHECKING:
         TokenLogprob as TokenLogprob,
     )
     from trellis.client.types import (
+        Trainer as Trainer,
+    )
+    from trellis.client.types import (
+        TrainerRoom as TrainerRoom,
+    )
+    from trellis.client.types import (
+        TrainerState as TrainerState,
+    )
+    from trellis.client.types import (
         TrainingSettings as TrainingSettings,
     )
     from trellis.client.types import (
@@ -353,6 +362,9 @@ __all__ = [
     "Stream",
     "Tenant",
     "TokenLogprob",
+    "Trainer",
+    "TrainerRoom",
+    "TrainerState",
     "TrainingSettings",
     "TrellisError",
     "TuningJob",

@@ -11,18 +11,21 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, MethodOptions
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from tests.contract.store import samples
 from tests.contract.store.conftest import engine, migrated_url, sqlite_template, units
 from tests.rpc_server import Door, open_door, refusal
 from tests.server_fakes import admit, make_world, prepare, submit, upload
 
+from trellis.server.app.authentication import secret_hash
 from trellis.server.app.ports import UnitOfWorkFactory
+from trellis.server.app.tokens import trainer_token
 from trellis.server.rpc.access import MissingAccessError, read_access
 from trellis.server.rpc.servicers import SERVICES
 from trellis.v1 import access_pb2
 
 __all__ = ["engine", "migrated_url", "sqlite_template", "units"]
 METHODS = [method for service in SERVICES for method in service.descriptor.methods]
-CALLERS = ("nobody", "unknown", "member", "tenant-admin", "stranger", "admin", "attempt")
+CALLERS = ("nobody", "unknown", "member", "tenant-admin", "stranger", "admin", "attempt", "trainer")
 REFUSED = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
 IDS = {"apiKeys": "k1", "datasets": "d1", "tuningJobs": "j1", "adapters": "0" * 24, "aliases": "a1", "exports": "e1"}
 
@@ -38,8 +41,12 @@ async def door(units: UnitOfWorkFactory, tmp_path: Path) -> AsyncIterator[Door]:
     await prepare(world.context, "acme", "globex")
     await upload(world.context, "acme")
     token, _ = await admit(world.context, await submit(world.context, "acme"))
+    trainer = trainer_token(b"", "trainer-1")
+    async with units() as unit:
+        await unit.trainers.add(samples.trainer(token_hash=secret_hash(trainer), create_time=world.clock.now()))
+        await unit.commit()
     async with open_door(world) as opened:
-        opened.secrets.update({"attempt": token, "unknown": "trk_unknown"})
+        opened.secrets.update({"attempt": token, "trainer": trainer, "unknown": "trk_unknown"})
         yield opened
 
 
@@ -98,9 +105,10 @@ def expected(method: MethodDescriptor, who: str) -> set[str]:
     access = method.GetOptions().Extensions[access_pb2.access]
     if who in {"nobody", "unknown"}:
         return {"UNAUTHENTICATED"}
-    if (access.role == access_pb2.ROLE_ATTEMPT) != (who == "attempt"):
-        return {"PERMISSION_DENIED"}
-    ranks = {"member": 1, "tenant-admin": 2, "stranger": 2, "admin": 3, "attempt": 4}
+    for role, outsider in ((access_pb2.ROLE_ATTEMPT, "attempt"), (access_pb2.ROLE_TRAINER, "trainer")):
+        if (access.role == role) != (who == outsider):
+            return {"PERMISSION_DENIED"}
+    ranks = {"member": 1, "tenant-admin": 2, "stranger": 2, "admin": 3, "attempt": 4, "trainer": 5}
     foreign = who == "stranger" and bool(access.tenant_field)
     return {"PERMISSION_DENIED"} if ranks[who] < access.role or foreign else set()
 

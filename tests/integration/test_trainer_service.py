@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from prometheus_client import REGISTRY
 from tests.contract.control.platform import SETTINGS, FakeIds
 from tests.contract.store.conftest import engine, migrated_url, sqlite_template, units
 from tests.job_cluster_fake import FakeJobCluster
@@ -20,12 +21,13 @@ from trellis.server.app.waiting import Pause
 from trellis.server.control.admit import AdmitJobs
 from trellis.server.control.context import ControlContext
 from trellis.server.control.launch_trainers import LaunchTrainers
+from trellis.server.control.metrics import MeasureTrainers
 from trellis.server.control.watch_trainers import WatchTrainers
 from trellis.server.domain.tuning_job import TuningJob
 from trellis.server.world import SystemClock, ThreadedObjects
 from trellis.v1 import trainer_pb2 as pb
 from trellis.v1 import worker_pb2
-from trellis.v1.trainer_pb2_grpc import TrainerServiceStub
+from trellis.v1.trainer_pb2_grpc import TrainerAdminServiceStub, TrainerServiceStub
 from trellis.v1.worker_pb2_grpc import WorkerServiceStub
 
 __all__ = ["engine", "migrated_url", "sqlite_template", "units"]
@@ -183,3 +185,25 @@ async def test_a_trainer_may_call_nothing_else(scene: Scene) -> None:
     for who in ("admin", "member"):
         said = await refused(scene.trainers.StartTrainer(pb.StartTrainerRequest(), metadata=scene.door.key(who)))
         assert said.code == "PERMISSION_DENIED"
+
+
+async def test_operators_see_the_trainers_and_what_they_do(scene: Scene) -> None:
+    for _ in range(2):
+        await scene.submit()
+    await scene.admit()
+    me = await scene.launched()
+    started = await scene.trainers.StartTrainer(pb.StartTrainerRequest(hostname="node-1"), metadata=me)
+    request = pb.ClaimAttemptsRequest(room=ROOM, jobs=1, tokens_per_second=81.5)
+    await scene.trainers.ClaimAttempts(request, metadata=me)
+    stub, admin = TrainerAdminServiceStub(scene.door.channel), scene.door.key("admin")
+    (seen,) = (await stub.ListTrainers(pb.ListTrainersRequest(), metadata=admin)).trainers
+    assert (seen.name, seen.base_model) == (f"trainers/{started.trainer}", started.base_model)
+    assert (seen.state, seen.jobs, seen.room) == (pb.Trainer.STATE_RUNNING, 2, ROOM)
+    assert (seen.tokens_per_second, seen.hostname, seen.workers, seen.cpus) == (81.5, "node-1", 1, 1.0)
+    await MeasureTrainers(scene.control).once()
+    base, labels = started.base_model, {"base_model": started.base_model}
+    assert REGISTRY.get_sample_value("trellis_trainers", {**labels, "state": "RUNNING"}) == 1
+    assert REGISTRY.get_sample_value("trellis_trainer_jobs", labels) == 2
+    assert REGISTRY.get_sample_value("trellis_trainer_tokens_per_second", {"base_model": base}) == 81.5
+    said = await refused(stub.ListTrainers(pb.ListTrainersRequest(), metadata=scene.door.key("tenant-admin")))
+    assert said.code == "PERMISSION_DENIED"

@@ -24,6 +24,7 @@ _NOUNS = {
     "tenants": "Teams that share the platform.",
     "keys": "API keys.",
     "base-models": "Models that adapters are trained on.",
+    "trainers": "Processes that train many tenants' jobs.",
     "datasets": "Upload data, and read the reports on it.",
     "jobs": "Tune, watch, and see what was measured.",
     "adapters": "What tuning made: deploy, download, import, alias.",

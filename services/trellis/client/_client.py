@@ -20,6 +20,7 @@ from trellis.client._jobs import AsyncJobs, Jobs
 from trellis.client._names import Names
 from trellis.client._retry import Retry
 from trellis.client._tenants import AsyncTenants, Tenants
+from trellis.client._trainers import AsyncTrainers, Trainers
 from trellis.client._transport import Target, Transport
 from trellis.client.settings import Settings, resolve
 from trellis.client.types import Generation, GenerationChunk
@@ -199,6 +200,7 @@ class AsyncClient(ClientCore):
         self.adapters = AsyncAdapters(caller, self.names)
         self.aliases = AsyncAliases(caller, self.names)
         self.exports = AsyncExports(caller, self.names)
+        self.trainers = AsyncTrainers(caller, self.names)
 
     async def __aenter__(self) -> Self:
         return self
@@ -258,6 +260,7 @@ class Client(Blocking[AsyncClient]):
         self.adapters = Adapters(inner.adapters)
         self.aliases = Aliases(inner.aliases)
         self.exports = Exports(inner.exports)
+        self.trainers = Trainers(inner.trainers)
 
     generate = blocking(AsyncClient.generate)
     generate_stream = iterating(AsyncClient.generate_stream)

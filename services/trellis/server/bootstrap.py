@@ -19,7 +19,7 @@ from trellis.server.control.export import MakeExports, ReapExports
 from trellis.server.control.launch import LaunchJobs
 from trellis.server.control.launch_trainers import LaunchTrainers
 from trellis.server.control.loop import ControlLoop
-from trellis.server.control.metrics import MeasureJobs
+from trellis.server.control.metrics import MeasureJobs, MeasureTrainers
 from trellis.server.control.reap import ReapOrphans, ReapRuns
 from trellis.server.control.reap_trainers import ReapTrainers
 from trellis.server.control.stop import StopJobs
@@ -122,6 +122,7 @@ def _loops(control: ControlContext, store: ObjectStore) -> tuple[ControlLoop, ..
         ControlLoop(MakeExports(control, store), 1.0),
         ControlLoop(ReapExports(control), 10.0),
         ControlLoop(MeasureJobs(control), 5.0),
+        ControlLoop(MeasureTrainers(control), 5.0),
     )
 
 

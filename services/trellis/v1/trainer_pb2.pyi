@@ -6,7 +6,9 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -280,3 +282,147 @@ class LeaveTrainerResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LeaveTrainerResponse: _TypeAlias = LeaveTrainerResponse  # noqa: Y015
+
+@_typing.final
+class Trainer(_message.Message):
+    """A shared trainer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Trainer._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Trainer._State.ValueType  # 0
+        """Not set."""
+        STATE_STARTING: Trainer._State.ValueType  # 1
+        """Its process is being started, or loads the base."""
+        STATE_RUNNING: Trainer._State.ValueType  # 2
+        """It trains, or waits for jobs."""
+        STATE_DRAINING: Trainer._State.ValueType  # 3
+        """It was told to leave when its jobs have ended."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """Where it is in its life."""
+
+    STATE_UNSPECIFIED: Trainer.State.ValueType  # 0
+    """Not set."""
+    STATE_STARTING: Trainer.State.ValueType  # 1
+    """Its process is being started, or loads the base."""
+    STATE_RUNNING: Trainer.State.ValueType  # 2
+    """It trains, or waits for jobs."""
+    STATE_DRAINING: Trainer.State.ValueType  # 3
+    """It was told to leave when its jobs have ended."""
+
+    NAME_FIELD_NUMBER: _builtins.int
+    BASE_MODEL_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    ROOM_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
+    CPUS_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
+    HOSTNAME_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    REPORT_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`trainers/{trainer}`."""
+    base_model: _builtins.str
+    """The base model that it holds, `baseModels/…`."""
+    precision: _builtins.str
+    """`auto`, `fp32` or `bf16`."""
+    state: Global___Trainer.State.ValueType
+    """Where it is in its life."""
+    jobs: _builtins.int
+    """Jobs that were given to it and go on."""
+    tokens_per_second: _builtins.float
+    """Tokens a second, over its last steps."""
+    workers: _builtins.int
+    """Processes over which each step is spread."""
+    cpus: _builtins.float
+    """CPUs that it reserves, with all its workers."""
+    gpus: _builtins.float
+    """GPUs that it reserves, with all its workers."""
+    hostname: _builtins.str
+    """The host of its process; empty until it has called."""
+    @_builtins.property
+    def room(self) -> Global___TrainerRoom:
+        """What it has room for beside them, as it last said; not set until its base is loaded."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was asked for."""
+
+    @_builtins.property
+    def report_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last heard of."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        base_model: _builtins.str = ...,
+        precision: _builtins.str = ...,
+        state: Global___Trainer.State.ValueType = ...,
+        jobs: _builtins.int = ...,
+        room: Global___TrainerRoom | None = ...,
+        tokens_per_second: _builtins.float = ...,
+        workers: _builtins.int = ...,
+        cpus: _builtins.float = ...,
+        gpus: _builtins.float = ...,
+        hostname: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        report_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "report_time", b"report_time", "room", b"room"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "cpus", b"cpus", "create_time", b"create_time", "gpus", b"gpus", "hostname", b"hostname", "jobs", b"jobs", "name", b"name", "precision", b"precision", "report_time", b"report_time", "room", b"room", "state", b"state", "tokens_per_second", b"tokens_per_second", "workers", b"workers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Trainer: _TypeAlias = Trainer  # noqa: Y015
+
+@_typing.final
+class ListTrainersRequest(_message.Message):
+    """The request of ListTrainers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTrainersRequest: _TypeAlias = ListTrainersRequest  # noqa: Y015
+
+@_typing.final
+class ListTrainersResponse(_message.Message):
+    """The trainers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRAINERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def trainers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Trainer]:
+        """All of them."""
+
+    def __init__(
+        self,
+        *,
+        trainers: _abc.Iterable[Global___Trainer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["trainers", b"trainers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTrainersResponse: _TypeAlias = ListTrainersResponse  # noqa: Y015

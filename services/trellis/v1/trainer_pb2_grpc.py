@@ -25,6 +25,82 @@ if _version_not_supported:
     )
 
 
+class TrainerAdminServiceStub:
+    """Shared trainers, as the platform's operators see them.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ListTrainers = channel.unary_unary(
+                '/trellis.v1.TrainerAdminService/ListTrainers',
+                request_serializer=trellis_dot_v1_dot_trainer__pb2.ListTrainersRequest.SerializeToString,
+                response_deserializer=trellis_dot_v1_dot_trainer__pb2.ListTrainersResponse.FromString,
+                _registered_method=True)
+
+
+class TrainerAdminServiceServicer:
+    """Shared trainers, as the platform's operators see them.
+    """
+
+    def ListTrainers(self, request, context):
+        """Lists the trainers that are not over, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_TrainerAdminServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ListTrainers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTrainers,
+                    request_deserializer=trellis_dot_v1_dot_trainer__pb2.ListTrainersRequest.FromString,
+                    response_serializer=trellis_dot_v1_dot_trainer__pb2.ListTrainersResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'trellis.v1.TrainerAdminService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('trellis.v1.TrainerAdminService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class TrainerAdminService:
+    """Shared trainers, as the platform's operators see them.
+    """
+
+    @staticmethod
+    def ListTrainers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trellis.v1.TrainerAdminService/ListTrainers',
+            trellis_dot_v1_dot_trainer__pb2.ListTrainersRequest.SerializeToString,
+            trellis_dot_v1_dot_trainer__pb2.ListTrainersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class TrainerServiceStub:
     """What a shared trainer tells the server: a long-lived process that holds one base model and trains the jobs of many
     tenants on it. Internal. Every call carries the trainer's token as `authorization: Bearer …`. Once a trainer is over,

@@ -26,6 +26,37 @@ class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext):  # type: ig
 GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
+class TrainerAdminServiceStub:
+    """Shared trainers, as the platform's operators see them."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> TrainerAdminServiceAsyncStub: ...
+    ListTrainers: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ListTrainersRequest, _trainer_pb2.ListTrainersResponse]
+    """Lists the trainers that are not over, oldest first."""
+
+@_typing.type_check_only
+class TrainerAdminServiceAsyncStub(TrainerAdminServiceStub):
+    """Shared trainers, as the platform's operators see them."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    ListTrainers: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ListTrainersRequest, _trainer_pb2.ListTrainersResponse]  # type: ignore[assignment]
+    """Lists the trainers that are not over, oldest first."""
+
+class TrainerAdminServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Shared trainers, as the platform's operators see them."""
+
+    @_abc_1.abstractmethod
+    def ListTrainers(
+        self,
+        request: _trainer_pb2.ListTrainersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_pb2.ListTrainersResponse, _abc.Awaitable[_trainer_pb2.ListTrainersResponse]]:
+        """Lists the trainers that are not over, oldest first."""
+
+def add_TrainerAdminServiceServicer_to_server(servicer: TrainerAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
 class TrainerServiceStub:
     """What a shared trainer tells the server: a long-lived process that holds one base model and trains the jobs of many
     tenants on it. Internal. Every call carries the trainer's token as `authorization: Bearer …`. Once a trainer is over,

@@ -25,13 +25,14 @@ from trellis.v1 import (
     export_pb2,
     inference_pb2,
     tenant_pb2,
+    trainer_pb2,
     tuning_job_pb2,
 )
 
-NOUNS = ("tenants", "api_keys", "base_models", "datasets", "jobs", "adapters", "aliases", "exports")
+NOUNS = ("tenants", "api_keys", "base_models", "datasets", "jobs", "adapters", "aliases", "exports", "trainers")
 MODULES = (
     "_tenants", "_api_keys", "_base_models", "_datasets", "_upload", "_jobs", "_watch", "_adapters", "_adapter_files",
-    "_aliases", "_generate", "_exports", "_export_files",
+    "_aliases", "_generate", "_exports", "_export_files", "_trainers",
 )  # fmt: skip
 MESSAGES: dict[type, type[Message]] = {
     types.Tenant: tenant_pb2.Tenant,
@@ -64,6 +65,8 @@ MESSAGES: dict[type, type[Message]] = {
     types.LogChunk: tuning_job_pb2.ReadTuningJobLogsResponse,
     types.Adapter: adapter_pb2.Adapter,
     types.Alias: adapter_pb2.Alias,
+    types.Trainer: trainer_pb2.Trainer,
+    types.TrainerRoom: trainer_pb2.TrainerRoom,
     types.Export: export_pb2.Export,
     types.ExportFile: export_pb2.Export.File,
     types.ChatMessage: inference_pb2.ChatMessage,
@@ -155,7 +158,7 @@ def test_every_method_of_the_public_api_is_called_and_with_its_own_messages() ->
         for name in pool.FindServiceByName(f"trellis.v1.{service}").methods_by_name
     }
     assert {method.name for method in called} == offered
-    assert len(services) == 8
+    assert len(services) == 9
 
 
 def test_the_client_says_where_it_calls_and_not_with_what() -> None:

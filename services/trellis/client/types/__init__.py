@@ -40,6 +40,7 @@ from trellis.client.types.job import (
 )
 from trellis.client.types.report import CodeCount, DatasetReport, Lengths, Preview, ReportState, Segment
 from trellis.client.types.tenant import ApiKey, CreatedApiKey, Role, Tenant
+from trellis.client.types.trainer import Trainer, TrainerRoom, TrainerState
 from trellis.client.types.tuning_spec import (
     DistributedSpec,
     LearningRateSchedule,
@@ -109,6 +110,9 @@ __all__ = [
     "Segment",
     "Tenant",
     "TokenLogprob",
+    "Trainer",
+    "TrainerRoom",
+    "TrainerState",
     "TrainingSettings",
     "TuningJob",
     "Upload",

@@ -1,5 +1,6 @@
 """What a shared trainer says: that it is there, what it has room for, that it would leave; and what it is given."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -99,6 +100,15 @@ async def leave_trainer(context: Context, caller: Caller) -> bool:
         await unit.trainers.save(trainer.ended(context.now(), LEFT))
         await unit.commit()
     return True
+
+
+async def list_trainers(context: Context) -> Sequence[tuple[Trainer, int]]:
+    """All trainers that are not over, oldest first, each with the number of jobs that it was given and that go on."""
+    async with context.units(write=False) as unit:
+        trainers = await unit.trainers.live()
+        attempts = await unit.trainers.open_attempts([trainer.uid for trainer in trainers])
+    jobs = Counter(attempt.trainer_uid for attempt in attempts)
+    return [(trainer, jobs[trainer.uid]) for trainer in trainers]
 
 
 async def _hear(context: Context, caller: Caller, word: TrainerWord) -> Claimed:

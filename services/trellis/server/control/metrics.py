@@ -1,10 +1,12 @@
 """What the loops measure, for Prometheus. Every label has a handful of values; tenants and jobs are in the logs."""
 
+from collections import Counter as CountOf
 from datetime import datetime
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from trellis.server.control.context import ControlContext
+from trellis.server.domain.trainer import TrainerState
 from trellis.server.domain.tuning_job import JobState
 
 JOBS = Gauge("trellis_jobs", "Tuning jobs in each state.", ["state"])
@@ -20,6 +22,12 @@ ATTEMPTS_LOST = Counter(
     "Attempts that did not end by themselves: not_started, silent, dead, stuck, trainer.",
     ["how"],
 )
+TRAINERS = Gauge("trellis_trainers", "Shared trainers in each state, by base model.", ["base_model", "state"])
+TRAINER_JOBS = Gauge("trellis_trainer_jobs", "Jobs on the shared trainers of each base model.", ["base_model"])
+TRAINER_TOKENS = Gauge(
+    "trellis_trainer_tokens_per_second", "What the shared trainers of each base model train, over their last steps.",
+    ["base_model"],
+)  # fmt: skip
 TRAINERS_LOST = Counter(
     "trellis_trainers_lost_total",
     "Shared trainers that did not leave by themselves: not_started, silent, dead.",
@@ -57,4 +65,32 @@ class MeasureJobs:
         for state, count in counts.items():
             JOBS.labels(state.value).set(count)
         OLDEST_QUEUED.set(waited_seconds(oldest[0].create_time, self._context.now()) if oldest else 0.0)
+        return False
+
+
+class MeasureTrainers:
+    """Counts the shared trainers. Each server of an installation reports the same figures."""
+
+    name = "measure_trainers"
+
+    def __init__(self, context: ControlContext) -> None:
+        self._context = context
+        self._bases: set[str] = set()
+        """Those that had a trainer before: when they have none, the figure is 0 and does not stay."""
+
+    async def once(self) -> bool:
+        """One count."""
+        async with self._context.units(write=False) as unit:
+            trainers = await unit.trainers.live()
+            attempts = await unit.trainers.open_attempts([trainer.uid for trainer in trainers])
+        base_of = {trainer.uid: trainer.base_model for trainer in trainers}
+        self._bases.update(base_of.values())
+        states = CountOf((trainer.base_model, trainer.state) for trainer in trainers)
+        jobs = CountOf(base_of[attempt.trainer_uid] for attempt in attempts)
+        for base in self._bases:
+            for state in (TrainerState.STARTING, TrainerState.RUNNING, TrainerState.DRAINING):
+                TRAINERS.labels(base, state.value).set(states[base, state])
+            TRAINER_JOBS.labels(base).set(jobs[base])
+            speeds = [trainer.tokens_per_second for trainer in trainers if trainer.base_model == base]
+            TRAINER_TOKENS.labels(base).set(sum(speeds))
         return False

@@ -4,7 +4,9 @@ import math
 
 from trellis.server.app.attempts import Process
 from trellis.server.app.trainers import Claimed, TrainerSetup, TrainerWord
-from trellis.server.domain.trainer import Room
+from trellis.server.domain.trainer import Room, Trainer
+from trellis.server.rpc.convert.enums import to_wire
+from trellis.server.rpc.convert.times import timestamp
 from trellis.v1 import trainer_pb2 as pb
 
 
@@ -49,6 +51,26 @@ def claimed(value: Claimed) -> pb.ClaimAttemptsResponse:
         pb.ClaimedAttempt(token=one.token, tuning_job=one.tuning_job, attempt=one.attempt) for one in value.attempts
     ]
     return pb.ClaimAttemptsResponse(attempts=attempts, drain=value.drain)
+
+
+def trainer(value: Trainer, jobs: int) -> pb.Trainer:
+    """The trainer, as operators see it, on the wire."""
+    room = value.room
+    return pb.Trainer(
+        name=f"trainers/{value.uid}",
+        base_model=value.base_model,
+        precision=value.precision,
+        state=to_wire(pb.Trainer.State, "STATE_", value.state),
+        jobs=jobs,
+        room=pb.TrainerRoom(jobs=room.jobs, rank_rows=room.rank_rows, line_tokens=room.line_tokens) if room else None,
+        tokens_per_second=value.tokens_per_second,
+        workers=value.workers,
+        cpus=value.cpus,
+        gpus=value.gpus,
+        hostname=value.hostname,
+        create_time=timestamp(value.create_time),
+        report_time=timestamp(value.room_time or value.start_time),
+    )
 
 
 def _finite(number: float) -> float:

@@ -15,6 +15,7 @@ from trellis.server.rpc.servicers.export import ExportServicer
 from trellis.server.rpc.servicers.inference import InferenceServicer
 from trellis.server.rpc.servicers.tenant import TenantServicer
 from trellis.server.rpc.servicers.trainer import TrainerServicer
+from trellis.server.rpc.servicers.trainer_admin import TrainerAdminServicer
 from trellis.server.rpc.servicers.tuning_job import TuningJobServicer
 from trellis.server.rpc.servicers.worker import WorkerServicer
 from trellis.v1 import (
@@ -66,5 +67,6 @@ SERVICES = (
     _service(inference_pb2, "InferenceService", InferenceServicer, inference_pb2_grpc),
     _service(worker_pb2, "WorkerService", WorkerServicer, worker_pb2_grpc),
     _service(trainer_pb2, "TrainerService", TrainerServicer, trainer_pb2_grpc),
+    _service(trainer_pb2, "TrainerAdminService", TrainerAdminServicer, trainer_pb2_grpc),
 )
 """All that the control plane answers; engines answer EngineService themselves."""
