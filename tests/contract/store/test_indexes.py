@@ -55,6 +55,8 @@ async def _look_ups(unit: UnitOfWork) -> None:
     await unit.jobs.events(UID, 0, 10)
     await unit.jobs.find_attempt("0")
     await unit.jobs.latest_checkpoint(UID)
+    await unit.jobs.get_checkpoint(UID, 1)
+    await unit.jobs.checkpoint_keys_in_use("acme")
     await unit.jobs.read_log(UID, 0, 10)
     await unit.trainers.get("trainer-1")
     await unit.trainers.find("0")

@@ -97,7 +97,16 @@ async def test_attempts_are_found_and_saved(units: UnitOfWorkFactory) -> None:
         with pytest.raises(AlreadyExists):
             await jobs.add_attempt(replace(first, number=2))  # the same token
         ended = replace(
-            first, next_report=7, start_time=samples.at(1), end_time=samples.at(2), outcome="Lost.", cleaned_up=True
+            first,
+            next_report=7,
+            start_time=samples.at(1),
+            end_time=samples.at(2),
+            outcome="Lost.",
+            cleaned_up=True,
+            step=5,
+            step_time=samples.at(2),
+            used_tokens=2**40,
+            used_seconds=0.5,
         )
         await jobs.save_attempt(ended)
         assert await jobs.get_attempt(UID, 1) == ended
@@ -192,3 +201,25 @@ async def test_a_save_keeps_the_log_where_it_was(units: UnitOfWorkFactory) -> No
         await unit.jobs.save(job)
         await unit.jobs.append_log(UID, 1, "two\n")
         assert [end for end, _, _ in await unit.jobs.read_log(UID, 0, 10)] == [4, 8]
+
+
+async def test_a_checkpoint_keeps_what_is_known_of_it(units: UnitOfWorkFactory) -> None:
+    measured = replace(_checkpoint(3), valid_loss=0.125)
+    async with units() as unit:
+        await unit.jobs.add_checkpoint(UID, measured)
+        assert await unit.jobs.get_checkpoint(UID, 3) == measured
+        assert await unit.jobs.get_checkpoint(UID, 4) is None
+        pinned = replace(measured, pinned=True)
+        await unit.jobs.add_checkpoint(UID, pinned)
+        assert (await unit.jobs.checkpoints(UID, 10, None)).items == [pinned]
+
+
+async def test_what_jobs_start_from_is_in_use_until_they_have_ended(units: UnitOfWorkFactory) -> None:
+    key = "tenants/acme/jobs/uid-other/checkpoints/step-00000005-attempt-1"
+    starting = samples.job(7, spec=samples.spec(initial_adapter="x", initial_key=key))
+    async with units() as unit:
+        await unit.jobs.add(starting)
+        assert await unit.jobs.checkpoint_keys_in_use("acme") == {key}
+        assert await unit.jobs.checkpoint_keys_in_use("other") == frozenset()
+        await unit.jobs.save(starting.moved(JobState.CANCELLED, samples.NOW))
+        assert await unit.jobs.checkpoint_keys_in_use("acme") == frozenset()
