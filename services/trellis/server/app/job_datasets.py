@@ -52,7 +52,7 @@ async def with_datasets(
         if name is None:
             continue
         version, done = await _usable_version(context, unit, name, base)
-        _check_kind(version, spec.method, _REPLAYED if part == "replay" else _LEARNT)
+        _check_kind(version, spec.method, replayed=part == "replay")
         waits = waits or not done
         facts = {"dataset": version.name, "sha256": version.sha256, "format": version.file_format}
         spec = replace(spec, **{f"{part}_{field}": value for field, value in facts.items()})  # type: ignore[arg-type]
@@ -77,15 +77,21 @@ async def _usable_version(
     return version, True
 
 
-def _check_kind(version: DatasetVersion, method: Method, fitting: dict[Method, frozenset[Kind]]) -> None:
-    """Of a version that has no report yet the kind is not known; the job's process refuses it then."""
-    if not version.kind or Kind(version.kind) in fitting[method]:
-        return
+def _check_kind(version: DatasetVersion, method: Method, *, replayed: bool) -> None:
+    obstacle = kind_obstacle(version, method, replayed=replayed)
+    if obstacle:
+        raise error_for(Reason.DATASET_INVALID, obstacle, metadata={"dataset_version": version.name})
+
+
+def kind_obstacle(version: DatasetVersion, method: Method, *, replayed: bool) -> str:
+    """Why the method can't learn from the version's lines, as a sentence; empty if it can, or if they are not read yet."""
+    fitting = (_REPLAYED if replayed else _LEARNT)[method]
+    if not version.kind or Kind(version.kind) in fitting:
+        return ""
     kind = Kind(version.kind)
     others = [_METHODS[other] for other, kinds in _LEARNT.items() if kind in kinds]
-    wanted = " or ".join(_KINDS[one] for one in Kind if one in fitting[method])
-    message = (
+    wanted = " or ".join(_KINDS[one] for one in Kind if one in fitting)
+    return (
         f"{version.name} has {_KINDS[kind]}, which {_METHODS[method]} can't learn from. "
         f"Give it {wanted}, or choose {' or '.join(others)}."
     )
-    raise error_for(Reason.DATASET_INVALID, message, metadata={"dataset_version": version.name})

@@ -1,13 +1,14 @@
 """Admits queued jobs, by the scheduler's decision, has trainers come and go for them, and says of others why they wait."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import structlog
 
 from trellis.errors import Reason
 from trellis.names import DatasetVersionName
 from trellis.server.app.auto_settings import resolve_auto
+from trellis.server.app.job_datasets import kind_obstacle
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.control.attempts import new_attempt
 from trellis.server.control.context import ControlContext
@@ -25,9 +26,20 @@ from trellis.server.domain.tuning_job import (
     TuningJob,
 )
 from trellis.server.scheduler.policy import Decisions, decide
+from trellis.spec import Method, TrainSpec
 
 _log = structlog.get_logger(__name__)
 _QUEUE = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A dataset version as a job reads it."""
+
+    dataset: str
+    base_model: str
+    method: Method
+    replayed: bool
 
 
 class AdmitJobs:
@@ -70,7 +82,7 @@ class AdmitJobs:
     async def _queue(self, unit: UnitOfWork) -> Mapping[str, tuple[TuningJob, bool]]:
         """By uid: each queued job and whether its reports are there; those that can't be trained fail here."""
         queue: dict[str, tuple[TuningJob, bool]] = {}
-        known: dict[tuple[str, str], tuple[bool, str]] = {}
+        known: dict[_Reading, tuple[bool, str]] = {}
         for job in await unit.jobs.in_states([JobState.QUEUED], _QUEUE):
             ready, obstacle = await self._datasets(unit, job, known)
             if obstacle:
@@ -81,17 +93,13 @@ class AdmitJobs:
         return queue
 
     @staticmethod
-    async def _datasets(
-        unit: UnitOfWork, job: TuningJob, known: dict[tuple[str, str], tuple[bool, str]]
-    ) -> tuple[bool, str]:
+    async def _datasets(unit: UnitOfWork, job: TuningJob, known: dict[_Reading, tuple[bool, str]]) -> tuple[bool, str]:
         """Whether all of the job's reports are there, and a sentence on what forbids training, empty if nothing does."""
         ready = True
-        spec = job.spec
-        for dataset in filter(None, (spec.training_dataset, spec.validation_dataset, spec.replay_dataset)):
-            key = (dataset, job.spec.base_model)
-            if key not in known:
-                known[key] = await _finding(unit, *key)
-            done, obstacle = known[key]
+        for reading in _readings(job.spec):
+            if reading not in known:
+                known[reading] = await _finding(unit, reading)
+            done, obstacle = known[reading]
             if obstacle:
                 return True, obstacle
             ready = ready and done
@@ -157,13 +165,19 @@ class AdmitJobs:
         await unit.jobs.save(failed, [JobEvent(now, EventLevel.ERROR, error.message, state=JobState.FAILED)])
 
 
-async def _finding(unit: UnitOfWork, dataset: str, base_model: str) -> tuple[bool, str]:
-    name = DatasetVersionName.parse(dataset)
-    report = await unit.datasets.get_report(name.tenant, name.dataset, name.version, base_model)
-    if report is None:
-        return True, f"{dataset} is gone."
+def _readings(spec: TrainSpec) -> Iterator[_Reading]:
+    named = (spec.training_dataset, False), (spec.validation_dataset, False), (spec.replay_dataset, True)
+    return (_Reading(dataset, spec.base_model, spec.method, replayed) for dataset, replayed in named if dataset)
+
+
+async def _finding(unit: UnitOfWork, reading: _Reading) -> tuple[bool, str]:
+    name = DatasetVersionName.parse(reading.dataset)
+    report = await unit.datasets.get_report(name.tenant, name.dataset, name.version, reading.base_model)
+    version = await unit.datasets.get_version(name.tenant, name.dataset, name.version)
+    if report is None or version is None:
+        return True, f"{reading.dataset} is gone."
     if report.state is ReportState.PENDING:
         return False, ""
     if report.state is ReportState.FAILED or not report.valid:
-        return True, f"{dataset} can't be trained on: {report.summary} Its report says more."
-    return True, ""
+        return True, f"{reading.dataset} can't be trained on: {report.summary} Its report says more."
+    return True, kind_obstacle(version, reading.method, replayed=reading.replayed)
