@@ -68,13 +68,13 @@ class ServerConfig:
     always_on: tuple[str, ...] = ()
     """Base models, separated by commas, whose engines run even when nothing is deployed."""
     capacity_cpus: float = 1.0
-    """CPUs that jobs may have together."""
+    """CPUs that jobs and shared trainers may have together."""
     capacity_gpus: float = 0.0
-    """GPUs that jobs may have together."""
+    """GPUs that jobs and shared trainers may have together."""
     job_cpus: float = 1.0
-    """CPUs that a job reserves."""
+    """CPUs that each worker of a job reserves which runs by itself."""
     job_gpus: float = 0.0
-    """GPUs that a job reserves."""
+    """GPUs that each worker of a job reserves which runs by itself."""
     engine: EngineOptions = EngineOptions()
     """The variables that begin with TRELLIS_ENGINE."""
     trainer: TrainerOptions = TrainerOptions()
