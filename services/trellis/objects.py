@@ -44,7 +44,8 @@ class ObjectStore:
     @classmethod
     def open(cls, url: str, **options: Any) -> Self:
         """Open the store at `url`: a folder, `file://…`, `s3://bucket/prefix`; `options` go to fsspec."""
-        filesystem, root = fsspec.url_to_fs(url, **options)
+        # Without the cache: others write too, and what was listed before they did would hide their objects.
+        filesystem, root = fsspec.url_to_fs(url, use_listings_cache=False, **options)
         return cls(url, filesystem, root)
 
     def _path(self, key: str) -> str:

@@ -65,6 +65,20 @@ def test_a_put_replaces(store: ObjectStore) -> None:
     assert store.read_bytes("a/x") == b"new!"
 
 
+def test_what_others_write_after_a_listing_is_seen(s3_endpoint: str) -> None:
+    ours, theirs = s3_store(s3_endpoint), s3_store(s3_endpoint)
+    theirs.put_bytes("shared/e/task.json", b"1")
+    assert [o.key for o in ours.list("shared")] == ["shared/e/task.json"]
+    theirs.put_bytes("shared/e/manifest.json", b"22")
+    theirs.put_bytes("shared/e/task.json", b"longer")
+    assert ours.exists("shared/e/manifest.json")
+    assert (ours.size("shared/e/task.json"), ours.read_bytes("shared/e/task.json")) == (6, b"longer")
+    theirs.delete("shared/e/task.json")
+    assert not ours.exists("shared/e/task.json")
+    assert [o.key for o in ours.list("shared")] == ["shared/e/manifest.json"]
+    theirs.delete_prefix("shared")
+
+
 def test_a_write_that_fails_leaves_nothing(store: ObjectStore) -> None:
     store.put_bytes("a/x", b"old")
     for key in ("a/x", "a/y"):
