@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import json
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ from trellis.spec import Distributed, Lora, TrainSpec
 from trellis.tokens import ChatTokenizer
 from trellis.v1.worker_pb2 import StartAttemptResponse
 
+PREFERENCES = "data/preferences.jsonl"
 COLOURS = ("red", "green", "blue", "amber")
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -62,6 +64,11 @@ def make_world(folder: Path) -> World:
     data = "\n".join(lines).encode()
     store = ObjectStore.open(str(folder / "store"))
     store.put_bytes("data/train.jsonl", data)
+    pairs = [
+        json.dumps({"prompt": f"what colour is {number}?", "chosen": COLOURS[number % 4], "rejected": "no idea at all"})
+        for number in range(20)
+    ]
+    store.put_bytes(PREFERENCES, "\n".join(pairs).encode())
     sha256 = hashlib.sha256(data).hexdigest()
     spec = TrainSpec(
         base_model="baseModels/tiny",

@@ -1,23 +1,36 @@
-"""DeepSpeed under Ray Train on several gloo workers, each a process, against a server that records what it is told."""
+"""DeepSpeed under Ray Train on two nodes, one worker on each, against a server that records what it is told."""
 
+import asyncio
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from tests.distributed_rig import World, make_world, run_through
+from tests.distributed_rig import SECONDS, World, make_world, process, run_through, serving
+from tests.recording_worker import RecordingWorker
 
+from trellis.exports import check_contents, read_manifest
 from trellis.spec import Distributed
+from trellis.v1.worker_pb2 import (
+    END_CAUSE_INFRASTRUCTURE,
+    END_CAUSE_PAUSED,
+    STOP_REQUEST_PAUSE,
+)
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
+TWO = Distributed(workers=2, zero_stage=2)
+LONG = {"full": True, "max_steps": 300, "epochs": 100, "checkpoint_steps": 5, "learning_rate": 1e-3}
 
 
 @pytest.fixture(scope="module")
 def ray_address() -> Iterator[str]:
-    """Two nodes, each with room for two workers."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-    cluster.add_node(num_cpus=2)
+    """Two nodes, each with room for one worker."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
     try:
         yield cluster.address
     finally:
@@ -30,11 +43,56 @@ def world(tmp_path: Path) -> World:
     return make_world(tmp_path)
 
 
-async def test_two_workers_give_the_losses_of_one(world: World, ray_address: str) -> None:
-    alone = await run_through(world.work(Distributed(workers=1, zero_stage=1), full=True), ray_address)
-    assert alone.failed is None
-    assert alone.completed is not None
-    assert sorted(alone.losses()) == list(range(1, 7))
-    spread = await run_through(world.work(Distributed(workers=2, zero_stage=2), full=True), ray_address)
-    assert spread.completed is not None
-    assert spread.losses() == pytest.approx(alone.losses(), rel=1e-4)
+def worker_processes() -> list[psutil.Process]:
+    """The processes of Ray Train's workers, which have one CPU each."""
+    return [
+        one for one in psutil.process_iter(["cmdline"]) if "ray::RayTrainWorker" in " ".join(one.info["cmdline"] or [])
+    ]
+
+
+async def test_a_killed_worker_ends_the_attempt_and_the_next_one_goes_on(world: World, ray_address: str) -> None:
+    work = world.work(TWO, **LONG)
+    async with serving(work) as first, process(first, ray_address) as job:
+        await first.until(lambda found: bool(found.checkpoints()), SECONDS)
+        mine = [one for one in worker_processes() if os.getpid() != one.pid]
+        assert len(mine) >= 2
+        mine[-1].send_signal(signal.SIGKILL)
+        assert await asyncio.wait_for(job.wait(), SECONDS) == 0
+        before, newest = first.losses(), first.checkpoints()[-1]
+    assert first.failed is not None
+    assert first.failed.cause == END_CAUSE_INFRASTRUCTURE
+    assert first.completed is None
+    assert first.failed.usage.trained_tokens > 0
+
+    # The next attempt is asked to stop: it saves where it stands, and has the first one's losses up to there.
+    work.attempt, work.resume_key, work.resume_step = 2, newest.key, newest.step
+    async with serving(work) as second, process(second, ray_address) as job:
+        await second.until(lambda found: len(found.losses()) >= 3, SECONDS)
+        second.stop = STOP_REQUEST_PAUSE
+        assert await asyncio.wait_for(job.wait(), SECONDS) == 0
+        again = second.losses()
+    assert second.failed is not None
+    assert second.failed.cause == END_CAUSE_PAUSED
+    assert min(again) == newest.step + 1
+    both = before.keys() & again.keys()
+    assert {step: again[step] for step in both} == pytest.approx({step: before[step] for step in both}, rel=1e-4)
+    assert second.checkpoints()[-1].step == max(again)
+    assert second.steps_reported() == sorted(again)
+
+
+async def test_two_nodes_train_all_weights_and_hand_in_a_model(world: World, ray_address: str) -> None:
+    worker: RecordingWorker = await run_through(world.work(TWO, full=True), ray_address)
+    assert worker.failed is None
+    done = worker.completed
+    assert done is not None
+    assert not done.adapter_digest
+    check_contents(world.store, "jobs/1/model", read_manifest(world.store, "jobs/1/model", done.model_digest))
+    assert sorted(worker.losses()) == worker.steps_reported() == list(range(1, 7))
+    assert done.tuned_evaluation.loss < done.base_evaluation.loss
+    assert done.usage.trained_tokens > 0
+    assert done.usage.trainer_seconds > 0
+    assert any(event.startswith("ZeRO-2: 26,976 parameters") for event in worker.events())
+    assert "Step 6 of 6" in worker.log()
+    assert "DeepSpeed's config" in worker.log()
+    progress = [report.progress for report in worker.reports if report.HasField("progress")]
+    assert progress[-1].step == progress[-1].total_steps == 6

@@ -1,5 +1,6 @@
 """The distributed trainer's workers, two processes of gloo against one, and against a plain loop of peft and torch."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from tests.distributed_rig import World, make_world
+from tests.distributed_rig import PREFERENCES, World, make_world
 from tests.gloo_rig import Told, run_workers
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
@@ -17,7 +18,7 @@ from trellis.bases import read_base
 from trellis.exports import check_contents, read_manifest
 from trellis.spec import Distributed, Lora
 from trellis.tokens import ChatTokenizer
-from trellis.v1.worker_pb2 import STOP_REQUEST_PAUSE
+from trellis.v1.worker_pb2 import STOP_REQUEST_PAUSE, StartAttemptResponse
 from trellis_jobs.methods.open import read_items
 from trellis_jobs.schedule import learning_rate
 
@@ -160,3 +161,35 @@ def test_divergence_ends_a_run_with_its_lines(world: World) -> None:
     (told,) = run_workers(1, work)
     assert told.failures[0].reason == "TRAINING_DIVERGED"
     assert "It learnt from lines" in told.failures[0].message
+
+
+def preference_work(world: World, workers: int, job: str) -> StartAttemptResponse:
+    spread = Distributed(workers=workers, zero_stage=2)
+    work = world.work(spread, job, method="preference", training_sha256="", max_steps=4, learning_rate=3e-3)
+    work.training_key = PREFERENCES
+    return work
+
+
+def test_preferences_are_learnt_against_the_model_that_training_starts_from(world: World) -> None:
+    (one,) = run_workers(1, preference_work(world, 1, "dpo1"))
+    (two,) = run_workers(2, preference_work(world, 2, "dpo2"))
+    assert one.losses()[1] == pytest.approx(math.log(2), rel=1e-5)  # model and reference are the same yet
+    assert one.losses()[4] < one.losses()[1]
+    assert two.losses() == pytest.approx(one.losses(), rel=1e-4)
+    assert one.all("metrics")[-1]["values"]["valid_loss"] == pytest.approx(one.finished["tuned"].loss)
+
+
+def test_an_adapter_to_start_from_and_the_best_checkpoint(world: World) -> None:
+    spread = Distributed(workers=2, zero_stage=3)
+    stopping = {"evaluation_steps": 1, "early_stopping_patience": 2, "max_steps": 12, "learning_rate": 0.3}
+    first = world.work(spread, "best", **stopping)
+    second = world.work(spread, "further", max_steps=1)
+    second.initial_key = "jobs/best/attempts/1/adapter"
+    best, further = run_workers(2, first, second)
+    found = [v["values"]["valid_loss"] for v in best.all("metrics") if "valid_loss" in v["values"]]
+    assert best.finished["tuned"].loss == pytest.approx(min(found[1:]), rel=1e-5)
+    assert best.finished["tuned"].loss < found[-2]
+    assert any("training ends early" in event for event in best.events())
+    # The second job starts from there, and is still compared with the base alone.
+    assert further.finished["base"].loss == pytest.approx(best.finished["base"].loss, rel=1e-5)
+    assert further.losses()[1] < best.losses()[1]

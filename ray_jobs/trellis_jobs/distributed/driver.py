@@ -1,10 +1,11 @@
 """The attempt's process: starts the workers through Ray Train, hands their messages on, and stops them when asked."""
 
 import logging
+import re
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -38,6 +39,8 @@ _COLLECTIVE_SECONDS: Final = 7200
 _PATIENCE_SECONDS: Final = 1800.0
 """Without a step for so long, or ten times the longest step so far, a run is given up."""
 _LEFT_SECONDS: Final = 2.0
+"""Of the time in which it is to stop, what the attempt needs to say that it has."""
+_COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
 _log = logging.getLogger(__name__)
 
 
@@ -70,6 +73,7 @@ class Driver:
         self._watchdog = Watchdog(time.monotonic)
         self._completion: CompleteAttemptRequest | None = None
         self._trained_tokens = 0
+        self._tokens_before = 0
 
     def run(self) -> CompleteAttemptRequest:
         """Do the work; what to complete the attempt with. Raises JobStoppedError and JobFailedError."""
@@ -95,10 +99,10 @@ class Driver:
 
     @property
     def usage(self) -> AttemptUsage:
-        """Tokens, and the seconds of all workers together."""
+        """What this attempt used: its tokens, and the seconds of all its workers together."""
         assert self._spec.distributed is not None
         seconds = (time.monotonic() - self._began) * self._spec.distributed.workers
-        return AttemptUsage(trained_tokens=self._trained_tokens, trainer_seconds=seconds)
+        return AttemptUsage(trained_tokens=self._trained_tokens - self._tokens_before, trainer_seconds=seconds)
 
     def _trainer(self, mailbox: Any, folder: str) -> TorchTrainer:
         assert self._spec.distributed is not None
@@ -132,7 +136,7 @@ class Driver:
     def _heed(self, message: Message) -> None:
         receivers: dict[str, Callable[..., None]] = {
             "event": self.reporter.event,
-            "metrics": self.reporter.metrics,
+            "metrics": self._metrics,
             "checkpoint": self._checkpoint,
             "phase": self._phase,
             "training_from": self._training_from,
@@ -143,16 +147,20 @@ class Driver:
         receivers[message.name](**message.values)
 
     def _phase(self, name: str) -> None:
-        self._watchdog.moved()
+        self._watchdog.rest()
         self.progress.phase(name)
+
+    def _metrics(self, step: int, values: Mapping[str, float]) -> None:
+        self._watchdog.moved()
+        self.reporter.metrics(step, values)
 
     def _checkpoint(self, committed: Committed) -> None:
         self._watchdog.moved()
         self.reporter.checkpoint(committed)
 
     def _training_from(self, step: int, total_steps: int, trained_tokens: int) -> None:
-        self._watchdog.moved()
-        self._tokens_before = trained_tokens
+        self._watchdog.begin()
+        self._trained_tokens = self._tokens_before = trained_tokens
         self.progress.training_from(step, total_steps, trained_tokens)
 
     def _stepped(self, step: int, loss: float, trained_tokens: int) -> None:
@@ -203,26 +211,35 @@ class _Group:
 
 
 class Watchdog:
-    """Gives a run up that does not come on: one worker waits for another that will not come."""
+    """Gives training up that does not come on: one worker waits for another that will not come."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._last = clock()
+        self._last: float | None = None
         self._longest = 0.0
 
-    def moved(self) -> None:
-        """Something else than a step went on."""
+    def begin(self) -> None:
+        """Training begins."""
         self._last = self._clock()
+
+    def rest(self) -> None:
+        """Something else is done from now on, which may take as long as it takes."""
+        self._last = None
+
+    def moved(self) -> None:
+        """Something else than a step came on."""
+        if self._last is not None:
+            self._last = self._clock()
 
     def stepped(self) -> None:
         """A step is done."""
-        now = self._clock()
-        self._longest = max(self._longest, now - self._last)
-        self._last = now
+        if self._last is not None:
+            self._longest = max(self._longest, self._clock() - self._last)
+        self.begin()
 
     def check(self) -> None:
         """Raises JobFailedError after too long a silence."""
-        silence = self._clock() - self._last
+        silence = 0.0 if self._last is None else self._clock() - self._last
         if silence > max(_PATIENCE_SECONDS, 10 * self._longest):
             message = f"The workers have done no step for {silence:.0f} seconds, so the attempt is given up."
             raise JobFailedError(Reason.TRAINING_FAILED, message, cause=END_CAUSE_INFRASTRUCTURE)
@@ -238,6 +255,6 @@ def _judged(error: BaseException, failures: list[tuple[int, Failure]]) -> JobFai
     if failures:
         _, failure = failures[0]
         return JobFailedError(failure.reason, failure.message, cause=failure.cause)
-    first = str(error).strip().splitlines()
-    message = f"A worker was lost: {' '.join(first[:2])[:500]}"
+    lines = [line for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
+    message = f"A worker was lost: {' '.join(lines[:2])[:500]}"
     return JobFailedError(Reason.TRAINING_FAILED, message, cause=END_CAUSE_INFRASTRUCTURE)

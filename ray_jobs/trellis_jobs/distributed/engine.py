@@ -5,6 +5,7 @@ Shapes: N trained tokens of a worker's pass.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 import deepspeed
@@ -122,6 +123,18 @@ class Engine:
             safe_set_local_optimizer_state(parameter, self._shard(parameter, value), key)
         else:
             safe_set_full_optimizer_state(parameter, value, key)
+
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        """The network without its adapter inside, and with it again afterwards."""
+        kept = {name: self.weight(name) for name in self._trained if ".lora_B." in name}
+        for name, weight in kept.items():
+            self.set_weight(name, torch.zeros_like(weight))
+        try:
+            yield
+        finally:
+            for name, weight in kept.items():
+                self.set_weight(name, weight)
 
     def begin_moments(self, step: int) -> None:
         """Make the optimizer's state as it is after `step` steps; AdamW makes it in its first step only."""

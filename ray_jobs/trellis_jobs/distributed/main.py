@@ -17,7 +17,7 @@ import ray
 
 from trellis.artifacts import ArtifactError
 from trellis.v1.tuning_job_pb2 import TuningJobEvent
-from trellis.v1.worker_pb2 import CompleteAttemptRequest
+from trellis.v1.worker_pb2 import STOP_REQUEST_CANCEL, STOP_REQUEST_UNSPECIFIED, CompleteAttemptRequest
 from trellis_jobs.capture import capture_output
 from trellis_jobs.distributed.driver import Driver, Resources
 from trellis_jobs.failure import JobStoppedError, ProcessStoppedError, describe
@@ -39,7 +39,8 @@ def main() -> int:
     try:
         ray.init(configure_logging=False, log_to_driver=True)
         completion = driver.run()
-        reporter.check()
+        if reporter.stop in {STOP_REQUEST_UNSPECIFIED, STOP_REQUEST_CANCEL}:  # what is done need not pause any more
+            reporter.check()
         reporter.close()
         _complete(server, completion)
     except JobStoppedError as stopped:

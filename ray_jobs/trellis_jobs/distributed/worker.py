@@ -4,6 +4,7 @@ import logging
 import tempfile
 import time
 import traceback
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -84,10 +85,10 @@ def run_share(order: Order, post: Post, rank: int, size: int, neighbours: int) -
     run.tell_of_data()
     post.phase("loading the base")
     course = run.course()
+    course.begin()
     if course.totals.base_evaluation is None:
         post.phase("evaluating the base")
         run.evaluate_base(course)
-    course.begin()
     course.train()
     run.hand_in(course)
 
@@ -149,7 +150,8 @@ class _Run:
 
     def evaluate_base(self, course: Course) -> None:
         began = time.monotonic()
-        course.totals.base_evaluation = course.measuring.evaluate(course.references.held_out)
+        with course.computing.engine.bare() if self.work.initial_key else nullcontext():
+            course.totals.base_evaluation = course.measuring.evaluate(course.references.held_out)
         self.post.evaluation_took(time.monotonic() - began)
         self._tell("The base", course.totals.base_evaluation, 0)
 
