@@ -9,9 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.contract.store import samples
 
 from trellis.errors import AlreadyExists, NotFound, Reason
-from trellis.server.app.ports import RememberedRequest, UnitOfWork, UnitOfWorkFactory, UsageRecord
+from trellis.server.app.ports import UnitOfWork, UnitOfWorkFactory, UsageRecord
 from trellis.server.domain.adapter import Alias
 from trellis.server.domain.dataset import Upload, UploadPart
+from trellis.server.domain.remembered_request import RememberedRequest
 from trellis.server.domain.tenant import Tenant
 from trellis.server.domain.tuning_job import Checkpoint, EventLevel, JobEvent, MetricPoint
 from trellis.server.store.tables import metadata

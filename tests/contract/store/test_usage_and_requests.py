@@ -7,7 +7,8 @@ import pytest
 from tests.contract.store import samples
 
 from trellis.errors import AlreadyExists, Reason
-from trellis.server.app.ports import RememberedRequest, UnitOfWorkFactory, UsageRecord
+from trellis.server.app.ports import UnitOfWorkFactory, UsageRecord
+from trellis.server.domain.remembered_request import RememberedRequest
 
 REQUEST = RememberedRequest(
     "CreateTuningJob tenants/acme", "r-1", "f" * 64, "tenants/acme/tuningJobs/job-1", samples.NOW

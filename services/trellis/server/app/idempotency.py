@@ -7,7 +7,8 @@ from typing import TypeVar
 from trellis.errors import AlreadyExists, Reason
 from trellis.server.app.context import Context
 from trellis.server.app.fields import Violations
-from trellis.server.app.ports import RememberedRequest, UnitOfWork
+from trellis.server.app.ports import UnitOfWork
+from trellis.server.domain.remembered_request import RememberedRequest
 
 T = TypeVar("T")
 

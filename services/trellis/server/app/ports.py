@@ -12,6 +12,7 @@ from trellis.server.domain.base_model import BaseModel
 from trellis.server.domain.caller import ApiKey
 from trellis.server.domain.dataset import Dataset, DatasetVersion, Report, Upload, UploadPart
 from trellis.server.domain.export import Export, ExportState
+from trellis.server.domain.remembered_request import RememberedRequest
 from trellis.server.domain.tenant import Tenant
 from trellis.server.domain.trainer import Trainer, TrainerBase
 from trellis.server.domain.tuning_job import Attempt, Checkpoint, JobEvent, JobState, MetricPoint, TuningJob
@@ -359,19 +360,6 @@ class Usage(Protocol):
     async def totals(self, tenant: str) -> dict[str, float]:
         """The sum of each kind."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class RememberedRequest:
-    """A create that was answered: the same request_id gives the same resource again."""
-
-    scope: str
-    """The method and parent, such as `CreateTuningJob tenants/acme`."""
-    request_id: str
-    fingerprint: str
-    """sha256 of the request, in hex: another request under the same id is an error."""
-    resource: str
-    create_time: datetime
 
 
 class Requests(Protocol):

@@ -6,7 +6,7 @@ from sqlalchemy import select
 
 from trellis.errors import AlreadyExists, Reason
 from trellis.names import tenant_of
-from trellis.server.app.ports import RememberedRequest
+from trellis.server.domain.remembered_request import RememberedRequest
 from trellis.server.store import tables
 from trellis.server.store.rows import named
 from trellis.server.store.transaction import Rows

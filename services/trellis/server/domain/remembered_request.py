@@ -1,0 +1,17 @@
+"""Creates that were answered, so that one that is repeated changes nothing."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RememberedRequest:
+    """A create that was answered: the same request_id gives the same resource again."""
+
+    scope: str
+    """The method and parent, such as `CreateTuningJob tenants/acme`."""
+    request_id: str
+    fingerprint: str
+    """sha256 of the request, in hex: another request under the same id is an error."""
+    resource: str
+    create_time: datetime
