@@ -59,7 +59,8 @@ def peak_bytes(work: Callable[[], object], device: torch.device, known: Iterable
         work()
         peak: int = torch.cuda.max_memory_allocated(device)
         return peak - before
-    with _PeakMeter(known) as meter:
+    meter = _PeakMeter(known)
+    with meter:
         work()
     return meter.peak
 
