@@ -148,6 +148,8 @@ async def test_wrong_fields_are_named_by_their_paths(world: World, base: BaseMod
     ) == {"preference.beta", "preference.training.epochs", "distributed.workers"}
     assert await wrong_fields(world, settings={"full": True}, lora={"rank": 2}) == {"supervised.lora"}
     assert await wrong_fields(world, initial_adapter="tenants/acme/adapters/x") == {"initial_adapter"}
+    alias = "tenants/acme/aliases/mine"
+    assert await wrong_fields(world, settings={"full": True}, alias=alias, deploy=True) == {"alias", "deploy"}
     assert await wrong_fields(world, settings={"replay_fraction": 0.5}) == {"supervised.replay_fraction"}
 
 
@@ -198,6 +200,8 @@ async def test_a_job_starts_from_a_checkpoint_of_another(world: World, base: Bas
     job = await submit(world.context, "acme", initial_adapter=f"{first.name}/checkpoints/50")
     assert (job.spec.initial_adapter, job.spec.initial_key) == (f"{first.name}/checkpoints/50", key)
     assert job.spec.lora == Lora(2, 4.0, 0.0, ("q_proj",))
+    world.store.delete_prefix(key)  # as one of a job that trains all weights, which has no adapter
+    assert await wrong_fields(world, initial_adapter=f"{first.name}/checkpoints/50") == {"initial_adapter"}
     for missing in (f"{first.name}/checkpoints/51", "tenants/acme/tuningJobs/none/checkpoints/50"):
         with pytest.raises(NotFound):
             await submit(world.context, "acme", initial_adapter=missing)

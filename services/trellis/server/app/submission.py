@@ -64,6 +64,7 @@ async def _checked(context: Context, new: NewTuningJob, key: RequestKey) -> _Che
     spec = asked_spec(new, base)
     violations.extend(spec.violations(base.context_length if base else NO_LIMIT))
     violations.extend(_lacking(context, spec))
+    violations.extend(_without_adapter(new, spec))
     if base is not None:
         await _check_modules(base, spec, violations)
     violations.raise_any()
@@ -86,6 +87,13 @@ def _lacking(context: Context, spec: TrainSpec) -> tuple[FieldViolation, ...]:
         return ()
     message = "4-bit bases need a GPU with CUDA, and jobs have none here; leave quantization out."
     return (FieldViolation(f"tuning_job.{spec.settings_path}.quantization", message),)
+
+
+def _without_adapter(new: NewTuningJob, spec: TrainSpec) -> tuple[FieldViolation, ...]:
+    """What can't be done with the outcome of a job that trains all weights."""
+    message = "All weights are trained, which gives a whole model and no adapter; leave it out."
+    wanted = {"alias": new.alias, "deploy": new.deploy} if spec.full else {}
+    return tuple(FieldViolation(f"tuning_job.{field}", message) for field, value in wanted.items() if value)
 
 
 async def _check_modules(base: BaseModel, spec: TrainSpec, violations: Violations) -> None:
