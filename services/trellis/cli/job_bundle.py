@@ -18,7 +18,7 @@ from trellis.client import Client
 from trellis.client.types import JobEvent, MetricPoint, TuningJob
 from trellis.errors import DeadlineExceeded, TrellisError
 
-_SECRET = re.compile(r"\btr[a-z]{0,2}_[A-Za-z0-9]{16,}")
+_SECRET = re.compile(r"\btr[a-z]{0,2}_[A-Za-z0-9_-]{16,}")
 """Keys and tokens, as Trellis makes them."""
 _EVENTS_SECONDS = 5.0
 Part = tuple[str, str, Callable[[], str]]

@@ -228,7 +228,7 @@ def test_a_debug_bundle_has_all_that_is_known_of_a_job_that_failed(
     trellis("jobs", "create", "--dataset", "support", "--job-id", "a")
     job = server.jobs.jobs[JOB]
     job.resolved_settings.add(field="supervised.epochs", value="5", rule="Few lines.")
-    server.jobs.log = ["Step 1.\n", f"Authorization: Bearer {KEY}; tra_{'0af' * 20}\n"]
+    server.jobs.log = ["Step 1.\n", f"Authorization: Bearer {KEY}; tra_{'0a-_f' * 9}\n"]
     server.jobs.finish(JOB, TuningJob.STATE_FAILED)
     target = tmp_path / "bundle.zip"
     made = trellis("jobs", "debug-bundle", "a", "--output", str(target), "--format", "json")
