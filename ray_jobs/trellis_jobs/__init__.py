@@ -1,1 +1,1 @@
-"""What runs on the cluster: `python -m trellis_jobs.tune` trains one adapter for one attempt of a tuning job."""
+"""What runs on the cluster: the shared trainers, the distributed ones, and exports."""

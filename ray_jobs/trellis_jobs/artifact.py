@@ -7,22 +7,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from peft import PeftModel
 
 from trellis.artifacts import (
     ADAPTER_FILES,
     CONFIG_FILE,
     MANIFEST_FILE,
-    AdapterFacts,
-    ArtifactError,
     Manifest,
-    check_adapter_folder,
     file_facts,
 )
-from trellis.bases import BaseFacts
 from trellis.objects import ObjectStore
 from trellis.spec import TrainSpec
-from trellis_jobs.device import Device
 
 TOLERANCE: Final = {torch.float32: 1e-4, torch.bfloat16: 1e-1}
 """By how much logits may differ, by the format that they are computed in."""
@@ -76,39 +70,6 @@ def _public_source(spec: TrainSpec) -> str:
     """What the base is called outside of this machine: its hub id, or its name in the platform."""
     folder = Path(spec.base_source).expanduser()
     return spec.base_model.rpartition("/")[2] if folder.is_dir() else spec.base_source
-
-
-def reload_checked(
-    model: Any, folder: Path, facts: BaseFacts, probe_T: torch.Tensor, device: Device
-) -> tuple[Any, AdapterFacts]:
-    """A fresh PeftModel on the same base with the adapter of `folder`, once that has passed the whole gate.
-
-    Beside the static checks: it gives the logits of `model`, which was trained, and not those of the base. `model` can't
-    be used afterwards. Raises ArtifactError.
-    """
-    adapter = check_adapter_folder(folder, facts)
-    trained = _logits(model, probe_T, device)
-    base = model.unload()
-    untouched = _logits(base, probe_T, device)
-    fresh = PeftModel.from_pretrained(base, str(folder))
-    stored = _logits(fresh, probe_T, device)
-    if not torch.allclose(stored, trained, atol=TOLERANCE[device.dtype], rtol=TOLERANCE[device.dtype]):
-        difference = float((stored - trained).abs().max())
-        message = f"The stored adapter does not give the logits of the trained one (they differ by {difference:.3g})."
-        raise ArtifactError("no_effect", message)
-    change = float((stored - untouched).abs().max())
-    if not change > 0:
-        message = "The adapter does not change what the base answers; train it longer, or with a higher learning_rate."
-        raise ArtifactError("no_effect", message)
-    _log.info("The stored adapter has %d parameters and changes logits by up to %.3g.", adapter.parameter_count, change)
-    return fresh, adapter
-
-
-@torch.no_grad()
-def _logits(model: Any, probe_T: torch.Tensor, device: Device) -> torch.Tensor:
-    model.eval()
-    with device.autocast:
-        return model(probe_T[None].to(device.target), use_cache=False).logits.float()  # type: ignore[no-any-return]
 
 
 def manifest_of(

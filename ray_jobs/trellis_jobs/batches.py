@@ -3,7 +3,6 @@
 Shapes: B lines, T positions. The order of lines depends on the seed and the epoch alone.
 """
 
-import itertools
 import math
 import random
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from trellis.spec import TrainSpec
-from trellis_jobs.examples import Examples
+from trellis_jobs.examples import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,37 +99,8 @@ class Plan:
         return kept[1]
 
 
-def split(lines: Sequence[int], examples: Examples, parts: int, call_tokens: int) -> list[list[int]]:
-    """The lines of a step as at least `parts` groups of like length, such that computing them costs least.
-
-    A group costs its tokens with padding, and `call_tokens` for being one.
-    """
-    by_length = sorted(lines, key=lambda index: (-examples.length(index), index))
-    size = math.ceil(len(by_length) / parts)
-    groups: list[list[int]] = []
-    for start in range(0, len(by_length), size):
-        part = by_length[start : start + size]
-        cuts = _cheapest_cuts([examples.length(index) for index in part], call_tokens)
-        groups += [part[begin:end] for begin, end in itertools.pairwise(cuts)]
-    return groups
-
-
-def _cheapest_cuts(lengths: Sequence[int], call_tokens: int) -> list[int]:
-    """Where to cut falling lengths, first and last bound included; shortest paths over the bounds."""
-    bounds = [0, *(at for at in range(1, len(lengths)) if lengths[at] < lengths[at - 1]), len(lengths)]
-    best: dict[int, tuple[float, int]] = {0: (0.0, 0)}
-    for number, end in enumerate(bounds[1:], start=1):
-        costs = ((best[begin][0] + call_tokens + (end - begin) * lengths[begin], begin) for begin in bounds[:number])
-        best[end] = min(costs)
-    cuts = [len(lengths)]
-    while cuts[-1]:
-        cuts.append(best[cuts[-1]][1])
-    return cuts[::-1]
-
-
-def collate(indexes: Sequence[int], examples: Examples, pad_id: int) -> Batch:
-    """Lines as one batch."""
-    rows = [examples.row(index) for index in indexes]
+def collate(rows: Sequence[Row], pad_id: int) -> Batch:
+    """Sequences as one batch."""
     length = max(row.ids_T.numel() for row in rows)
     ids_BT = torch.full((len(rows), length), pad_id, dtype=torch.long)
     weights_BT = torch.zeros(len(rows), length)

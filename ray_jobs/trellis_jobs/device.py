@@ -21,11 +21,6 @@ class Device:
         return torch.autocast(self.target.type, dtype=torch.bfloat16, enabled=self.dtype is torch.bfloat16)
 
     @property
-    def call_tokens(self) -> int:
-        """What a forward and backward pass costs before its first token, in tokens; a guess that orders by size."""
-        return 1024 if self.target.type == "cuda" else 48
-
-    @property
     def pass_tokens(self) -> int:
         """How many tokens, padding included, an evaluation pass may take."""
         return 65536 if self.target.type == "cuda" else 4096

@@ -1,7 +1,6 @@
 """The base model with a fresh adapter on it."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,8 +84,3 @@ def target_modules(spec: TrainSpec, facts: BaseFacts) -> tuple[str, ...]:
 
 def _fits(path: str, names: tuple[str, ...]) -> bool:
     return any(path == name or path.endswith("." + name) for name in names)
-
-
-def trained_parameters(model: torch.nn.Module) -> Mapping[str, torch.nn.Parameter]:
-    """The adapter's weights, by name."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -9,27 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trellis_jobs.batches import Batch
+from trellis_jobs.batches import Batch, collate
 from trellis_jobs.distributed.engine import Engine
 from trellis_jobs.distributed.spread import spread
 from trellis_jobs.distributed.team import Team
-from trellis_jobs.examples import Row
 from trellis_jobs.loss import TokenLosses
 from trellis_jobs.methods.objective import Items, Objective, sequence_log_probabilities
 
 _REFERENCE_ITEMS = 512
 """So many items are spread at once where there is no batch: long enough to be dealt evenly."""
-
-
-def batch_of(rows: Sequence[Row], pad_id: int) -> Batch:
-    """Sequences padded on the right."""
-    length = max(row.ids_T.numel() for row in rows)
-    ids_BT = torch.full((len(rows), length), pad_id, dtype=torch.long)
-    weights_BT = torch.zeros(len(rows), length)
-    for number, row in enumerate(rows):
-        ids_BT[number, : row.ids_T.numel()] = row.ids_T
-        weights_BT[number, : row.ids_T.numel()] = row.weights_T
-    return Batch(ids_BT[:, :-1], ids_BT[:, 1:], weights_BT[:, 1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,4 +100,4 @@ class Computing:
         return self.team.summed(sums)
 
     def _batch(self, items: Items, chunk: Sequence[int]) -> Batch:
-        return batch_of([row for index in chunk for row in items.rows(index)], self.pad_id)
+        return collate([row for index in chunk for row in items.rows(index)], self.pad_id)

@@ -9,8 +9,9 @@ from tests.tiny_llama import chat_line, write_tiny_llama
 
 from trellis.objects import ObjectStore
 from trellis.spec import Lora, TrainSpec
-from trellis_jobs.data import Data, read_data
+from trellis.v1.worker_pb2 import StartAttemptResponse
 from trellis_jobs.device import Device
+from trellis_jobs.methods.open import Data, read_items
 from trellis_jobs.model import Base, open_base
 
 ANSWERS = ("red", "a much longer answer", "blue", "no")
@@ -63,4 +64,4 @@ def base(make_spec: Callable[..., TrainSpec]) -> Base:
 
 @pytest.fixture
 def data(store: ObjectStore, make_spec: Callable[..., TrainSpec], base: Base) -> Data:
-    return read_data(store, make_spec(), "data/train.jsonl", "", base.tokenizer)
+    return read_items(store, make_spec(), StartAttemptResponse(training_key="data/train.jsonl"), base.tokenizer)

@@ -3,12 +3,10 @@
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from trellis.spec import TrainSpec
 from trellis.tokens import EncodedExample
-from trellis_jobs.batches import Plan, collate, split
+from trellis_jobs.batches import Plan, collate
 from trellis_jobs.examples import Examples
 from trellis_jobs.schedule import learning_rate
 
@@ -56,23 +54,8 @@ def test_max_steps_stops_early_only(make_spec: MakeSpec) -> None:
     assert Plan.of(make_spec(epochs=3, batch_size=4, max_steps=99), 10).total_steps == 9
 
 
-@given(
-    lengths=st.lists(st.integers(2, 40), min_size=1, max_size=24),
-    parts=st.integers(1, 6),
-    call_tokens=st.sampled_from([0, 16, 48, 10_000]),
-)
-def test_a_split_keeps_every_line_and_costs_no_more_than_none(lengths: list[int], parts: int, call_tokens: int) -> None:
-    held = examples(lengths)
-    groups = split(range(len(lengths)), held, parts, call_tokens)
-    assert sorted(line for group in groups for line in group) == list(range(len(lengths)))
-    cost = sum(call_tokens + len(group) * max(lengths[line] for line in group) for group in groups)
-    assert parts > 1 or cost <= call_tokens + len(lengths) * max(lengths)
-    largest = -(-len(lengths) // parts)
-    assert all(len(group) <= largest for group in groups)
-
-
 def test_a_batch_is_padded_on_the_right_and_shifted() -> None:
-    batch = collate([0, 1], examples([4, 2]), 9)
+    batch = collate([examples([4, 2]).row(0), examples([4, 2]).row(1)], 9)
     assert batch.inputs_BT.tolist() == [[1, 2, 3], [1, 2, 9]]
     assert batch.targets_BT.tolist() == [[2, 3, 4], [2, 9, 9]]
     assert batch.weights_BT.tolist() == [[1, 1, 1], [1, 0, 0]]

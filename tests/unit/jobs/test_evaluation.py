@@ -1,7 +1,6 @@
 """Greedy answers against transformers' own generate, and the figures of an evaluation."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,11 +8,12 @@ import torch
 
 from trellis.objects import ObjectStore
 from trellis.spec import TrainSpec
+from trellis.v1.worker_pb2 import StartAttemptResponse
 from trellis_jobs.answers import Answerer, Question, questions
-from trellis_jobs.data import Data, read_data
 from trellis_jobs.device import Device
-from trellis_jobs.evaluation import Evaluator, groups_of
+from trellis_jobs.evaluation import Evaluation, groups_of
 from trellis_jobs.failure import JobCancelledError
+from trellis_jobs.methods.open import Data, read_items
 from trellis_jobs.model import Base, load_base
 
 MakeSpec = Callable[..., TrainSpec]
@@ -25,7 +25,7 @@ def nothing() -> None:
 
 def test_batched_answers_are_those_of_generate(data: Data, base: Base, device: Device) -> None:
     model: Any = load_base(base.facts, device)
-    asked = [Question(data.train.ids(index)[: 5 + index], "", 3 + index) for index in range(4)]
+    asked = [Question(data.train.sequences.ids(index)[: 5 + index], "", 3 + index) for index in range(4)]
     with torch.no_grad():
         answers = Answerer(model, base.tokenizer, device, nothing)._generate(asked)
     for question, answer in zip(asked, answers, strict=True):
@@ -39,51 +39,42 @@ def test_batched_answers_are_those_of_generate(data: Data, base: Base, device: D
 
 
 def test_questions_are_the_last_turns_of_whole_lines(data: Data, base: Base) -> None:
-    found = questions(data.train, base.tokenizer, 3)
+    found = questions(data.train.sequences, base.tokenizer, 3)
     assert len(found) == 3
     assert {question.expected for question in found} <= {"red", "a much longer answer", "blue", "no"}
     assert base.tokenizer.decode(found[0].prompt, skip_special_tokens=False).endswith("<|assistant|>")
 
 
-def test_an_evaluation_counts_what_a_perfect_model_gets(
-    data: Data, base: Base, device: Device, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    evaluator = Evaluator(data.held_out, base.tokenizer, device, 100, nothing)
-    model: Any = load_base(base.facts, device)
-    asked = {tuple(question.prompt): question for question in questions(data.held_out, base.tokenizer, 100)}
-
-    def perfect(_self: Answerer, batch: list[Question]) -> list[list[int]]:
-        return [base.tokenizer.encode_text(f" {asked[tuple(question.prompt)].expected}\n") for question in batch]
-
-    monkeypatch.setattr(Answerer, "_generate", perfect)
-    found = evaluator.evaluate(model)
-    assert found.exact_match == 1.0
-    assert found.line_count == found.answered_line_count == len(data.held_out)
-    assert found.loss > 1
-    assert model.training is False or model.training is True
-    assert found.metrics().keys() == {"valid_loss", "valid_token_accuracy", "valid_exact_match"}
+def test_answers_are_counted_but_for_white_space(data: Data, base: Base, device: Device) -> None:
+    asked = questions(data.answers, base.tokenizer, 100)
+    answers = [base.tokenizer.encode_text(f" {question.expected}\n") for question in asked]
+    answers[0] = base.tokenizer.encode_text("another")
+    answerer = Answerer(None, base.tokenizer, device, nothing)
+    assert len(asked) == len(data.held_out) > 1
+    assert answerer.exact(asked, answers) == len(asked) - 1
 
 
-def test_nothing_held_out_is_no_error(make_spec: MakeSpec, store: ObjectStore, base: Base, device: Device) -> None:
-    data = read_data(store, make_spec(held_out_fraction=0.0), "data/train.jsonl", "", base.tokenizer)
-    assert (len(data.train), len(data.held_out)) == (24, 0)
-    found = Evaluator(data.held_out, base.tokenizer, device, 10, nothing).evaluate(load_base(base.facts, device))
-    assert (found.line_count, found.answered_line_count) == (0, 0)
+def test_an_evaluation_is_told_as_metrics_and_in_words() -> None:
+    found = Evaluation(1.5, 0.25, 0.5, 4, 2)
+    assert found.metrics() == {"valid_loss": 1.5, "valid_token_accuracy": 0.25, "valid_exact_match": 0.5}
+    assert str(found) == "loss 1.5000, 25.0% of tokens, 50.0% of 2 answers exact (4 held-out lines)"
+    assert "valid_exact_match" not in Evaluation(1.5, 0.25, 0.0, 4, 0).metrics()
+    assert found.to_proto().answered_line_count == 2
 
 
-def test_plain_text_has_no_answers(make_spec: MakeSpec, store: ObjectStore, base: Base, tmp_path: Path) -> None:
+def test_plain_text_has_no_answers(make_spec: MakeSpec, store: ObjectStore, base: Base) -> None:
     store.put_bytes("data/text.jsonl", b'{"text": "one two"}\n{"text": "three"}\n{"text": "four"}')
-    data = read_data(store, make_spec(), "data/text.jsonl", "", base.tokenizer)
-    assert questions(data.train, base.tokenizer, 10) == []
+    data = read_items(store, make_spec(), StartAttemptResponse(training_key="data/text.jsonl"), base.tokenizer)
+    assert questions(data.train.sequences, base.tokenizer, 10) == []
 
 
-def test_an_evaluation_can_be_stopped(data: Data, base: Base, device: Device) -> None:
+def test_answering_can_be_stopped(data: Data, base: Base, device: Device) -> None:
     def stop() -> None:
         raise JobCancelledError
 
     model = load_base(base.facts, device)
     with pytest.raises(JobCancelledError):
-        Evaluator(data.held_out, base.tokenizer, device, 1, stop).evaluate(model)
+        Answerer(model, base.tokenizer, device, stop).count_exact(questions(data.answers, base.tokenizer, 1))
 
 
 def test_groups_stay_within_their_budget() -> None:
