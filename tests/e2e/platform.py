@@ -111,12 +111,9 @@ class Platform:
     def client(self, key: str, tenant: str | None = None) -> trellis.Client:
         return trellis.Client(self.endpoint, key, tenant=tenant)
 
-    def training_pids(self, job: str) -> list[int]:
-        """The training processes of a job."""
-        run = f"-{job.rpartition('/')[2]}-".encode()
-        return [
-            pid for pid in marked_pids(self.data.marker) if run in _environ(pid) and "trellis_jobs.tune" in _line(pid)
-        ]
+    def trainer_pids(self) -> list[int]:
+        """The processes of shared trainers."""
+        return [pid for pid in marked_pids(self.data.marker) if "trellis_jobs.shared.main" in _line(pid)]
 
     def kill_server(self, when: Callable[[], object]) -> None:
         """SIGKILL, as soon as it is time; returns when another one serves."""
@@ -144,12 +141,6 @@ def kill(*pids: int) -> None:
 
 def _if_serving(status: dict[str, Any]) -> dict[str, Any] | None:
     return status if status["state"] == "SERVING" else None
-
-
-def _environ(pid: int) -> bytes:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/environ").read_bytes()
-    return b""
 
 
 def _line(pid: int) -> str:

@@ -6,7 +6,7 @@ import torch
 from peft import PeftModel
 from tests.e2e import lines, tuning
 from tests.e2e.conftest import Team
-from tests.e2e.platform import Platform
+from tests.e2e.platform import Platform, kill
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trellis.client.types import JobState
@@ -25,7 +25,7 @@ def test_a_watch_tells_all_of_a_job_once_and_in_order(globex: Team, initech: Tea
 
 def test_metrics_checkpoints_and_logs_outlive_the_process(platform: Platform, globex: Team) -> None:
     client, job = globex.client, globex.done
-    assert not platform.training_pids(job.name)
+    kill(*platform.trainer_pids())
     assert sorted(tuning.losses(client, job.name)) == list(range(1, tuning.STEPS + 1))
     steps = [checkpoint.step for checkpoint in client.jobs.checkpoints(job.name)]
     assert steps[-1] == tuning.STEPS

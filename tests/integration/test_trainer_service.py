@@ -1,6 +1,7 @@
 """TrainerService over a real socket, with real admission behind it: a trainer is started, given jobs, and let go."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -207,3 +208,28 @@ async def test_operators_see_the_trainers_and_what_they_do(scene: Scene) -> None
     assert REGISTRY.get_sample_value("trellis_trainer_tokens_per_second", {"base_model": base}) == 81.5
     said = await refused(stub.ListTrainers(pb.ListTrainersRequest(), metadata=scene.door.key("tenant-admin")))
     assert said.code == "PERMISSION_DENIED"
+
+
+async def test_claims_that_are_given_up_at_any_moment_harm_nobody(scene: Scene) -> None:
+    """A trainer ends a wait whenever its room changes; whatever the server was doing then, it goes on to work."""
+    await scene.submit()
+    await scene.admit()
+    me = await scene.launched()
+    await scene.trainers.StartTrainer(pb.StartTrainerRequest(), metadata=me)
+    (given,) = (await scene.trainers.ClaimAttempts(pb.ClaimAttemptsRequest(room=ROOM), metadata=me)).attempts
+    await scene.workers.StartAttempt(worker_pb2.StartAttemptRequest(), metadata=bearer(given.token))
+    for number in range(120):
+        waiting = scene.trainers.ClaimAttempts(pb.ClaimAttemptsRequest(room=ROOM, jobs=1, wait_seconds=9), metadata=me)
+        await asyncio.wait([asyncio.ensure_future(_settled(waiting))], timeout=0.0005 * (number % 60))
+        waiting.cancel()
+    room = pb.TrainerRoom(jobs=3, rank_rows=48, line_tokens=4096)
+    await scene.trainers.ClaimAttempts(pb.ClaimAttemptsRequest(room=room, jobs=1), metadata=me)
+    second = await scene.submit()
+    await scene.admit()
+    (claimed,) = (await scene.trainers.ClaimAttempts(pb.ClaimAttemptsRequest(room=room, jobs=1), metadata=me)).attempts
+    assert claimed.tuning_job == second.name
+
+
+async def _settled(call: Any) -> None:
+    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
+        await call
