@@ -6,7 +6,7 @@ import hashlib
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -20,6 +20,8 @@ from trellis.tokens import ChatTokenizer
 from trellis.v1.trainer_pb2 import ClaimedAttempt, StartTrainerResponse
 from trellis.v1.worker_pb2 import StartAttemptResponse
 from trellis_jobs.shared.attempt import Attempt
+from trellis_jobs.shared.engine import Engine, OneProcess
+from trellis_jobs.shared.fused import FusedModel
 from trellis_jobs.shared.main import build
 
 COLOURS = ("red", "green", "blue", "amber")
@@ -130,9 +132,9 @@ async def run_all(world: World, *works: StartAttemptResponse) -> list[Recorded]:
 class LocalTrainer:
     """A trainer in this process, on a thread of its own, for tests that reach into it."""
 
-    def __init__(self, platform: RecordingPlatform) -> None:
+    def __init__(self, platform: RecordingPlatform, engine_of: Callable[[FusedModel], Engine] | None = None) -> None:
         self._platform = platform
-        self.trainer, self.room = build(platform.start, lambda: None)
+        self.trainer, self.room = build(platform.start, lambda: None, engine_of or OneProcess)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self.trainer.run, args=(self._over,))
 

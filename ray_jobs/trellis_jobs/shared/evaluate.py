@@ -49,8 +49,8 @@ class HeldOut:
         indexes = list(range(0, len(self.items), max(1, -(-len(self.items) // MAX_LOSS_LINES))))
         normaliser = self._objective.normaliser(self.items, indexes)
         pieces = [
-            Piece(chunk_of(self.items, run, slot), partial(self._measure, run, normaliser))
-            for run in cut(indexes, self.items.length, self._chunk_tokens)
+            Piece(chunk_of(self.items, run, slot), partial(self._measure, run, normaliser), number)
+            for number, run in enumerate(cut(indexes, self.items.length, self._chunk_tokens))
         ]
         found = yield Compute(pieces)
         metrics = self._objective.metrics(added_up(found), normaliser)
@@ -93,8 +93,8 @@ def reference_script(items: Items, slot: int, chunk_tokens: int) -> Generator[Re
     """The log-probabilities of all items' sequences under a slot's adapter as it is now, in order; in nats."""
     width = len(items.rows(0)) if len(items) else 0
     found = yield Compute([
-        Piece(chunk_of(items, run, slot), partial(_log_probabilities, width * len(run)))
-        for run in cut(range(len(items)), items.length, chunk_tokens)
+        Piece(chunk_of(items, run, slot), partial(_log_probabilities, width * len(run)), number)
+        for number, run in enumerate(cut(range(len(items)), items.length, chunk_tokens))
     ])  # fmt: skip
     return torch.cat(found) if found else torch.zeros(0)
 

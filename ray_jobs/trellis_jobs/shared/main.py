@@ -13,8 +13,9 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import torch
 
@@ -29,16 +30,19 @@ from trellis_jobs.model import load_base
 from trellis_jobs.shared.attempt import Attempt
 from trellis_jobs.shared.chunk import Chunk
 from trellis_jobs.shared.claims import Claims, TrainerServer
+from trellis_jobs.shared.engine import Engine, OneProcess
 from trellis_jobs.shared.fused import FusedModel
 from trellis_jobs.shared.intake import Intake
 from trellis_jobs.shared.memory import Room, affordable_tokens, bank_rows, free_bytes, longest_line, pass_bytes
 from trellis_jobs.shared.preparation import SharedBase
 from trellis_jobs.shared.settings import Settings
 from trellis_jobs.shared.slots import Slots
+from trellis_jobs.shared.team import lead
 from trellis_jobs.shared.tenant import Surroundings
 from trellis_jobs.shared.trainer import Trainer
 from trellis_jobs.shared.watchdog import Watchdog
 from trellis_jobs.shared.weights import fresh_weights
+from trellis_jobs.shared.work import Piece
 
 _FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _READERS: Final = 2
@@ -60,7 +64,7 @@ def main() -> int:
     claims = Claims(server, work.heartbeat_seconds, intake.status, intake.begin)
     claims.start()
     try:
-        trainer, room = build(work, claims.renew)
+        trainer, room = build(work, claims.renew, OneProcess if work.workers <= 1 else partial(lead, work))
     except BaseModelError:
         _log.exception("The base model of this trainer can't be used.")
         return 1
@@ -72,7 +76,9 @@ def main() -> int:
     return 0
 
 
-def build(work: StartTrainerResponse, renew: Callable[[], None]) -> tuple[Trainer, Room]:
+def build(
+    work: StartTrainerResponse, renew: Callable[[], None], engine_of: Callable[[FusedModel], Engine] = OneProcess
+) -> tuple[Trainer, Room]:
     """Load the base and make room for jobs. Raises BaseModelError."""
     device = choose_device(work.precision)  # type: ignore[arg-type]  # one of its values, by the contract
     settings = Settings.read(device)
@@ -93,14 +99,15 @@ def build(work: StartTrainerResponse, renew: Callable[[], None]) -> tuple[Traine
         longest_line(fused.activation_bytes, budget, fused.context_length),
     )
     base = SharedBase(work.base_model, facts, tokenizer, device, settings.chunk_tokens)
+    engine = engine_of(fused)
     around = Surroundings(
         base,
-        Slots(fused.bank),
-        fused.call,
+        Slots(fused.bank, engine),
+        engine,
         ThreadPoolExecutor(_READERS, thread_name_prefix="reader"),
         ThreadPoolExecutor(_CALLERS, thread_name_prefix="caller"),
     )
-    warm_up(fused, around)
+    warm_up(around)
     watchdog = Watchdog(settings.stall_seconds)
     watchdog.start()
 
@@ -110,18 +117,18 @@ def build(work: StartTrainerResponse, renew: Callable[[], None]) -> tuple[Traine
 
     pass_tokens = affordable_tokens(fused.activation_bytes, budget, settings.pass_tokens)
     _log.info("Room for %d jobs, %d rank rows and lines of %d tokens.", max_jobs, rows, room.line_tokens)
-    return Trainer(fused, around, pass_tokens, watchdog, departed), room
+    return Trainer(around, pass_tokens, watchdog, departed), room
 
 
-def warm_up(fused: FusedModel, around: Surroundings) -> None:
+def warm_up(around: Surroundings) -> None:
     """Run a small pass forward and backward, so that the first job's first step need not wait for what is made once."""
     base = around.base
     names = base.facts.linear_names
     spec = TrainSpec("", "", "", "", "", "", context_length=16, lora=Lora(rank=8))
     slot, optimizer = around.slots.add(fresh_weights(spec, base.facts, names), spec)
     ids_T = torch.arange(1, 17) % base.facts.vocabulary_size
-    (found,) = fused.losses([Chunk((Row(ids_T, torch.ones(16)),), slot)])
-    fused.backward([found.weighted])
+    chunk = Chunk((Row(ids_T, torch.ones(16)),), slot)
+    around.engine.compute([Piece(chunk, lambda found: (found.weighted, None))], gradient=True)
     optimizer.clip()
     optimizer.step(0, 1)
     around.slots.remove(slot)
@@ -163,7 +170,18 @@ def _end_now(_signal: int, _frame: FrameType | None) -> None:
     raise SystemExit(0)
 
 
-if __name__ == "__main__":
-    status = main()
+def _run() -> NoReturn:
+    """End with main's status at once: threads that wait for the server must not hold the process."""
+    try:
+        status = main()
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else 1
+    except Exception:  # noqa: BLE001  the log has it; the server sees the lease end
+        _log.exception("The trainer ends.")
+        status = 1
     logging.shutdown()
-    os._exit(status)  # threads that wait for the server must not hold the process
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    _run()

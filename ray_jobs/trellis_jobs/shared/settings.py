@@ -40,7 +40,7 @@ def _count(environment: Mapping[str, str], name: str) -> int | None:
     text = environment.get(f"TRELLIS_TRAINER_{name}", "")
     if not text:
         return None
-    if not text.isdigit() or int(text) < 1:
-        message = f"TRELLIS_TRAINER_{name} is {text!r}; give a whole number of at least 1, or leave it out."
+    if not text.isdigit():
+        message = f"TRELLIS_TRAINER_{name} is {text!r}; give a whole number, or 0 for what is usual."
         raise ValueError(message)
-    return int(text)
+    return int(text) or None

@@ -3,9 +3,9 @@
 import math
 import random
 import time
-from collections.abc import Callable, Generator, Sequence
+import zlib
+from collections.abc import Generator, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -23,6 +23,7 @@ from trellis_jobs.failure import JobCancelledError, JobFailedError, JobStoppedEr
 from trellis_jobs.loss import TokenLosses
 from trellis_jobs.shared.attempt import Attempt
 from trellis_jobs.shared.divergence import refuse_divergence
+from trellis_jobs.shared.engine import Engine
 from trellis_jobs.shared.evaluate import added_up, chunk_of, of_sequences, reference_script
 from trellis_jobs.shared.handing_in import HandingIn, refuse_without_effect
 from trellis_jobs.shared.optimizer import SlotOptimizer
@@ -46,8 +47,7 @@ class Surroundings:
 
     base: SharedBase
     slots: Slots
-    call: Callable[[int | None], AbstractContextManager[Any]]
-    """The model as transformers has it, with one slot's adapter, or none."""
+    engine: Engine
     readers: Executor
     """Threads that read and encode data."""
     callers: Executor
@@ -72,6 +72,7 @@ class Tenant:
         self._saving: Future[None] | None = None
         self._saved_step = -1
         self._base_done: Future[None] = Future()
+        self._turn = zlib.crc32(attempt.tuning_job.encode())
         self._main = Lane(self._run())
         self.lanes = [self._main]
 
@@ -82,9 +83,14 @@ class Tenant:
 
     @property
     def optimizer(self) -> SlotOptimizer:
-        """The job's own."""
+        """The job's own, once it has a place in the bank."""
         assert self._optimizer is not None
         return self._optimizer
+
+    def clear(self) -> None:
+        """Forget the gradients of the batch at hand."""
+        self.optimizer.clear()
+        self._around.engine.clear(self._slot)
 
     def leave(self, stopped: JobStoppedError) -> None:
         """Give up the work at hand, save what there is, and end as the server wishes."""
@@ -164,7 +170,7 @@ class Tenant:
         lane.start()
 
     def _evaluate_base(self) -> Script:
-        evaluation, metrics = yield from self._now.held_out.evaluate(None, self._around.call)
+        evaluation, metrics = yield from self._now.held_out.evaluate(None, self._around.engine.call)
         self.totals.base_evaluation = evaluation
         self._tell_of_evaluation("The base", evaluation, metrics, 0)
         self._base_done.set_result(None)
@@ -192,14 +198,17 @@ class Tenant:
             Piece(
                 chunk_of(items, run, self._slot, spec.lora.dropout, _dropout_seed(spec.seed, step, number)),
                 partial(self._loss, run, normaliser),
+                self._turn + number,
             )
             for number, run in enumerate(runs)
         ]
         found = yield Compute(pieces, gradient=True)
         metrics = now.objective.metrics(added_up(found), normaliser)
+        self._around.engine.collect(self._slot)
         norm = self.optimizer.clip()
         refuse_divergence(metrics["train_loss"], norm, step + 1, items, batch)
         rate = self.optimizer.step(step, now.plan.total_steps)
+        self._around.engine.publish(self._slot)
         tokens = sum(map(items.length, batch))
         self.attempt.use(tokens=tokens)
         self.totals.stepped(tokens, metrics["train_loss"])
@@ -281,7 +290,7 @@ class Tenant:
 
     def _save_and_stop(self, stopped: JobStoppedError) -> Script:
         if self.slot is not None and not isinstance(stopped, JobCancelledError):
-            self.optimizer.clear()
+            self.clear()
             if self.totals.step > 0:
                 yield from self._save()
             yield from self._saved()
@@ -296,6 +305,7 @@ class Tenant:
             return
         snapshot = yield Wait(self._around.callers.submit(self._now.checkpoints.load, totals.best_key))
         self._around.slots.overwrite(self._slot, stored_weights(snapshot.config, snapshot.adapter))
+        self._around.engine.publish(self._slot)
         message = (
             f"Held-out loss was lowest at step {totals.best_step} ({totals.best_loss:.4f}): its weights are handed in."
         )
@@ -310,7 +320,7 @@ class Tenant:
             change = yield Slice(self._effect)
             attempt.log(f"The adapter changes logits by up to {change:.3g}.")
             attempt.progress.phase("evaluating the adapter")
-            tuned, metrics = yield from self._now.held_out.evaluate(self._slot, around.call)
+            tuned, metrics = yield from self._now.held_out.evaluate(self._slot, around.engine.call)
             self._tell_of_evaluation("The adapter", tuned, metrics, self.totals.step)
             manifest = yield Wait(around.callers.submit(self._manifest, handing, tuned))
         base = self.totals.base_evaluation
@@ -336,7 +346,7 @@ class Tenant:
     @torch.no_grad()
     def _logits(self, probe_T: Tensor, slot: int | None) -> Tensor:
         device = self._around.base.device
-        with self._around.call(slot) as model, device.autocast:
+        with self._around.engine.call(slot) as model, device.autocast:
             return model(probe_T[None].to(device.target), use_cache=False).logits.float()  # type: ignore[no-any-return]
 
     def _tell_of_evaluation(self, who: str, evaluation: Evaluation, metrics: Any, step: int) -> None:

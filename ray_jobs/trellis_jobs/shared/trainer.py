@@ -15,7 +15,6 @@ from trellis.v1.worker_pb2 import STOP_REQUEST_PREEMPT
 from trellis_jobs.failure import JobStoppedError, is_out_of_memory
 from trellis_jobs.server import FencedError
 from trellis_jobs.shared.attempt import Attempt
-from trellis_jobs.shared.fused import FusedModel
 from trellis_jobs.shared.packer import Pass, fill, pick
 from trellis_jobs.shared.tenant import Surroundings, Tenant
 from trellis_jobs.shared.watchdog import Watchdog
@@ -32,14 +31,12 @@ class Trainer:
 
     def __init__(
         self,
-        fused: FusedModel,
         around: Surroundings,
         pass_tokens: int,
         watchdog: Watchdog,
         on_departure: Callable[[Attempt], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._fused = fused
         self._around = around
         self._budget = pass_tokens
         self._watchdog = watchdog
@@ -218,7 +215,7 @@ class Trainer:
         found: list[Any] = []
         error: Exception | None = None
         try:
-            found = self._compute(work)
+            found = self._around.engine.compute([piece for _, piece in work.pieces], gradient=work.gradient)
         except Exception as raised:  # noqa: BLE001  whose it is, is found out
             error = raised
         if error is not None:
@@ -233,15 +230,6 @@ class Trainer:
             request = lane.request
             if isinstance(request, Compute) and len(request.found) == len(request.pieces):
                 self._advance(owners[lane], partial(lane.send, request.found))
-
-    def _compute(self, work: Pass) -> list[Any]:
-        """What the pieces' scripts make of their token losses; gradients are in the bank afterwards."""
-        with torch.set_grad_enabled(work.gradient):
-            losses = self._fused.losses([piece.chunk for _, piece in work.pieces])
-            done = [piece.finish(loss) for (_, piece), loss in zip(work.pieces, losses, strict=True)]
-        if work.gradient:
-            self._fused.backward([loss for loss, _ in done if loss is not None])
-        return [finding for _, finding in done]
 
     def _account(self, work: Pass, owners: dict[Lane, Tenant], seconds: float) -> None:
         """Share the pass's seconds out by tokens."""
@@ -258,7 +246,7 @@ class Trainer:
         lanes = list(dict.fromkeys(lane for lane, _ in work.pieces))
         if work.gradient:
             for lane in lanes:
-                owners[lane].optimizer.clear()  # the pass may have added a part of its gradients
+                owners[lane].clear()  # the pass may have added a part of its gradients
                 assert isinstance(lane.request, Compute)
                 lane.request.found.clear()
         out_of_memory = is_out_of_memory(error)

@@ -17,6 +17,8 @@ class Piece:
 
     chunk: Chunk
     finish: Callable[[TokenLosses], tuple[Tensor | None, Any]]
+    turn: int = 0
+    """Which of several processes computes it: a number that depends on the job and the chunk's place in its batch."""
 
 
 @dataclass(slots=True)

@@ -1,5 +1,6 @@
 """What fits on a trainer."""
 
+import pytest
 import torch
 from tests.lora_mixes import GROUPS
 
@@ -57,3 +58,6 @@ def test_settings_are_the_devices_and_the_environments() -> None:
     assert Settings.read(device, {}) == Settings(512, 2048, None, None, 600)
     found = Settings.read(device, {"TRELLIS_TRAINER_RANK_ROWS": "64", "TRELLIS_TRAINER_PASS_TOKENS": "100"})
     assert (found.rank_rows, found.pass_tokens) == (64, 100)
+    assert Settings.read(device, {"TRELLIS_TRAINER_RANK_ROWS": "0"}).rank_rows is None
+    with pytest.raises(ValueError, match="'-1'; give a whole number"):
+        Settings.read(device, {"TRELLIS_TRAINER_PASS_TOKENS": "-1"})
