@@ -19,15 +19,26 @@ from hypothesis.stateful import (
 )
 from tests.contract.control.mortal import Fuse, Hiccup, Killed
 from tests.contract.control.platform import Platform, check_invariants
+from tests.contract.control.shared import SharedTrainer
 from tests.contract.store import samples
 
 from trellis.errors import Aborted, Unavailable
 from trellis.server.app.ports import RunStatus
-from trellis.server.domain.tuning_job import TuningJob
+from trellis.server.domain.tuning_job import EndCause, TuningJob
 from trellis.server.store.engine import create_engine_for
 from trellis.server.store.unit_of_work import SqlUnitOfWorkFactory
 
-STEPS = ("admit", "launch", "stop", "watch", "reap", "orphans")
+STEPS = (
+    "admit",
+    "launch",
+    "launch_trainers",
+    "stop",
+    "watch",
+    "watch_trainers",
+    "reap",
+    "reap_trainers",
+    "orphans",
+)
 MOST_JOBS = 5
 
 
@@ -46,6 +57,7 @@ class Platforms(RuleBasedStateMachine):
         self.uids: list[str] = []
         self.ended: dict[str, TuningJob] = {}
         self.reports: dict[str, int] = {}
+        self.trainers: dict[str, SharedTrainer] = {}
 
     def teardown(self) -> None:
         self.runner.run(self.engine.dispose())
@@ -58,9 +70,9 @@ class Platforms(RuleBasedStateMachine):
         self.servers = [self.platform.server(), self.platform.server()]
 
     @precondition(lambda self: len(self.uids) < MOST_JOBS)
-    @rule()
-    def submit(self) -> None:
-        job = samples.alone(len(self.uids) + 1)
+    @rule(shares=st.booleans())
+    def submit(self, shares: bool) -> None:
+        job = (samples.job if shares else samples.alone)(len(self.uids) + 1)
         self.runner.run(self.platform.add_jobs(job))
         self.uids.append(job.uid)
 
@@ -114,7 +126,8 @@ class Platforms(RuleBasedStateMachine):
             self.platform.cluster.end(run, status, "ended", output="words\n")
             return
         with contextlib.suppress(Aborted):
-            self.runner.run(self._call(run, deed))
+            is_trainer = "-trainer-" in run
+            self.runner.run(self._call_as_trainer(run, deed) if is_trainer else self._call(run, deed))
 
     async def _call(self, run: str, deed: str) -> None:
         caller = await self.platform.caller(run)
@@ -127,6 +140,26 @@ class Platforms(RuleBasedStateMachine):
         elif attempt.start_time is not None:
             arguments = (attempt.next_report,) if deed == "report" else ()
             await getattr(self.platform, deed)(run, *arguments)
+
+    async def _call_as_trainer(self, run: str, deed: str) -> None:
+        trainer = self.trainers.setdefault(run, SharedTrainer(self.platform, run))
+        await trainer.start()
+        if deed in {"begin", "report"}:
+            await trainer.work()
+        elif not trainer.jobs:
+            left = await trainer.leave()
+            assert not left or not await self._has_jobs(run), "it left with a job"
+        else:
+            token = next(iter(trainer.jobs))
+            try:
+                await (trainer.complete(token) if deed == "complete" else trainer.fail(token, EndCause.INFRASTRUCTURE))
+            except Aborted:
+                trainer.jobs.pop(token, None)
+                raise
+
+    async def _has_jobs(self, run: str) -> bool:
+        async with self.platform.units(write=False) as unit:
+            return bool(await unit.trainers.open_attempts([run.removeprefix("trellis-trainer-here-")]))
 
     def _step(self, server: int, step: str) -> None:
         with contextlib.suppress(Unavailable, ExceptionGroup):

@@ -433,6 +433,24 @@ async def test_a_trainer_that_drains_before_its_process_is_there_is_ended_at_onc
     assert (await platform.job("uid-acme-2")).state is JobState.STARTING
 
 
+async def test_a_trainer_whose_turn_ends_before_it_was_launched_does_its_jobs_all_the_same(platform: Platform) -> None:
+    platform.settings = replace(platform.settings, capacity_cpus=1.0)
+    await platform.add_jobs(samples.job(1), samples.alone(2))
+    server = platform.server()
+    await server.admit.once()
+    platform.clock.pass_seconds(20)
+    await server.admit.once()
+    assert (await platform.trainers())[0].state is TrainerState.DRAINING
+    await server.watch_trainers.once()
+    await server.launch_trainers.once()
+    trainer = SharedTrainer(platform, platform.cluster.started[0])
+    await trainer.start()
+    claimed = await trainer.work()
+    assert (len(claimed.attempts), claimed.drain) == (1, True)
+    await trainer.complete(next(iter(trainer.jobs)))
+    assert (await platform.job()).state is JobState.SUCCEEDED
+
+
 async def test_two_bases_take_turns_on_one_place(platform: Platform) -> None:
     """Both are flooded with jobs; neither waits for ever, and nothing that runs is thrown out."""
     options = TrainerOptions(max_jobs=2, turn_seconds=10.0)

@@ -64,4 +64,5 @@ class LaunchTrainers:
 
 
 def _is_to_start(trainer: Trainer | None) -> TypeGuard[Trainer]:
-    return trainer is not None and trainer.takes_jobs and trainer.start_time is None
+    # Also one that is to leave, if it has jobs to do before; one that has none is ended by the watch.
+    return trainer is not None and not trainer.is_over and trainer.start_time is None
