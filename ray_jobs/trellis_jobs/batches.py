@@ -62,17 +62,9 @@ class Plan:
     def batch(self, step: int) -> list[int]:
         """The items of the step after `step` steps are done; it depends on nothing but the seed and the step."""
         epoch, number = divmod(step, self.epoch_steps)
-        fresh = self.step_lines(self._order("", epoch, self.line_count), number)
+        start = number * self._fresh_size
+        fresh = self._order("", epoch, self.line_count)[start : start + self._fresh_size]
         return [*fresh, *self._replayed(step, len(fresh))]
-
-    def epoch_lines(self, epoch: int) -> list[int]:
-        """The indexes of the training lines, in the order of this epoch."""
-        return list(self._order("", epoch, self.line_count))
-
-    def step_lines(self, epoch_lines: Sequence[int], step: int) -> Sequence[int]:
-        """The training lines of the step after `step` steps are done, of its epoch's lines."""
-        start = step % self.epoch_steps * self._fresh_size
-        return epoch_lines[start : start + self._fresh_size]
 
     @property
     def _fresh_size(self) -> int:

@@ -68,7 +68,7 @@ class Examples:
         return self._starts[index + 1] - self._starts[index]
 
     def row(self, index: int) -> Row:
-        """A line's tensors, which share memory with all others."""
+        """A line's tensors."""
         start, end = self._starts[index], self._starts[index + 1]
         ids_T = torch.tensor(self._ids[start:end], dtype=torch.long)
         return Row(ids_T, torch.tensor(self._weights[start:end], dtype=torch.float32))
