@@ -11,6 +11,7 @@ from tests.fake_server.datasets import Datasets
 from tests.fake_server.exports import Exports
 from tests.fake_server.faults import Faults
 from tests.fake_server.jobs import Jobs
+from tests.fake_server.trainers import Trainers
 from trellis.v1.adapter_pb2_grpc import add_AdapterServiceServicer_to_server
 from trellis.v1.api_key_pb2_grpc import add_ApiKeyServiceServicer_to_server
 from trellis.v1.base_model_pb2_grpc import add_BaseModelServiceServicer_to_server
@@ -18,6 +19,7 @@ from trellis.v1.dataset_pb2_grpc import add_DatasetServiceServicer_to_server
 from trellis.v1.export_pb2_grpc import add_ExportServiceServicer_to_server
 from trellis.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 from trellis.v1.tenant_pb2_grpc import add_TenantServiceServicer_to_server
+from trellis.v1.trainer_pb2_grpc import add_TrainerAdminServiceServicer_to_server
 from trellis.v1.tuning_job_pb2_grpc import add_TuningJobServiceServicer_to_server
 
 KEY = "tr_test_key"
@@ -31,7 +33,7 @@ class FakeServer:
         self.tenants, self.api_keys, self.base_models = Tenants(), ApiKeys(), BaseModels()
         self.datasets, self.jobs = Datasets(), Jobs()
         self.adapters, self.inference = Adapters(), Inference()
-        self.exports = Exports()
+        self.exports, self.trainers = Exports(), Trainers()
         self.port = 0
         self._server: grpc.Server | None = None
 
@@ -55,6 +57,7 @@ class FakeServer:
         add_TuningJobServiceServicer_to_server(self.jobs, server)
         add_AdapterServiceServicer_to_server(self.adapters, server)
         add_ExportServiceServicer_to_server(self.exports, server)
+        add_TrainerAdminServiceServicer_to_server(self.trainers, server)
         add_InferenceServiceServicer_to_server(self.inference, server)
         self.port = server.add_insecure_port(f"127.0.0.1:{self.port}")
         server.start()

@@ -13,6 +13,7 @@ from tests.fake_server import KEY, FakeServer
 from tests.unit.cli.conftest import Ran
 
 from trellis.v1 import dataset_pb2
+from trellis.v1.trainer_pb2 import Trainer, TrainerRoom
 from trellis.v1.tuning_job_pb2 import TuningJob, TuningJobEvent
 
 Run = Callable[..., Ran]
@@ -69,6 +70,34 @@ def test_keys(trellis: Run, tmp_path: Path) -> None:
     assert trellis("keys", "get", "k0", "--format", "json").json["revoke_time"] is None
     assert trellis("keys", "revoke", "k0", "--format", "json").json["revoke_time"]
     assert trellis("keys", "create", "--expires-in", "soon").code == 2
+
+
+def test_trainers(trellis: Run, server: FakeServer) -> None:
+    assert trellis("trainers", "list", "--format", "json").json == []
+    room = TrainerRoom(jobs=14, rank_rows=224, line_tokens=4096)
+    server.trainers.trainers = [
+        Trainer(
+            name="trainers/trainer-1",
+            base_model="baseModels/tiny",
+            precision="auto",
+            state=Trainer.STATE_RUNNING,
+            jobs=2,
+            room=room,
+            tokens_per_second=812.5,
+            workers=1,
+            cpus=1,
+            hostname="node-1",
+        ),
+        Trainer(name="trainers/trainer-2", base_model="baseModels/large", state=Trainer.STATE_STARTING),
+    ]
+    first, second = trellis("trainers", "list", "--format", "json").json
+    assert (first["name"], first["state"], first["jobs"]) == ("trainers/trainer-1", "RUNNING", 2)
+    assert first["room"] == {"jobs": 14, "rank_rows": 224, "line_tokens": 4096}
+    assert first["tokens_per_second"] == 812.5
+    assert (second["state"], second["room"]) == ("STARTING", None)
+    shown = trellis("trainers", "list").out.splitlines()
+    assert shown[0].split()[:4] == ["NAME", "BASE", "MODEL", "PRECISION"]
+    assert shown[1].split()[:5] == ["trainers/trainer-1", "baseModels/tiny", "auto", "RUNNING", "2"]
 
 
 def test_base_models(trellis: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
