@@ -43,8 +43,10 @@ class Prepared:
     plan: Plan
     held_out: HeldOut
     checkpoints: Checkpoints
-    weights: LoraWeights
+    weights: LoraWeights | None
+    """To begin with; let go of once they are in the bank."""
     snapshot: Snapshot | None
+    """Likewise; None for a fresh start."""
     chunk_tokens: int
     """Halved for each attempt that ran out of memory."""
 

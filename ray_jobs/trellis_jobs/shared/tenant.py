@@ -6,7 +6,7 @@ import time
 import zlib
 from collections.abc import Generator, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -67,6 +67,7 @@ class Tenant:
         self.slot: int | None = None
         self._around = around
         self._prepared: Prepared | None = None
+        self._rank = 0
         self._optimizer: SlotOptimizer | None = None
         self._reference: Tensor | None = None
         self._saving: Future[None] | None = None
@@ -113,8 +114,8 @@ class Tenant:
 
     def _run(self) -> Script:
         self.attempt.progress.phase("reading the data")
-        prepared = yield Wait(self._around.readers.submit(prepare, self.attempt, self._around.base))
-        self._settle_in(prepared)
+        # No name is given to what was read: its weights would stay in memory a second time.
+        self._settle_in((yield Wait(self._around.readers.submit(prepare, self.attempt, self._around.base))))
         yield from self._refer()
         self._begin_base_evaluation()
         yield from self._train()
@@ -135,9 +136,11 @@ class Tenant:
 
     def _settle_in(self, prepared: Prepared) -> None:
         """Take a place in the bank, with the first weights or those of the checkpoint."""
-        self._prepared, snapshot = prepared, prepared.snapshot
+        weights, snapshot = prepared.weights, prepared.snapshot
+        assert weights is not None
+        self._prepared, self._rank = replace(prepared, weights=None, snapshot=None), weights.rank
         try:
-            self.slot, self._optimizer = self._around.slots.add(prepared.weights, self.attempt.spec)
+            self.slot, self._optimizer = self._around.slots.add(weights, self.attempt.spec)
         except BankFullError as error:
             raise JobFailedError(Reason.TRAINING_FAILED, str(error), cause=END_CAUSE_DECLINED) from None
         if snapshot is None:
@@ -286,7 +289,7 @@ class Tenant:
         return Snapshot(self.totals.step, named_tensors(weights), tensors, self.totals.to_state(), config)
 
     def _weights(self) -> LoraWeights:
-        return self._around.slots.bank.read(self._slot, self._now.weights.rank)
+        return self._around.slots.bank.read(self._slot, self._rank)
 
     def _save_and_stop(self, stopped: JobStoppedError) -> Script:
         if self.slot is not None and not isinstance(stopped, JobCancelledError):
