@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trellis.native.build import library
 
-__all__ = ["LoraOperands", "SegmentTable", "add_lora"]
+__all__ = ["LoraOperands", "SegmentTable", "add_gradients", "add_lora"]
 
 DTYPES: Final = (torch.float32, torch.bfloat16)
 
@@ -128,5 +128,62 @@ def add_lora(y_TO: Tensor, x_TI: Tensor, operands: LoraOperands, segments: Segme
         y_TO.data_ptr(),
         y_stride,
         operands.is_bf16,
+        torch.get_num_threads(),
+    )
+
+
+@functools.cache
+def _backward_kernel() -> Any:
+    pointer, long = ctypes.c_void_p, ctypes.c_int64
+    function = library().trellis_lora_backward
+    function.argtypes = (pointer, pointer, long, *(pointer, long) * 3, pointer, pointer, ctypes.c_int)
+    function.restype = None
+    return function
+
+
+def add_gradients(
+    grad_x_TI: Tensor | None,
+    grad_a_RPI: Tensor,
+    grad_b_RO: Tensor,
+    grad_y_TO: Tensor,
+    x_TI: Tensor,
+    operands: LoraOperands,
+    segments: SegmentTable,
+) -> None:
+    """Add the gradients of `add_lora` to those of x, A and B in place; all are float32.
+
+    What a segment adds depends on it alone, bit for bit, never on the count of threads; segments of one slot are added in
+    their order. Raises ValueError for tensors that do not fit, BuildError without kernels.
+    """
+    tokens, in_features = x_TI.shape
+    grad_x = torch.empty(0, in_features) if grad_x_TI is None else grad_x_TI
+    tensors = (x_TI, grad_y_TO, grad_x, grad_a_RPI, grad_b_RO)
+    if operands.is_bf16 or any(t.dtype != torch.float32 or t.device.type != "cpu" for t in tensors):
+        raise ValueError("Gradients are computed in float32, in the CPU's memory.")
+    if in_features != operands.in_features or grad_y_TO.shape != (tokens, operands.out_features):
+        raise ValueError("x and y are not of this group's sizes.")
+    if grad_x_TI is not None and grad_x_TI.shape != x_TI.shape:
+        raise ValueError("x and its gradient are of one size.")
+    rows, parts = operands.rows, grad_a_RPI.shape[1]
+    if grad_a_RPI.shape != (rows, parts, in_features) or grad_b_RO.shape != (rows, operands.out_features):
+        raise ValueError("The gradients are not of the bank's sizes.")
+    if not (grad_a_RPI.is_contiguous() and grad_b_RO.is_contiguous()):
+        raise ValueError("The gradients of A and B lie in one piece.")
+    if any(t.stride(1) != 1 and t.shape[1] > 1 for t in (x_TI, grad_y_TO, grad_x)):
+        raise ValueError("A row of x and one of y lie in one piece.")
+    if segments.tokens > tokens or segments.bank_rows > operands.rows or segments.slots > operands.slots:
+        raise ValueError("The segments name rows or slots that are not there.")
+    _backward_kernel()(
+        operands.address,
+        segments.address,
+        segments.count,
+        x_TI.data_ptr(),
+        x_TI.stride(0),
+        grad_y_TO.data_ptr(),
+        grad_y_TO.stride(0),
+        None if grad_x_TI is None else grad_x.data_ptr(),
+        grad_x.stride(0),
+        grad_a_RPI.data_ptr(),
+        grad_b_RO.data_ptr(),
         torch.get_num_threads(),
     )

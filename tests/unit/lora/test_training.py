@@ -5,7 +5,9 @@ import torch
 from hypothesis import given, settings
 from tests.lora_mixes import GROUPS, MODULES, bank_of, mixes, random_weights, segments_of
 
-from trellis.lora import AdapterBank, HostAdapter, LoraWeights, Segments, lora
+from trellis.lora import OPS, AdapterBank, HostAdapter, LoraWeights, Segments, lora
+from trellis.lora.ops import native
+from trellis.native.build import available
 
 Gradients = dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
@@ -125,3 +127,55 @@ def own_gradients(bank: AdapterBank, slot: int) -> list[torch.Tensor]:
     start, count = bank.slot_rows(slot)
     sides = [side.grad for group in bank.groups.values() for side in (group.a_RPI, group.b_RO)]
     return [gradient[start : start + count].clone() for gradient in sides if gradient is not None]
+
+
+@pytest.mark.skipif(not available(), reason="no C++ compiler")
+@pytest.mark.parametrize("threads", [1, 3])
+@settings(max_examples=25, deadline=None)
+@given(mix=mixes())
+def test_the_native_gradients_are_those_of_segmented(
+    threads: int, mix: tuple[list[LoraWeights], list[tuple[int | None, int]]]
+) -> None:
+    """And the same bits with any count of threads, each run of rows being a segment by itself."""
+    adapters, runs = mix
+    bank, slots = bank_of(adapters, torch.float32)
+    segments = Segments.apart([(None if who is None else slots[who], count) for who, count in runs], bank)
+    for group in bank.groups.values():
+        generator = torch.Generator().manual_seed(1)
+        x = torch.randn(segments.tokens, group.group.in_features, generator=generator)
+        grad_y = torch.randn(segments.tokens, group.group.columns, generator=generator)
+        found = []
+        for op, count in ((OPS["segmented"], 1), (native, 1), (native, threads)):
+            grads = [torch.ones_like(x), torch.ones_like(group.a_RPI), torch.ones_like(group.b_RO)]
+            before = torch.get_num_threads()
+            torch.set_num_threads(count)
+            op.backward(*grads, grad_y, x, group, segments)  # type: ignore[attr-defined]
+            torch.set_num_threads(before)
+            found.append(grads)
+        for plain, ours, again in zip(*found, strict=True):
+            torch.testing.assert_close(ours, plain, atol=2e-3, rtol=2e-4)
+            assert torch.equal(ours, again)
+
+
+@pytest.mark.skipif(not available(), reason="no C++ compiler")
+def test_native_gradients_of_a_segment_are_the_same_bits_wherever_it_lies() -> None:
+    mine, other = random_weights("mine", 13, MODULES, 1), random_weights("other", 40, MODULES, 2, 1e30)
+    bank, slots = bank_of([other, mine], torch.float32)
+    start, rows = bank.slot_rows(slots[1])
+    for group in bank.groups.values():
+        generator = torch.Generator().manual_seed(1)
+        x70, grad_y70 = (
+            torch.randn(70, size, generator=generator) for size in (group.group.in_features, group.group.columns)
+        )
+        found = []
+        for before, after in ((0, 0), (3, 5), (41, 0)):
+            runs = [(slots[0], before), (slots[1], 70), (slots[0], after)]
+            x, grad_y = (
+                torch.cat([torch.full((before, t.shape[1]), torch.nan), t, torch.full((after, t.shape[1]), torch.inf)])
+                for t in (x70, grad_y70)
+            )
+            grads = [torch.zeros_like(x), torch.zeros_like(group.a_RPI), torch.zeros_like(group.b_RO)]
+            native.backward(grads[0], grads[1], grads[2], grad_y, x, group, Segments.apart(runs, bank))
+            found.append([grads[0][before : before + 70], *(grad[start : start + rows] for grad in grads[1:])])
+        assert all(torch.equal(*pair) for each in found[1:] for pair in zip(each, found[0], strict=True))
+        assert all(grad.isfinite().all() for grad in found[0])

@@ -2,7 +2,7 @@
 
 | device | inference | training |
 |---|---|---|
-| CPU, float32 or bfloat16, with a C++ compiler | native | segmented |
+| CPU, float32 or bfloat16, with a C++ compiler | native | native in float32, else segmented |
 | CPU else, few rows (decode) of several adapters that lie close | stacked | segmented |
 | CPU else | segmented | segmented |
 | CUDA with Triton | triton | triton |
@@ -81,7 +81,9 @@ def choose(device: torch.device, dtype: torch.dtype, segments: Segments) -> Op:
 
 def choose_for_training(device: torch.device, dtype: torch.dtype) -> TrainingOp:
     """The op for training: a tenant's gradients are its own tokens' alone, so never `stacked`."""
-    return triton if device.type == "cuda" and triton.supports(device, dtype) else segmented
+    if device.type == "cuda" and triton.supports(device, dtype):
+        return triton
+    return native if dtype == torch.float32 and native.supports(device, dtype) else segmented
 
 
 def _stacks_well(segments: Segments) -> bool:

@@ -1,4 +1,5 @@
-"""Two products a segment and part, by PyTorch: any device, any dtype, forward and backward; what training takes on a CPU.
+"""Two products a segment and part, by PyTorch: any device, any dtype, forward and backward; what training takes
+where there are no kernels.
 
 A row of the result, and a rank row of the gradients, comes from its own segment alone, bit for bit.
 """

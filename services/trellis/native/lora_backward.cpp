@@ -1,0 +1,192 @@
+// Gradients of y += scale * (x A^T) B for the rows of each segment, fp32: added to those of x, A and B in place.
+//
+// A segment reads its own rows and writes those of x and of its adapter. Work is cut into blocks of a segment's rows (s, its
+// gradient, that of x), then into strips of columns of an adapter's gradients, to which its segments' sums are added in their
+// order. So what is added depends on the segment alone, never on the others or the count of threads.
+#include <algorithm>
+#include <vector>
+
+#include "lora_rows.h"
+
+namespace trellis {
+namespace {
+
+struct Group {
+  const float *a;          // (bank rows, parts, in)
+  const float *b;          // (bank rows, out)
+  const float *scale;      // (slots, parts)
+  const int32_t *offsets;  // (parts + 1): the columns of each part
+  int64_t parts, in, out;
+};
+
+struct Segment {
+  int32_t token, tokens;  // rows of x and y
+  int32_t row, rows;      // of the bank
+  int32_t slot;
+};
+
+// Rows of some width, so many floats apart.
+template <class T>
+struct Rows {
+  T *first;
+  int64_t stride;
+  int count;
+
+  T *at(int row) const { return first + row * stride; }
+};
+
+template <int LEFT>
+static void dots_of(Rows<const float> left, int from, Rows<const float> right, int width, float scale, float *out) {
+  const float *x[LEFT];
+  for (int l = 0; l < LEFT; l++) x[l] = left.at(from + l);
+  constexpr int MANY = WIDE ? (LEFT <= 2 ? 8 : 4) : (LEFT <= 2 ? 2 : 1);
+  Ahead none;
+  int r = 0;
+  float *to = out + (int64_t)from * right.count;
+  for (; r + MANY <= right.count; r += MANY) shrink_block<float, LEFT, MANY>(x, right.at(r), right.stride, width, scale, to + r, right.count, none);
+  for (; r < right.count; r++) shrink_block<float, LEFT, 1>(x, right.at(r), right.stride, width, scale, to + r, right.count, none);
+}
+
+// out (left, right) = scale * left right^T
+static void dots(Rows<const float> left, Rows<const float> right, int width, float scale, float *out) {
+  int l = 0;
+  for (; l + 4 <= left.count; l += 4) dots_of<4>(left, l, right, width, scale, out);
+  for (; l < left.count; l++) dots_of<1>(left, l, right, width, scale, out);
+}
+
+template <int INTO>
+static void sums_of(Rows<float> into, int from, const float *factors, Rows<const float> rows, int width) {
+  alignas(64) float sums[INTO * SPAN];
+  Ahead none;
+  for (int c = 0; c < width; c += SPAN) {
+    float *y[INTO];
+    for (int n = 0; n < INTO; n++) y[n] = into.at(from + n) + c;
+    expand_span<float, INTO>({rows.first + c, rows.stride, factors + (int64_t)from * rows.count, rows.count, sums}, y, std::min(SPAN, width - c), none);
+  }
+}
+
+// into += factors (into, rows) * rows
+static void add_sums(Rows<float> into, const float *factors, Rows<const float> rows, int width) {
+  int n = 0;
+  for (; n + 4 <= into.count; n += 4) sums_of<4>(into, n, factors, rows, width);
+  for (; n < into.count; n++) sums_of<1>(into, n, factors, rows, width);
+}
+
+struct Call {
+  const Group &group;
+  const float *x, *grad_y;
+  int64_t x_stride, grad_y_stride;
+  float *grad_x;  // null where none is wanted
+  int64_t grad_x_stride;
+  float *grad_a, *grad_b;  // as A and B
+};
+
+// Some rows of a segment, with where its products lie: for each part s and its gradient, (tokens, rows) each.
+struct Block {
+  const Segment *segment;
+  float *products;
+  int from, tokens;
+};
+
+// Some columns of A's or B's gradient, of one adapter; `first` is its first segment.
+struct Strip {
+  int first, part, column, width;
+  bool is_a;
+};
+
+constexpr int TOKENS = 32;    // a multiple of 4, so that a block's rows are computed as the whole segment's would be
+constexpr int COLUMNS = 256;  // a multiple of 64, likewise
+
+static float scale_of(const Group &group, const Segment &segment, int part) { return group.scale[segment.slot * group.parts + part]; }
+
+static void shrink(const Call &call, const Block &block) {
+  const Group &group = call.group;
+  const Segment &segment = *block.segment;
+  int rows = segment.rows, in = (int)group.in;
+  int64_t token = segment.token + block.from, size = (int64_t)segment.tokens * rows, at = (int64_t)block.from * rows;
+  for (int part = 0; part < group.parts; part++) {
+    float scale = scale_of(group, segment, part);
+    if (scale == 0.0f) continue;
+    int from = group.offsets[part], width = group.offsets[part + 1] - from;
+    Rows<const float> a{group.a + ((int64_t)segment.row * group.parts + part) * group.in, group.parts * group.in, rows};
+    Rows<const float> b{group.b + (int64_t)segment.row * group.out + from, group.out, rows};
+    float *s = block.products + 2 * part * size + at, *grad_s = s + size;
+    dots({call.x + token * call.x_stride, call.x_stride, block.tokens}, a, in, scale, s);
+    dots({call.grad_y + token * call.grad_y_stride + from, call.grad_y_stride, block.tokens}, b, width, scale, grad_s);
+    if (call.grad_x) add_sums({call.grad_x + token * call.grad_x_stride, call.grad_x_stride, block.tokens}, grad_s, a, in);
+  }
+}
+
+static void add_strip(const Call &call, const Segment &segment, const float *products, const Strip &strip) {
+  thread_local std::vector<float> turned;
+  const Group &group = call.group;
+  int rows = segment.rows, tokens = segment.tokens;
+  int64_t size = (int64_t)tokens * rows;
+  const float *factors = products + (2 * strip.part + strip.is_a) * size;
+  turned.resize(size);
+  for (int t = 0; t < tokens; t++)
+    for (int r = 0; r < rows; r++) turned[(int64_t)r * tokens + t] = factors[(int64_t)t * rows + r];
+  if (strip.is_a) {
+    float *to = call.grad_a + ((int64_t)segment.row * group.parts + strip.part) * group.in + strip.column;
+    add_sums({to, group.parts * group.in, rows}, turned.data(), {call.x + segment.token * call.x_stride + strip.column, call.x_stride, tokens}, strip.width);
+  } else {
+    int column = group.offsets[strip.part] + strip.column;
+    float *to = call.grad_b + (int64_t)segment.row * group.out + column;
+    add_sums({to, group.out, rows}, turned.data(), {call.grad_y + segment.token * call.grad_y_stride + column, call.grad_y_stride, tokens}, strip.width);
+  }
+}
+
+struct Work {
+  std::vector<float> products;
+  std::vector<int64_t> starts;  // of each segment's products
+  std::vector<Block> blocks;
+  std::vector<Strip> strips;
+};
+
+static bool counts(const Segment &segment) { return segment.slot >= 0 && segment.tokens > 0 && segment.rows > 0; }
+
+static void plan(const Group &group, const Segment *segments, int64_t count, Work &work) {
+  work.starts.assign(1, 0);
+  for (int64_t i = 0; i < count; i++) work.starts.push_back(work.starts.back() + (counts(segments[i]) ? 2 * group.parts * segments[i].tokens * (int64_t)segments[i].rows : 0));
+  work.products.resize(work.starts.back());
+  work.blocks.clear();
+  work.strips.clear();
+  std::vector<char> seen;
+  for (int64_t i = 0; i < count; i++) {
+    const Segment &segment = segments[i];
+    if (!counts(segment)) continue;
+    for (int from = 0; from < segment.tokens; from += TOKENS) work.blocks.push_back({&segment, work.products.data() + work.starts[i], from, std::min(TOKENS, segment.tokens - from)});
+    if (segment.slot >= (int)seen.size()) seen.resize(segment.slot + 1);
+    if (seen[segment.slot]) continue;
+    seen[segment.slot] = 1;
+    for (int part = 0; part < group.parts; part++) {
+      if (scale_of(group, segment, part) == 0.0f) continue;
+      int widths[2] = {group.offsets[part + 1] - group.offsets[part], (int)group.in};
+      for (int is_a = 0; is_a < 2; is_a++)
+        for (int column = 0; column < widths[is_a]; column += COLUMNS) work.strips.push_back({(int)i, part, column, std::min(COLUMNS, widths[is_a] - column), is_a == 1});
+    }
+  }
+}
+
+}  // namespace
+}  // namespace trellis
+
+extern "C" void trellis_lora_backward(const trellis::Group *group, const trellis::Segment *segments, int64_t count, const float *x, int64_t x_stride, const float *grad_y, int64_t grad_y_stride, float *grad_x, int64_t grad_x_stride, float *grad_a, float *grad_b, int threads) {
+  using namespace trellis;
+  Call call{*group, x, grad_y, x_stride, grad_y_stride, grad_x, grad_x_stride, grad_a, grad_b};
+  thread_local Work kept;
+  Work &work = kept;
+  plan(*group, segments, count, work);
+  int blocks = (int)work.blocks.size(), strips = (int)work.strips.size();
+#pragma omp parallel num_threads(threads) if (threads > 1 && blocks + strips > 1)
+  {
+#pragma omp for schedule(dynamic, 1)
+    for (int i = 0; i < blocks; i++) shrink(call, work.blocks[i]);
+#pragma omp for schedule(dynamic, 1)
+    for (int i = 0; i < strips; i++) {
+      const Strip &strip = work.strips[i];
+      for (int64_t n = strip.first; n < count; n++)  // the adapter's segments, in their order
+        if (counts(segments[n]) && segments[n].slot == segments[strip.first].slot) add_strip(call, segments[n], work.products.data() + work.starts[n], strip);
+    }
+  }
+}
