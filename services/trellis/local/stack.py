@@ -188,6 +188,8 @@ class Stack:
             "TRELLIS_ALWAYS_ON": DEFAULT_BASE,
             "TRELLIS_CAPACITY_CPUS": str(settings.cpus),
             "TRELLIS_JOB_CPUS": "1",
+            # Two fit: of two bases, or beside one a job that runs by itself.
+            "TRELLIS_TRAINER_CPUS": os.environ.get("TRELLIS_TRAINER_CPUS") or str(max(1, settings.cpus // 2)),
         }
 
     def _write_state(self) -> None:
