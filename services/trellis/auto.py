@@ -13,7 +13,7 @@ _REFERENCE_RATE: Final = 2e-4
 _RATE_POWER: Final = 0.466
 _LOWEST_RATE, _HIGHEST_RATE = 1e-4, 5e-3
 _FULL_SHARE: Final = 10
-_DPO_SHARE, _ORPO_SHARE = 20, 4
+_DPO_SHARE, _ORPO_SHARE = 10, 4
 
 _BATCHES: Final = ((10_000, 32), (400, 16), (200, 8), (0, 4))
 """From so many items on, a batch has so many."""
@@ -130,7 +130,7 @@ def _learning_rate(spec: TrainSpec, facts: Facts) -> Chosen:
     return _rounded(rate), f"{', '.join(parts)}."
 
 
-_SHARES: Final = {_ORPO_SHARE: "quarter", _FULL_SHARE: "tenth", _DPO_SHARE: "twentieth"}
+_SHARES: Final = {4: "quarter", 10: "tenth"}
 
 
 def _fixed(value: Any, why: str) -> Callable[[TrainSpec, Facts], Chosen]:

@@ -49,8 +49,8 @@ def test_a_large_base_with_many_lines_learns_as_its_recipes_do() -> None:
         ({}, 2e-4),
         ({"full": True}, 2e-5),
         ({"method": "pretraining"}, 2e-4),
-        ({"method": "preference"}, 1e-5),
-        ({"method": "preference", "full": True}, 1e-6),
+        ({"method": "preference"}, 2e-5),
+        ({"method": "preference", "full": True}, 2e-6),
         ({"method": "preference", "preference": Preference("orpo"), "full": True}, 5e-6),
     ],
 )
@@ -63,7 +63,7 @@ def test_each_choice_is_told_with_its_path_value_and_reason() -> None:
     spec = resolve(replace(SPEC, method="preference"), TINY)
     assert len(spec.resolved) == len(AUTO_FIELDS)
     told = {one.field: one for one in spec.resolved}
-    assert told["preference.training.learning_rate"].value == "0.00025"
+    assert told["preference.training.learning_rate"].value == "0.0005"
     assert "7 million parameters" in told["preference.training.learning_rate"].rule
     assert told["preference.training.lora.rank"].value == "16"
     assert told["preference.beta"].value == "0.1"
