@@ -22,7 +22,7 @@ from tests.contract.control.platform import Platform, check_invariants
 from tests.contract.control.shared import SharedTrainer
 from tests.contract.store import samples
 
-from trellis.errors import Aborted, Unavailable
+from trellis.errors import Aborted, FailedPrecondition, Unavailable
 from trellis.server.app.ports import RunStatus
 from trellis.server.domain.tuning_job import EndCause, TuningJob
 from trellis.server.store.engine import create_engine_for
@@ -115,6 +115,13 @@ class Platforms(RuleBasedStateMachine):
     def ask_to_stop(self, data: st.DataObject) -> None:
         number = data.draw(st.integers(1, len(self.uids)))
         self.runner.run(self.platform.cancel(number))
+
+    @precondition(lambda self: self.uids)
+    @rule(data=st.data(), deed=st.sampled_from(["pause", "resume", "preempt"]))
+    def ask(self, data: st.DataObject, deed: str) -> None:
+        number = data.draw(st.integers(1, len(self.uids)))
+        with contextlib.suppress(FailedPrecondition):  # not in every state
+            self.runner.run(getattr(self.platform, deed)(number=number))
 
     @precondition(lambda self: self.platform.cluster.alive())
     @rule(data=st.data(), deed=st.sampled_from(["begin", "report", "complete", "fail", "die", "leave"]))
