@@ -1,9 +1,11 @@
 """Workers of the distributed trainer as plain processes in a gloo group, without Ray."""
 
+import contextlib
 import multiprocessing
 import os
 import socket
 import traceback
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from queue import Empty
@@ -18,7 +20,7 @@ from trellis_jobs.distributed.post import Post
 from trellis_jobs.distributed.worker import Order, run_share
 from trellis_jobs.failure import Failure, JobStoppedError, describe
 
-SECONDS = 120
+SECONDS = 280
 
 
 @dataclass
@@ -47,23 +49,25 @@ class Told:
         return values
 
 
-def run_workers(workers: int, *works: StartAttemptResponse, stop: int = 0, stop_after: int = 0) -> list[Told]:
-    """Run jobs on the same workers, one after the other, until one fails; after step `stop_after` each is asked to
-    stop."""
+def run_workers(
+    workers: int, works: Mapping[str, StartAttemptResponse], stops: Mapping[str, tuple[int, int]] | None = None
+) -> dict[str, Told]:
+    """Run jobs, by name, on the same workers, one after the other, until one fails.
+
+    `stops` has a StopRequest, and after which step the workers hear of it.
+    """
     context = multiprocessing.get_context("spawn")
     queue: Any = context.Queue()
     port = _free_port()
-    asked = (stop, stop_after)
-    data = [work.SerializeToString() for work in works]
-    processes = [
-        context.Process(target=_worker, args=(data, rank, workers, port, queue, asked)) for rank in range(workers)
-    ]
+    names = list(works)
+    data = [(work.SerializeToString(), (stops or {}).get(name, (0, 0))) for name, work in works.items()]
+    processes = [context.Process(target=_worker, args=(data, rank, workers, port, queue)) for rank in range(workers)]
     for process in processes:
         process.start()
-    told, running = [Told() for _ in works], workers
+    told, running = [Told() for _ in names], workers
     try:
         while running:
-            number, item = queue.get(timeout=SECONDS)
+            number, item = _next(queue, processes)
             if item is None:
                 running -= 1
             elif isinstance(item, Failure):
@@ -72,16 +76,26 @@ def run_workers(workers: int, *works: StartAttemptResponse, stop: int = 0, stop_
             else:
                 told[number].messages += item
     except Empty:
-        told[0].failures.append(describe(TimeoutError("The workers said nothing for too long.")))
+        told[0].failures.append(describe(TimeoutError("The workers died, or said nothing for too long.")))
     finally:
         for process in processes:
             if any(one.failures for one in told):
                 process.kill()
             process.join()
-    return told
+    return dict(zip(names, told, strict=True))
 
 
-def _worker(works: list[bytes], rank: int, size: int, port: int, queue: Any, asked: tuple[int, int]) -> None:
+def _next(queue: Any, processes: Sequence[Any]) -> Any:
+    """The next thing that a worker says; a worker that died without a word says nothing for all."""
+    for _ in range(SECONDS):
+        with contextlib.suppress(Empty):
+            return queue.get(timeout=1)
+        if any(process.exitcode for process in processes):
+            raise Empty
+    raise Empty
+
+
+def _worker(works: list[tuple[bytes, tuple[int, int]]], rank: int, size: int, port: int, queue: Any) -> None:
     os.environ.update({
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
@@ -92,7 +106,7 @@ def _worker(works: list[bytes], rank: int, size: int, port: int, queue: Any, ask
     })  # fmt: skip
     prepare_process(1)
     distributed.init_process_group("gloo", timeout=timedelta(seconds=SECONDS))
-    for number, work in enumerate(works):
+    for number, (work, asked) in enumerate(works):
         if not _run(number, work, rank, size, queue, asked):
             return
     queue.put((0, None))

@@ -1,6 +1,7 @@
 """The distributed trainer's workers, two processes of gloo against one, and against a plain loop of peft and torch."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,15 @@ from transformers import AutoModelForCausalLM
 
 from trellis.artifacts import Manifest, check_adapter_folder
 from trellis.bases import read_base
+from trellis.errors import Reason
 from trellis.exports import check_contents, read_manifest
 from trellis.spec import Distributed, Lora
 from trellis.tokens import ChatTokenizer
-from trellis.v1.worker_pb2 import STOP_REQUEST_PAUSE, StartAttemptResponse
+from trellis.v1.worker_pb2 import END_CAUSE_USER, STOP_REQUEST_PAUSE, StartAttemptResponse
 from trellis_jobs.methods.open import read_items
 from trellis_jobs.schedule import learning_rate
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 FULL = {"full": True, "learning_rate": 1e-3, "checkpoint_steps": 3, "weight_decay": 0.1}
 
 
@@ -32,22 +34,52 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture(scope="module")
-def alone(world: World) -> Told:
-    """Full tuning on one worker, which all others are held to."""
-    return run_workers(1, world.work(Distributed(workers=1, zero_stage=1), "alone", **FULL))[0]
+def pairs(world: World) -> dict[str, Told]:
+    """All that two workers do, in two processes that are started once."""
+    three = Distributed(workers=2, zero_stage=3)
+    again = replace(three, gradient_checkpointing=True)
+    everything, moved = replace(again, offload="all"), replace(again, zero_stage=2, offload="optimizer")
+    bf16 = {"precision": "bf16", "lora": Lora(rank=3, alpha=6.0), "max_steps": 4}
+    stopping = {"evaluation_steps": 1, "early_stopping_patience": 2, "max_steps": 12, "learning_rate": 0.3}
+    works = {
+        "two": world.work(Distributed(workers=2, zero_stage=2), "two", **FULL),
+        "three": world.work(again, "three", **FULL, gradient_accumulation_steps=2),
+        "adapter": world.work(three, "adapter"),
+        "paused": world.work(three, "elastic", **FULL),
+        "preferences": preference_work(world, 2, "dpo2"),
+        "everything": world.work(everything, "everything", **bf16),
+        "moved": world.work(moved, "moved", **bf16),
+        "best": world.work(three, "best", **stopping),
+        "further": world.work(three, "further", max_steps=1),
+    }
+    works["further"].initial_key = "jobs/best/attempts/1/adapter"
+    return run_workers(2, works, {"paused": (STOP_REQUEST_PAUSE, 1)})
 
 
 @pytest.fixture(scope="module")
-def pairs(world: World) -> list[Told]:
-    """The same on two workers, by ZeRO-2, and by ZeRO-3 with three passes a batch and activations computed again."""
-    again = {**FULL, "gradient_accumulation_steps": 2}
-    sharded = Distributed(workers=2, zero_stage=3, gradient_checkpointing=True)
-    works = world.work(Distributed(workers=2, zero_stage=2), "two", **FULL), world.work(sharded, "three", **again)
-    return run_workers(2, *works)
+def ones(world: World, pairs: dict[str, Told]) -> dict[str, Told]:
+    """The same on one worker, which the others are held to; the last one fails."""
+    one = Distributed(workers=1, zero_stage=1)
+    resumed, newest = world.work(replace(one, zero_stage=2), "elastic", **FULL), pairs["paused"].checkpoints()[-1]
+    resumed.attempt, resumed.resume_key, resumed.resume_step = 2, newest.key, newest.step
+    works = {
+        "alone": world.work(one, "alone", **FULL),
+        "resumed": resumed,
+        "preferences": preference_work(world, 1, "dpo1"),
+        "broken": world.work(one, "broken", learning_rate=1e30, full=True, max_grad_norm=1e6),
+    }
+    return run_workers(1, works)
 
 
-def test_two_workers_give_the_losses_of_one(alone: Told, pairs: list[Told]) -> None:
-    two, three = pairs
+def preference_work(world: World, workers: int, job: str) -> StartAttemptResponse:
+    spread = Distributed(workers=workers, zero_stage=2)
+    work = world.work(spread, job, method="preference", training_sha256="", max_steps=4, learning_rate=3e-3)
+    work.training_key = PREFERENCES
+    return work
+
+
+def test_two_workers_give_the_losses_of_one(ones: dict[str, Told], pairs: dict[str, Told]) -> None:
+    alone, two, three = ones["alone"], pairs["two"], pairs["three"]
     assert sorted(alone.losses()) == list(range(1, 7))
     assert alone.losses()[6] < alone.losses()[1]
     assert two.losses() == pytest.approx(alone.losses(), rel=1e-4)
@@ -56,13 +88,17 @@ def test_two_workers_give_the_losses_of_one(alone: Told, pairs: list[Told]) -> N
         assert told.finished["tuned"].loss == pytest.approx(alone.finished["tuned"].loss, rel=1e-4)
         assert told.finished["base"].line_count == 4
         assert told.finished["trained_tokens"] == alone.finished["trained_tokens"]
-    norms = [[v["values"]["gradient_norm"] for v in t.all("metrics") if "gradient_norm" in v["values"]] for t in pairs]
+    norms = [
+        [v["values"]["gradient_norm"] for v in t.all("metrics") if "gradient_norm" in v["values"]] for t in (two, three)
+    ]
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
     assert any("ZeRO-3, activations computed again: 26,976 parameters" in event for event in three.events())
 
 
-def test_all_weights_come_out_as_one_model(world: World, pairs: list[Told], alone: Told, tmp_path: Path) -> None:
-    digest = pairs[1].finished["model_digest"]
+def test_all_weights_come_out_as_one_model(
+    world: World, pairs: dict[str, Told], ones: dict[str, Told], tmp_path: Path
+) -> None:
+    digest, alone = pairs["three"].finished["model_digest"], ones["alone"]
     prefix = "jobs/three/model"
     manifest = read_manifest(world.store, prefix, digest)
     check_contents(world.store, prefix, manifest)
@@ -79,16 +115,11 @@ def test_all_weights_come_out_as_one_model(world: World, pairs: list[Told], alon
         torch.testing.assert_close(weight, other[name], rtol=1e-3, atol=1e-4)
 
 
-def test_a_run_goes_on_with_another_number_of_workers(world: World, alone: Told) -> None:
-    work = world.work(Distributed(workers=2, zero_stage=3), "elastic", **FULL)
-    (paused,) = run_workers(2, work, stop=STOP_REQUEST_PAUSE, stop_after=1)
+def test_a_run_goes_on_with_another_number_of_workers(ones: dict[str, Told], pairs: dict[str, Told]) -> None:
+    paused, resumed, alone = pairs["paused"], ones["resumed"], ones["alone"]
     assert not paused.all("finished")
-    assert not paused.failures
     newest = paused.checkpoints()[-1]
     assert newest.step == max(paused.losses()) < 6
-    again = world.work(Distributed(workers=1, zero_stage=2), "elastic", **FULL)
-    again.attempt, again.resume_key, again.resume_step = 2, newest.key, newest.step
-    (resumed,) = run_workers(1, again)
     assert min(resumed.losses()) == newest.step + 1
     assert {**paused.losses(), **resumed.losses()} == pytest.approx(alone.losses(), rel=1e-4)
     assert resumed.finished["tuned"].loss == pytest.approx(alone.finished["tuned"].loss, rel=1e-4)
@@ -127,8 +158,10 @@ def plain_peft(world: World) -> tuple[list[float], dict[str, torch.Tensor]]:
     return losses, {name.replace(".default.", "."): p.detach() for name, p in trained.items()}
 
 
-def test_an_adapter_on_a_sharded_base_is_the_one_of_plain_peft(world: World, tmp_path: Path) -> None:
-    (told,) = run_workers(2, world.work(Distributed(workers=2, zero_stage=3), "adapter"))
+def test_an_adapter_on_a_sharded_base_is_the_one_of_plain_peft(
+    world: World, pairs: dict[str, Told], tmp_path: Path
+) -> None:
+    told = pairs["adapter"]
     losses, weights = plain_peft(world)
     assert list(told.losses().values()) == pytest.approx(losses, rel=2e-4)
     prefix = "jobs/adapter/attempts/1/adapter"
@@ -147,45 +180,33 @@ def test_an_adapter_on_a_sharded_base_is_the_one_of_plain_peft(world: World, tmp
     assert check_adapter_folder(tmp_path / "checkpoint", read_base(world.spec.base_source)).rank == 4
 
 
-def test_bf16_offloaded_and_computed_again(world: World) -> None:
-    everything = Distributed(workers=2, zero_stage=3, offload="all", gradient_checkpointing=True)
-    moved = Distributed(workers=2, zero_stage=2, offload="optimizer", gradient_checkpointing=True)
-    lora = {"precision": "bf16", "lora": Lora(rank=3, alpha=6.0), "max_steps": 4}
-    first, second = run_workers(2, world.work(everything, "b", **lora), world.work(moved, "c", **lora))
+def test_bf16_offloaded_and_computed_again(pairs: dict[str, Told]) -> None:
+    first, second = pairs["everything"], pairs["moved"]
     assert first.finished["adapter_digest"]
+    assert first.losses()[4] < first.losses()[1]
     assert second.losses() == pytest.approx(first.losses(), rel=2e-2)
+    assert "all state on the host" in first.events()[1]
 
 
-def test_divergence_ends_a_run_with_its_lines(world: World) -> None:
-    work = world.work(Distributed(workers=1, zero_stage=1), "nan", learning_rate=1e30, full=True, max_grad_norm=1e6)
-    (told,) = run_workers(1, work)
-    assert told.failures[0].reason == "TRAINING_DIVERGED"
-    assert "It learnt from lines" in told.failures[0].message
+def test_divergence_ends_a_run_with_its_lines(ones: dict[str, Told]) -> None:
+    (failure,) = ones["broken"].failures
+    assert failure.reason == Reason.TRAINING_DIVERGED, failure
+    assert failure.cause == END_CAUSE_USER
+    assert "It learnt from lines" in failure.message
 
 
-def preference_work(world: World, workers: int, job: str) -> StartAttemptResponse:
-    spread = Distributed(workers=workers, zero_stage=2)
-    work = world.work(spread, job, method="preference", training_sha256="", max_steps=4, learning_rate=3e-3)
-    work.training_key = PREFERENCES
-    return work
-
-
-def test_preferences_are_learnt_against_the_model_that_training_starts_from(world: World) -> None:
-    (one,) = run_workers(1, preference_work(world, 1, "dpo1"))
-    (two,) = run_workers(2, preference_work(world, 2, "dpo2"))
+def test_preferences_are_learnt_against_the_model_that_training_starts_from(
+    ones: dict[str, Told], pairs: dict[str, Told]
+) -> None:
+    one, two = ones["preferences"], pairs["preferences"]
     assert one.losses()[1] == pytest.approx(math.log(2), rel=1e-5)  # model and reference are the same yet
     assert one.losses()[4] < one.losses()[1]
     assert two.losses() == pytest.approx(one.losses(), rel=1e-4)
     assert one.all("metrics")[-1]["values"]["valid_loss"] == pytest.approx(one.finished["tuned"].loss)
 
 
-def test_an_adapter_to_start_from_and_the_best_checkpoint(world: World) -> None:
-    spread = Distributed(workers=2, zero_stage=3)
-    stopping = {"evaluation_steps": 1, "early_stopping_patience": 2, "max_steps": 12, "learning_rate": 0.3}
-    first = world.work(spread, "best", **stopping)
-    second = world.work(spread, "further", max_steps=1)
-    second.initial_key = "jobs/best/attempts/1/adapter"
-    best, further = run_workers(2, first, second)
+def test_an_adapter_to_start_from_and_the_best_checkpoint(pairs: dict[str, Told]) -> None:
+    best, further = pairs["best"], pairs["further"]
     found = [v["values"]["valid_loss"] for v in best.all("metrics") if "valid_loss" in v["values"]]
     assert best.finished["tuned"].loss == pytest.approx(min(found[1:]), rel=1e-5)
     assert best.finished["tuned"].loss < found[-2]

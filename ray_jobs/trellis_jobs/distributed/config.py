@@ -16,11 +16,23 @@ _OURS: Final = ("train_batch_size", "gradient_accumulation_steps", "optimizer", 
 """What decides the losses is the spec's: another value would make two runs of one spec differ."""
 
 
+def prepare_driver() -> None:
+    """Set what Ray Train reads in the driver, and hands on."""
+    # A minute is not enough for a node that is only just started, or that imports from a slow disk; it begins anew then.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
+    # Else a folder for each attempt becomes the workers' working directory, and relative paths point elsewhere.
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+
+
+def worker_environment(threads: int, *, on_gpu: bool) -> dict[str, str]:
+    """The environment that a worker's process is started with."""
+    environment = {"OMP_NUM_THREADS": str(threads)}
+    # Where it is not told, DeepSpeed looks for accelerators by importing their packages, whole or half installed.
+    return environment if on_gpu else {**environment, "DS_ACCELERATOR": "cpu"}
+
+
 def prepare_process(threads: int) -> None:
-    """Set what DeepSpeed reads when it is imported; call it before that."""
-    if not torch.cuda.is_available():
-        # Else it looks for accelerators by importing their packages, and fails where one of them is half installed.
-        os.environ["DS_ACCELERATOR"] = "cpu"
+    """Compute with as many threads as CPUs are reserved: the worker's thread has a number of its own."""
     torch.set_num_threads(max(1, threads))
 
 

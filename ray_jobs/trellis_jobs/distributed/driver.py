@@ -26,6 +26,7 @@ from trellis.v1.worker_pb2 import (
     StartAttemptResponse,
 )
 from trellis_jobs.checkpoint import Committed
+from trellis_jobs.distributed.config import prepare_driver, worker_environment
 from trellis_jobs.distributed.mailbox import Mailbox, Message
 from trellis_jobs.distributed.worker import Order, train_worker
 from trellis_jobs.evaluation import Evaluation
@@ -78,6 +79,7 @@ class Driver:
     def run(self) -> CompleteAttemptRequest:
         """Do the work; what to complete the attempt with. Raises JobStoppedError and JobFailedError."""
         self.progress.phase("waiting for workers")
+        prepare_driver()
         mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
         with tempfile.TemporaryDirectory() as folder:
             group = _Group(self._trainer(mailbox, folder))
@@ -108,7 +110,7 @@ class Driver:
         assert self._spec.distributed is not None
         threads = max(1, int(self.resources.cpus))
         order = Order(self.work.SerializeToString(), mailbox, threads, self.code_version)
-        environment = {"OMP_NUM_THREADS": str(threads), "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+        environment = worker_environment(threads, on_gpu=self.resources.gpus > 0)
         return TorchTrainer(
             train_worker,
             train_loop_config={"order": order},
