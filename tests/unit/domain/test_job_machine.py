@@ -167,7 +167,7 @@ class JobMachine(RuleBasedStateMachine):
     @in_state(JobState.QUEUED)
     @rule()
     def user_pauses_what_waits(self) -> None:
-        self.become(replace(self.job.moved(JobState.PAUSED, self.now), retry_time=None))
+        self.become(self.job.moved(JobState.PAUSED, self.now))
 
     @in_state(JobState.PAUSED, JobState.PAUSING)
     @rule()

@@ -23,7 +23,7 @@ async def pause_tuning_job(context: Context, name: str) -> TuningJob:
             return job
         if job.state in {JobState.QUEUED, JobState.STARTING}:
             await _withdraw(context, unit, job, "The job was paused before its process had begun.")
-            paused = replace(job.moved(JobState.PAUSED, context.now()), retry_time=None)
+            paused = job.moved(JobState.PAUSED, context.now())
             message = "The job is paused and holds no capacity; it is queued again when it is resumed."
             saved = await _save(context, unit, paused, message)
         elif job.state in {JobState.RUNNING, JobState.PREEMPTING}:

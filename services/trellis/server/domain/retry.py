@@ -105,7 +105,7 @@ def _queued(
 
 
 def _paused(job: TuningJob, error: JobError, cause: EndCause, now: datetime) -> tuple[TuningJob, JobEvent]:
-    paused = replace(job.moved(JobState.PAUSED, now), retry_time=None)
+    paused = job.moved(JobState.PAUSED, now)
     if cause in _ASKED:
         message = "The job is paused and holds no capacity; it goes on from its last checkpoint when it is resumed."
         return paused, JobEvent(now, EventLevel.INFO, message, state=JobState.PAUSED)

@@ -286,6 +286,7 @@ class TuningJob:
             state=state,
             error=error,
             queue_reason=None,
+            retry_time=None,
             update_time=now,
             start_time=self.start_time or (now if state is JobState.RUNNING else None),
             cancel_time=now if state is JobState.CANCELLING else self.cancel_time,
