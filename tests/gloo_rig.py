@@ -1,4 +1,4 @@
-"""Workers of the distributed trainer as plain processes in a gloo group, without Ray."""
+"""Workers of the distributed trainer as plain processes in a group of gloo (NCCL on a GPU), without Ray."""
 
 import contextlib
 import multiprocessing
@@ -11,10 +11,12 @@ from datetime import timedelta
 from queue import Empty
 from typing import Any
 
+import pytest
+import torch
 from torch import distributed
 
 from trellis.v1.worker_pb2 import StartAttemptResponse
-from trellis_jobs.distributed.config import prepare_process
+from trellis_jobs.distributed.config import prepare_process, worker_environment
 from trellis_jobs.distributed.mailbox import Message
 from trellis_jobs.distributed.post import Post
 from trellis_jobs.distributed.worker import Order, run_share
@@ -50,20 +52,28 @@ class Told:
 
 
 def run_workers(
-    workers: int, works: Mapping[str, StartAttemptResponse], stops: Mapping[str, tuple[int, int]] | None = None
+    workers: int,
+    works: Mapping[str, StartAttemptResponse],
+    stops: Mapping[str, tuple[int, int]] | None = None,
+    *,
+    on_gpu: bool = False,
 ) -> dict[str, Told]:
     """Run jobs, by name, on the same workers, one after the other, until one fails.
 
     `stops` has a StopRequest, and after which step the workers hear of it.
     """
+    environment = worker_environment(1, on_gpu=on_gpu)
     context = multiprocessing.get_context("spawn")
     queue: Any = context.Queue()
     port = _free_port()
     names = list(works)
     data = [(work.SerializeToString(), (stops or {}).get(name, (0, 0))) for name, work in works.items()]
     processes = [context.Process(target=_worker, args=(data, rank, workers, port, queue)) for rank in range(workers)]
-    for process in processes:
-        process.start()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)  # a process has its parent's environment as it is when it starts
+        for process in processes:
+            process.start()
     told, running = [Told() for _ in names], workers
     try:
         while running:
@@ -105,7 +115,8 @@ def _worker(works: list[tuple[bytes, tuple[int, int]]], rank: int, size: int, po
         "LOCAL_WORLD_SIZE": str(size),
     })  # fmt: skip
     prepare_process(1)
-    distributed.init_process_group("gloo", timeout=timedelta(seconds=SECONDS))
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    distributed.init_process_group(backend, timeout=timedelta(seconds=SECONDS))
     for number, (work, asked) in enumerate(works):
         if not _run(number, work, rank, size, queue, asked):
             return

@@ -15,6 +15,7 @@ from trellis.v1 import worker_pb2
 from trellis.v1.worker_pb2_grpc import WorkerServiceServicer, add_WorkerServiceServicer_to_server
 
 TOKEN = "attempt-token"
+STOP_SECONDS = 60.0
 
 
 class RecordingWorker(WorkerServiceServicer):
@@ -89,7 +90,8 @@ class RecordingWorker(WorkerServiceServicer):
             elif request.report > self.work.next_report + len(self.reports):
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "A report is missing.")
             self._changed.notify_all()
-        return worker_pb2.ReportAttemptResponse(stop=self.stop)
+        due = STOP_SECONDS if self.stop != worker_pb2.STOP_REQUEST_UNSPECIFIED else 0.0
+        return worker_pb2.ReportAttemptResponse(stop=self.stop, stop_seconds=due)
 
     async def CompleteAttempt(self, request: Any, context: Any) -> worker_pb2.CompleteAttemptResponse:
         await self._admit(context)

@@ -214,3 +214,13 @@ def test_an_adapter_to_start_from_and_the_best_checkpoint(pairs: dict[str, Told]
     # The second job starts from there, and is still compared with the base alone.
     assert further.finished["base"].loss == pytest.approx(best.finished["base"].loss, rel=1e-5)
     assert further.losses()[1] < best.losses()[1]
+
+
+@pytest.mark.gpu
+def test_an_adapter_on_a_4_bit_base(world: World) -> None:
+    pytest.importorskip("bitsandbytes")
+    one = Distributed(workers=1)
+    work = world.work(one, "nf4", quantization="nf4", precision="bf16", max_steps=20)
+    told = run_workers(1, {"nf4": work}, on_gpu=True)["nf4"]
+    assert told.finished["adapter_digest"]
+    assert told.losses()[20] < told.losses()[1]

@@ -27,8 +27,11 @@ def prepare_driver() -> None:
 def worker_environment(threads: int, *, on_gpu: bool) -> dict[str, str]:
     """The environment that a worker's process is started with."""
     environment = {"OMP_NUM_THREADS": str(threads)}
-    # Where it is not told, DeepSpeed looks for accelerators by importing their packages, whole or half installed.
-    return environment if on_gpu else {**environment, "DS_ACCELERATOR": "cpu"}
+    if on_gpu:
+        return environment
+    # What has reserved no GPU must not find one. And where DeepSpeed is not told, it looks for accelerators by importing
+    # their packages, whole or half installed.
+    return {**environment, "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
 
 
 def prepare_process(threads: int) -> None:
