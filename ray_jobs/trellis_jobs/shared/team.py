@@ -3,7 +3,7 @@
 import logging
 import os
 import socket
-from typing import Any
+from typing import Any, Final
 
 import ray
 import torch
@@ -15,11 +15,15 @@ from trellis_jobs.model import load_base
 from trellis_jobs.shared.fused import FusedModel
 from trellis_jobs.shared.workers import Leader, follow, join_team
 
+_START_SECONDS: Final = 600.0
 _log = logging.getLogger(__name__)
 
 
 class Follower:
     """The body of an actor: loads the base and does what the leader says."""
+
+    def ready(self) -> None:
+        """Answers once the actor has its place."""
 
     def run(self, work: bytes, address: str, rank: int, rank_rows: int, max_slots: int) -> None:
         """Follow until the leader ends it or is gone."""
@@ -35,7 +39,8 @@ class Follower:
 def lead(work: StartTrainerResponse, fused: FusedModel) -> Leader:
     """Start the other workers, each with its CPUs and GPUs, and take the lead.
 
-    They are on whatever nodes have room, which must see the same base model; they end when this process does.
+    They are on whatever nodes have room, which must see the same base model; they end when this process does. Raises
+    ray.exceptions.GetTimeoutError when Ray has no room for them for ten minutes.
     """
     if not ray.is_initialized():
         ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=True)
@@ -48,11 +53,11 @@ def lead(work: StartTrainerResponse, fused: FusedModel) -> Leader:
         "max_restarts": 0,
     }
     actor: Any = ray.remote(Follower).options(**options)
-    for rank in range(1, work.workers):
-        follower: Any = actor.remote()
-        _FOLLOWERS.append(follower)
-        follower.run.remote(work.SerializeToString(), address, rank, fused.bank.rows, fused.bank.max_slots)
+    _FOLLOWERS.extend(actor.remote() for _ in range(1, work.workers))
     _log.info("Waiting for %d further workers.", work.workers - 1)
+    ray.get([follower.ready.remote() for follower in _FOLLOWERS], timeout=_START_SECONDS)
+    for rank, follower in enumerate(_FOLLOWERS, start=1):
+        follower.run.remote(work.SerializeToString(), address, rank, fused.bank.rows, fused.bank.max_slots)
     join_team(address, 0, work.workers)
     return Leader(fused)
 

@@ -13,12 +13,13 @@ from tests.tiny_llama import write_tiny_llama
 from torch import distributed
 
 from trellis.bases import read_base
+from trellis.lora import HostAdapter, LoraPair, LoraWeights
 from trellis.spec import Lora
 from trellis.v1.worker_pb2 import END_CAUSE_OUT_OF_MEMORY
 from trellis_jobs.device import Device
 from trellis_jobs.model import load_base
 from trellis_jobs.shared.fused import FusedModel
-from trellis_jobs.shared.workers import Command, Leader, follow, join_team
+from trellis_jobs.shared.workers import Command, Leader, TeamLostError, follow, join_team
 
 ROWS, SLOTS = 64, 8
 WORKS: dict[str, dict[str, Any]] = {
@@ -128,3 +129,29 @@ async def test_trouble_in_one_process_is_the_jobs_that_has_it(
     assert one.completed is not None
     assert two.failed is not None
     assert two.failed.cause == END_CAUSE_OUT_OF_MEMORY
+
+
+def test_a_worker_that_dies_takes_the_trainer_with_it(
+    base_folder: Path, team: multiprocessing.process.BaseProcess
+) -> None:
+    facts, device = read_base(str(base_folder)), Device(torch.device("cpu"), torch.float32)
+    model: Any = load_base(facts, device)
+    fused = FusedModel(model, facts, device, rank_rows=ROWS, max_slots=SLOTS)
+    leader, weights = Leader(fused), random_weights_of(fused)
+    slot = fused.bank.add(HostAdapter.pack(weights, [bank.group for bank in fused.bank.groups.values()], torch.float32))
+    leader.added(slot, weights)
+    leader.publish(slot)
+    team.kill()
+    team.join()
+    with pytest.raises(TeamLostError) as raised:
+        for _ in range(3):  # the first words may still find their way into a buffer
+            leader.publish(slot)
+            leader.collect(slot)
+            leader.compute([], gradient=False)
+    assert raised.value.code == 1
+
+
+def random_weights_of(fused: FusedModel) -> LoraWeights:
+    group = next(iter(fused.bank.groups.values())).group
+    pair = LoraPair(torch.ones(8, group.in_features), torch.ones(group.out_features[0], 8), 1.0)
+    return LoraWeights("", {group.parts[0]: pair})
