@@ -58,9 +58,15 @@ class World:
             for t in self.trainers.values()
         ]
         return Snapshot(
-            tuple(self.queued.values()), tuple(active), self.capacity, self.limit, self.now, tuple(trainers),
-            self.options, dict(self.ends),
-        )  # fmt: skip
+            queued=tuple(self.queued.values()),
+            active=tuple(active),
+            capacity=self.capacity,
+            tenant_running_limit=self.limit,
+            now=self.now,
+            trainers=tuple(trainers),
+            options=self.options,
+            last_ends=dict(self.ends),
+        )
 
     def decide(self) -> None:
         decisions = decide(self.snapshot())
