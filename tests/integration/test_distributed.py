@@ -16,8 +16,10 @@ from tests.recording_worker import RecordingWorker
 from trellis.exports import check_contents, read_manifest
 from trellis.spec import Distributed
 from trellis.v1.worker_pb2 import (
+    END_CAUSE_CANCELLED,
     END_CAUSE_INFRASTRUCTURE,
     END_CAUSE_PAUSED,
+    STOP_REQUEST_CANCEL,
     STOP_REQUEST_PAUSE,
 )
 
@@ -96,3 +98,23 @@ async def test_two_nodes_train_all_weights_and_hand_in_a_model(world: World, ray
     assert "DeepSpeed's config" in worker.log()
     progress = [report.progress for report in worker.reports if report.HasField("progress")]
     assert progress[-1].step == progress[-1].total_steps == 6
+
+
+@pytest.mark.parametrize("how", ["cancelled", "terminated", "fenced"])
+async def test_an_attempt_leaves_when_it_is_told_to(world: World, ray_address: str, how: str) -> None:
+    async with serving(world.work(Distributed(workers=1), **LONG)) as worker, process(worker, ray_address) as job:
+        await worker.until(lambda found: bool(found.losses()), SECONDS)
+        if how == "cancelled":
+            worker.stop = STOP_REQUEST_CANCEL
+        elif how == "fenced":
+            worker.fenced = True
+        else:
+            job.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(job.wait(), 60) == (3 if how == "fenced" else 0)
+        assert worker.completed is None
+    if how == "fenced":
+        assert worker.failed is None
+    else:
+        assert worker.failed is not None
+        assert worker.failed.cause == (END_CAUSE_CANCELLED if how == "cancelled" else END_CAUSE_INFRASTRUCTURE)
+    assert not world.store.exists("jobs/1/model/manifest.json")

@@ -38,6 +38,9 @@ def main() -> int:
     driver = Driver(work, reporter, _resources(), code_version)
     try:
         ray.init(configure_logging=False, log_to_driver=True)
+        signal.signal(
+            signal.SIGTERM, _stop
+        )  # again, as Ray puts its own in place, which ends the process without a word
         completion = driver.run()
         if reporter.stop in {STOP_REQUEST_UNSPECIFIED, STOP_REQUEST_CANCEL}:  # what is done need not pause any more
             reporter.check()
