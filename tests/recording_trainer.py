@@ -144,7 +144,7 @@ class RecordingPlatform(TrainerServiceServicer, WorkerServiceServicer):
     async def LeaveTrainer(self, request: Any, context: Any) -> trainer_pb2.LeaveTrainerResponse:
         await self._admit_trainer(context)
         async with self._changed:
-            self.left = not any(not attempt.given for attempt in self.attempts)
+            self.left = self.fenced = all(attempt.given for attempt in self.attempts)
             self._changed.notify_all()
         return trainer_pb2.LeaveTrainerResponse(leave=self.left)
 

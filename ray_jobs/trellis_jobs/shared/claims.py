@@ -12,7 +12,7 @@ import grpc
 
 from trellis.v1 import trainer_pb2
 from trellis.v1.trainer_pb2_grpc import TrainerServiceStub
-from trellis_jobs.server import Connection, RefusedError, pauses
+from trellis_jobs.server import Connection, FencedError, RefusedError, exit_fenced, pauses
 
 _SPARE_SECONDS: Final = 10.0
 _REPEATED_PAUSE: Final = 0.2
@@ -30,10 +30,12 @@ class Status:
 
 
 class TrainerServer(Connection):
-    """TrainerService, with the trainer's token. When the trainer is fenced, the process ends at once."""
+    """TrainerService, with the trainer's token. When the trainer is fenced, the process ends at once, but for one that
+    has asked to leave: it has nothing to lose."""
 
     def __init__(self, endpoint: str, token: str) -> None:
-        super().__init__(endpoint, token)
+        super().__init__(endpoint, token, self._end_unless_leaving)
+        self._leaving = False
         self._stub = TrainerServiceStub(self._channel)
         self._claim: Any = None
         self._hurried = False
@@ -47,7 +49,16 @@ class TrainerServer(Connection):
 
     def leave(self) -> bool:
         """Ask to end, as there is nothing to do; whether the trainer is over now."""
-        return self._call(self._stub.LeaveTrainer, trainer_pb2.LeaveTrainerRequest()).leave
+        self._leaving = True
+        try:
+            self._leaving = self._call(self._stub.LeaveTrainer, trainer_pb2.LeaveTrainerRequest()).leave
+        except FencedError:
+            _log.info("The trainer is over already.")
+        return self._leaving
+
+    def _end_unless_leaving(self) -> None:
+        if not self._leaving:
+            exit_fenced()
 
     def claim(
         self, status: Callable[[], Status], wait_seconds: Callable[[Status], float]
@@ -119,6 +130,8 @@ class Claims:
         while not self._closing.is_set():
             try:
                 answer = self._server.claim(self._status, self._patience)
+            except FencedError:
+                return  # the trainer has left
             except RefusedError:
                 _log.exception("The server does not take this trainer's claims; it ends when its jobs have.")
                 self.drain.set()

@@ -71,8 +71,10 @@ def main() -> int:
     intake.open(room, trainer)
     claims.renew()
     signal.signal(signal.SIGTERM, lambda _signal, _frame: trainer.stop())
-    trainer.run(Leaving(server, claims, work.idle_seconds))
-    _say_goodbye(server)
+    leaving = Leaving(server, claims, work.idle_seconds)
+    trainer.run(leaving)
+    if not leaving.left:
+        _say_goodbye(server)
     return 0
 
 
@@ -146,6 +148,8 @@ class Leaving:
         self._clock = clock
         self._since = clock()
         self._next = 0.0
+        self.left = False
+        """Whether the server has let the trainer go."""
 
     def __call__(self, jobs: int) -> bool:
         """Asked whenever there is nothing to compute."""
@@ -156,7 +160,8 @@ class Leaving:
         if now < self._next or not (self._claims.drain.is_set() or now - self._since >= self._idle_seconds):
             return False
         self._next = now + _ASK_SECONDS
-        return self._server.leave()
+        self.left = self._server.leave()
+        return self.left
 
 
 def _say_goodbye(server: TrainerServer) -> None:

@@ -270,8 +270,8 @@ class Tenant:
     def _saved(self) -> Script:
         """Wait until what is being written is committed and told."""
         if self._saving is not None:
-            saving, self._saving = self._saving, None
-            yield Wait(saving)
+            yield Wait(self._saving)
+            self._saving = None
 
     def _write(self, snapshot: Snapshot) -> None:
         committed = self._now.checkpoints.save(snapshot)
