@@ -15,7 +15,7 @@ from tests.bench.training_rig.tenant import Recipe, Tenant, Tuned
 
 BASE: Final = "trellis-tiny"
 _JOB_SECONDS: Final = 1800.0
-_ENGINE_SECONDS: Final = 180.0
+_ENGINE_SECONDS: Final = 600.0
 _POLL_SECONDS: Final = 1.0
 _JOBS: Final = 16
 """That a trainer takes when nobody says how many."""
