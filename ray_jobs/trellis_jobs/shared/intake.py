@@ -33,6 +33,8 @@ class Intake:
         """What the server is told."""
         if self._room is None or self._trainer is None:
             return Status(None)
+        if self._trainer.stopping:
+            return Status(None, self._trainer.jobs)
         return Status(self._room.to_proto(), self._trainer.jobs, self._trainer.tokens_per_second)
 
     def begin(self, claimed: ClaimedAttempt) -> None:

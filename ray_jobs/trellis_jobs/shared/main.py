@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from types import FrameType
 from typing import Any, Final, NoReturn
@@ -147,21 +147,27 @@ class Leaving:
         self._idle_seconds = idle_seconds
         self._clock = clock
         self._since = clock()
-        self._next = 0.0
+        self._asked_at = -_ASK_SECONDS
+        self._asking: Future[bool] | None = None
+        self._caller = ThreadPoolExecutor(1, thread_name_prefix="leaving")
         self.left = False
         """Whether the server has let the trainer go."""
 
     def __call__(self, jobs: int) -> bool:
-        """Asked whenever there is nothing to compute."""
+        """Asked whenever there is nothing to compute; does not wait for the server's answer."""
         now = self._clock()
         if jobs:
             self._since = now
-            return False
-        if now < self._next or not (self._claims.drain.is_set() or now - self._since >= self._idle_seconds):
-            return False
-        self._next = now + _ASK_SECONDS
-        self.left = self._server.leave()
+        if self._asking is not None and self._asking.done():
+            self.left, self._asking = self._asking.result(), None
+        elif not self.left and self._asking is None and not jobs and self._is_due(now):
+            self._asked_at = now
+            self._asking = self._caller.submit(self._server.leave)
         return self.left
+
+    def _is_due(self, now: float) -> bool:
+        idle = self._claims.drain.is_set() or now - self._since >= self._idle_seconds
+        return idle and now - self._asked_at >= _ASK_SECONDS
 
 
 def _say_goodbye(server: TrainerServer) -> None:

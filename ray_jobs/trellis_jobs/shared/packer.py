@@ -38,9 +38,22 @@ class Pass:
         return sum(piece.chunk.tokens for _, piece in self.pieces)
 
 
-def pick(lanes: Iterable[Lane]) -> Lane | None:
-    """Whose turn it is: of those with something to do, the one for which least was done."""
-    return min((lane for lane in lanes if lane.ready), key=lambda lane: lane.served, default=None)
+class Turns:
+    """Whose turn it is, so that all get alike."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def pick(self, lanes: Iterable[Lane]) -> Lane | None:
+        """Of those with something to do, the one for which least was done."""
+        lane = min((lane for lane in lanes if lane.ready), key=lambda lane: lane.served, default=None)
+        if lane is not None:
+            self._now = max(self._now, lane.served)
+        return lane
+
+    def join(self, lane: Lane) -> None:
+        """A lane has come, or come back from waiting: nobody is owed a past, nor has to wait until others have theirs."""
+        lane.served = max(lane.served, self._now)
 
 
 def fill(first: Lane, lanes: Iterable[Lane], budget: int) -> Pass:

@@ -15,7 +15,7 @@ from trellis.v1.worker_pb2 import STOP_REQUEST_PREEMPT
 from trellis_jobs.failure import JobStoppedError, is_out_of_memory
 from trellis_jobs.server import FencedError
 from trellis_jobs.shared.attempt import Attempt
-from trellis_jobs.shared.packer import Pass, fill, pick
+from trellis_jobs.shared.packer import Pass, Turns, fill
 from trellis_jobs.shared.tenant import Surroundings, Tenant
 from trellis_jobs.shared.watchdog import Watchdog
 from trellis_jobs.shared.work import Compute, Lane, Slice, Wait
@@ -47,6 +47,7 @@ class Trainer:
         self._stopping = threading.Event()
         self._tenants: list[Tenant] = []
         self._endings: dict[Future[None], Tenant] = {}
+        self._turns = Turns()
         self._suspects: set[Lane] = set()
         self._watched: set[Future[Any]] = set()
         self.tokens_per_second = 0.0
@@ -63,18 +64,21 @@ class Trainer:
         self._wake.set()
 
     @property
+    def stopping(self) -> bool:
+        """Whether the process was told to end."""
+        return self._stopping.is_set()
+
+    @property
     def jobs(self) -> int:
         """Jobs that are here."""
         return len(self._tenants) + len(self._endings)
 
     def run(self, over: Callable[[int], bool]) -> None:
         """Work until `over`, which is asked with the number of jobs whenever there is nothing to compute."""
-        stopped = False
         while True:
             self._watchdog.beat()
             self._take_in()
-            if self._stopping.is_set() and not stopped:
-                stopped = True
+            if self._stopping.is_set():
                 self._give_all_back()
             self._hear_stops()
             self._settle()
@@ -99,7 +103,7 @@ class Trainer:
                 return
             tenant = Tenant(attempt, self._around)
             self._tenants.append(tenant)
-            self._lift(tenant.lanes[0])
+            self._turns.join(tenant.lanes[0])
             self._advance(tenant, tenant.lanes[0].start)
 
     def _hear_stops(self) -> None:
@@ -113,10 +117,9 @@ class Trainer:
                 self._end(tenant, error)
 
     def _give_all_back(self) -> None:
-        _log.info("The process was told to end: its %d jobs are saved and given back.", len(self._tenants))
-        for tenant in list(self._tenants):
-            if tenant.stopped is None and not tenant.handed_in:
-                self._advance(tenant, partial(tenant.leave, JobStoppedError(STOP_REQUEST_PREEMPT)))
+        for tenant in [found for found in self._tenants if found.stopped is None and not found.handed_in]:
+            _log.info("%s is given back, as the process was told to end.", tenant.attempt.tuning_job)
+            self._advance(tenant, partial(tenant.leave, JobStoppedError(STOP_REQUEST_PREEMPT)))
 
     def _advance(self, tenant: Tenant, move: Callable[[], None]) -> None:
         """Run a part of a job's script; whatever it raises ends that job alone."""
@@ -163,17 +166,12 @@ class Trainer:
                 future.add_done_callback(self._awake)
             return
         self._watched.discard(future)
-        self._lift(lane)
+        self._turns.join(lane)
         error = future.exception()
         self._advance(tenant, partial(lane.send, future.result()) if error is None else partial(lane.throw, error))
 
     def _awake(self, _: Future[Any]) -> None:
         self._wake.set()
-
-    def _lift(self, lane: Lane) -> None:
-        """Who was away begins at the count of the least active one, so that nobody is owed a past."""
-        counts = [other.served for _, other in self._lanes() if other.ready and other is not lane]
-        lane.served = max([lane.served, *([min(counts)] if counts else [])])
 
     # Work
 
@@ -185,7 +183,7 @@ class Trainer:
     def _work(self) -> bool:
         """One pass, or one slice; whether there was any."""
         owners = {lane: tenant for tenant, lane in self._lanes()}
-        lane = pick(owners)
+        lane = self._turns.pick(owners)
         if lane is None:
             return False
         if isinstance(lane.request, Slice):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from trellis_jobs.examples import Row
 from trellis_jobs.shared.chunk import Chunk
-from trellis_jobs.shared.packer import cut, fill, pick
+from trellis_jobs.shared.packer import Turns, cut, fill
 from trellis_jobs.shared.work import Compute, Lane, Piece, Request, Slice
 
 
@@ -63,10 +63,24 @@ def test_the_one_that_had_least_is_next() -> None:
     first, second = lane_of(Compute([piece(1)])), lane_of(Slice(lambda: None))
     ended = lane_of()
     first.charge(10)
-    assert pick([first, second, ended]) is second
+    turns = Turns()
+    assert turns.pick([first, second, ended]) is second
     second.charge(11)
-    assert pick([first, second, ended]) is first
-    assert pick([ended]) is None
+    assert turns.pick([first, second, ended]) is first
+    assert turns.pick([ended]) is None
+
+
+def test_who_comes_is_neither_owed_a_past_nor_has_one() -> None:
+    old, waiting = (lane_of(Compute([piece(1)])) for _ in range(2))
+    old.charge(1000)
+    waiting.charge(900)
+    turns = Turns()
+    assert turns.pick([old]) is old
+    new = lane_of(Compute([piece(1)]))
+    turns.join(new)
+    turns.join(waiting)
+    turns.join(old)
+    assert new.served == waiting.served == old.served == 1000
 
 
 @settings(deadline=None)
@@ -74,8 +88,9 @@ def test_the_one_that_had_least_is_next() -> None:
 def test_nobody_starves_and_shares_are_even(sizes: list[int], budget: int) -> None:
     lanes = [lane_of(Compute([piece(size) for _ in range(200)], gradient=True)) for size in sizes]
     had: Counter[int] = Counter()
+    turns = Turns()
     for _ in range(30):
-        first = pick(lanes)
+        first = turns.pick(lanes)
         assert first is not None
         for lane, done in fill(first, lanes, budget).pieces:
             assert isinstance(lane.request, Compute)
