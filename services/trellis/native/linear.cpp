@@ -132,6 +132,7 @@ extern "C" void trellis_pack_linear(const bf16 *weight, int64_t out_features, in
 extern "C" void trellis_linear(const bf16 *x, int64_t x_stride, const bf16 *weight, const float *bias, bf16 *y,
                                int64_t rows, int64_t in_features, int64_t out_features, int threads) {
   Product call{x, x_stride, weight, bias, y, out_features, rows, in_features, out_features};
+  if (rows == 0) return;
   int64_t strips = call.strips(), panels_of_all = (strips + STRIPS - 1) / STRIPS;
   if (threads <= 1 || panels_of_all < 2) return panels(call, 0, strips);
 #pragma omp parallel for num_threads(threads) schedule(static)

@@ -37,9 +37,10 @@ def _can() -> bool:
 
 def serves(weight_OI: Tensor) -> bool:
     """Whether the CPU has what it takes, and the weight a form that the kernel reads."""
-    return (
-        weight_OI.dtype == torch.bfloat16 and weight_OI.device.type == "cpu" and weight_OI.shape[1] % 2 == 0 and _can()
-    )
+    if weight_OI.dtype != torch.bfloat16 or weight_OI.device.type != "cpu":
+        return False
+    size = weight_OI.shape[1]
+    return size > 0 and size % 2 == 0 and _can()
 
 
 class PackedLinear:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.lora_mixes import GROUPS, MODULES, bank_of, mixes, random_weights, segments_of
 
 from trellis.lora import OPS, HostAdapter, LoraWeights, Segments
-from trellis.lora.ops import choose, choose_for_training
+from trellis.lora.ops import choose, choose_for_training, native
 
 CPU = torch.device("cpu")
 NAMES = [name for name in OPS if name not in {"reference", "triton"}]  # Triton's has tests of its own, interpreted
@@ -89,7 +89,8 @@ def test_the_plan_has_an_op_for_every_step(dtype: torch.dtype) -> None:
     for rows in (1, 100):
         op = choose(CPU, dtype, Segments.of_runs([(slots[0], rows)], bank))
         assert op.supports(CPU, dtype)
-    assert choose_for_training(CPU, dtype).NAME == "segmented"
+    expected = OPS["native"] if dtype == torch.float32 and native.supports(CPU, dtype) else OPS["segmented"]
+    assert choose_for_training(CPU, dtype) is expected
 
 
 def test_adapters_are_stacked_where_they_are_several_few_rows_and_close() -> None:

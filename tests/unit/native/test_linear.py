@@ -57,6 +57,7 @@ def test_leading_dimensions_and_strides_are_kept() -> None:
     assert torch.equal(product(x[..., :32]), product(x[..., :32].contiguous()))
     assert product(x[..., 32:]).shape == (2, 3, 48)
     assert product(draw(0, 32)).shape == (0, 48)
+    assert PackedLinear(draw(1000, 32), None)(draw(0, 32)).shape == (0, 1000)
     assert torch.equal(product(x[0, :, ::2]), product(x[0, :, ::2].contiguous()))
 
 
