@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterable, Sequence
 
 from trellis.errors import Reason, Unavailable
-from trellis.server.app.ports import HostState
+from trellis.server.app.hosts import HostState
 from trellis.server.domain.base_model import BaseModel
 from trellis.v1.engine_pb2 import StreamTokensRequest, StreamTokensResponse
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from trellis.errors import Reason, Unavailable
-from trellis.server.app.ports import RunRequest, RunStatus
+from trellis.server.app.hosts import RunRequest, RunStatus
 
 ENDED = frozenset({RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.STOPPED})
 

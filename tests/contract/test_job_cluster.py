@@ -12,7 +12,7 @@ from tests.local_ray import TOKEN, LocalRay, local_ray
 from trellis.errors import Unavailable
 from trellis.local.ports import free_ports
 from trellis.local.processes import marked_by
-from trellis.server.app.ports import JobCluster, RunRequest, RunStatus
+from trellis.server.app.hosts import JobCluster, RunRequest, RunStatus
 from trellis.server.clusters.ray import RayJobCluster
 
 pytestmark = pytest.mark.timeout(180)

@@ -18,7 +18,7 @@ from tests.workshop import Workshop, make_workshop
 from trellis.engine_options import EngineOptions
 from trellis.errors import Unavailable
 from trellis.local.processes import marked_pids
-from trellis.server.app.ports import HostState
+from trellis.server.app.hosts import HostState
 from trellis.server.clusters.serve import EngineSettings, ServeCluster
 from trellis.server.domain.base_model import BaseModel
 from trellis.v1.engine_pb2 import GetEngineStatusResponse, StreamTokensRequest

@@ -24,7 +24,7 @@ from trellis.engine import AdapterRef, Request, Sampling
 from trellis.errors import InternalError, InvalidArgument, NotFound, Reason, TrellisError, Unavailable
 from trellis.local.processes import MARKER, Child, marked_pids, sweep
 from trellis.local.ray_head import RayPorts, ray_command, ray_environment
-from trellis.server.app.ports import HostState
+from trellis.server.app.hosts import HostState
 from trellis.server.clusters.serve import EngineSettings, ServeCluster
 from trellis.server.domain.base_model import BaseModel
 from trellis.v1.engine_pb2 import StreamTokensRequest

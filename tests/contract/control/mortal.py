@@ -5,7 +5,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from trellis.errors import Reason, Unavailable
-from trellis.server.app.ports import JobCluster, RunRequest, RunStatus, UnitOfWork, UnitOfWorkFactory
+from trellis.server.app.hosts import JobCluster, RunRequest, RunStatus
+from trellis.server.app.ports import UnitOfWork, UnitOfWorkFactory
 
 
 class Killed(BaseException):

@@ -1,6 +1,9 @@
 """A shared trainer's process, as the server knows it: it starts, claims, works on its attempts, and leaves."""
 
-from tests.contract.control.platform import Platform
+from dataclasses import replace
+
+from tests.contract.control.platform import Platform, Server
+from tests.contract.store import samples
 
 from trellis.server.app.attempts import Process, fail_attempt, start_attempt
 from trellis.server.app.authentication import authenticate
@@ -16,7 +19,7 @@ from trellis.server.app.trainers import (
 from trellis.server.domain.caller import Caller
 from trellis.server.domain.stop import Stop
 from trellis.server.domain.trainer import Room
-from trellis.server.domain.tuning_job import EndCause, JobError
+from trellis.server.domain.tuning_job import EndCause, JobError, TuningJob
 
 BANK_ROWS = 64
 LINE_TOKENS = 1024
@@ -71,3 +74,33 @@ class SharedTrainer:
 
     async def leave(self) -> bool:
         return await leave_trainer(self.platform.app, await self.caller())
+
+
+def on_base(number: int, base: str) -> TuningJob:
+    return samples.job(number, spec=samples.spec(base_model=f"baseModels/{base}", base_source=f"/models/{base}"))
+
+
+async def admitted(platform: Platform, *numbers: int) -> Server:
+    """A server, and these jobs on a trainer whose process was submitted."""
+    server = platform.server()
+    await platform.add_jobs(*(samples.job(number) for number in numbers or (1,)))
+    await server.round()
+    return server
+
+
+async def training(platform: Platform, *numbers: int) -> tuple[Server, SharedTrainer]:
+    """The same, and the trainer has begun with them."""
+    server = await admitted(platform, *numbers)
+    (run,) = platform.cluster.alive()
+    trainer = SharedTrainer(platform, run)
+    await trainer.start()
+    await trainer.work()
+    return server, trainer
+
+
+async def allow_base(platform: Platform, base: str) -> None:
+    """The dataset was found valid for this base too."""
+    async with platform.units() as unit:
+        done = replace(samples.report(base_model=f"baseModels/{base}"), valid=True)
+        await unit.datasets.add_report(replace(done, state=type(done.state).DONE))
+        await unit.commit()

@@ -4,7 +4,7 @@ from tests.contract.control.platform import UID, Platform, check_invariants
 from tests.contract.control.test_job_life import RUN, pass_lease, running
 from tests.contract.store import samples
 
-from trellis.server.app.ports import RunStatus
+from trellis.server.app.hosts import RunStatus
 from trellis.server.domain.tuning_job import EndCause, JobState
 
 

@@ -6,7 +6,7 @@ from tests.contract.control.mortal import Fuse, Killed
 from tests.contract.control.platform import Platform, check_invariants
 from tests.contract.store import samples
 
-from trellis.server.app.ports import RunStatus
+from trellis.server.app.hosts import RunStatus
 from trellis.server.control.attempts import submission_id_for
 from trellis.server.domain.tuning_job import JobState
 

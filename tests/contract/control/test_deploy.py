@@ -7,7 +7,7 @@ from tests.contract.control.platform import Platform
 from tests.contract.store import samples
 
 from trellis.errors import Unavailable
-from trellis.server.app.ports import HostState
+from trellis.server.app.hosts import HostState
 from trellis.server.control.deploy import DeployAdapters
 from trellis.server.domain.adapter import Adapter, Deployment
 from trellis.wanted_adapters import WantedAdapters, wanted_key

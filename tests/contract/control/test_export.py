@@ -13,7 +13,7 @@ from trellis.errors import Reason
 from trellis.exports import ExportFailure, ExportManifest, ExportTask, write_manifest
 from trellis.server.app import keys
 from trellis.server.app.exports import delete_export
-from trellis.server.app.ports import RunStatus
+from trellis.server.app.hosts import RunStatus
 from trellis.server.control.export import MakeExports, ReapExports, export_needs, held_by_exports
 from trellis.server.control.sweep import SweepObjects
 from trellis.server.domain.export import Export, ExportFormat, ExportState

@@ -8,7 +8,7 @@ from tests.contract.control.platform import LEASE, UID, Platform, Server, check_
 from tests.contract.store import samples
 
 from trellis.errors import Aborted, Unavailable
-from trellis.server.app.ports import RunStatus
+from trellis.server.app.hosts import RunStatus
 from trellis.server.control.attempts import submission_id_for
 from trellis.server.domain.retry import RetryPolicy
 from trellis.server.domain.tuning_job import JobState, QueueCode

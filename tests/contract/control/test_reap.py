@@ -8,7 +8,7 @@ from tests.contract.control.test_job_life import RUN, running
 from tests.contract.store import samples
 
 from trellis.errors import Unavailable
-from trellis.server.app.ports import RunRequest, RunStatus
+from trellis.server.app.hosts import RunRequest, RunStatus
 from trellis.server.control.metrics import JOBS, OLDEST_QUEUED, MeasureJobs
 from trellis.server.control.reap import ReapOrphans
 from trellis.server.domain.dataset import ReportState, Upload, UploadPart

@@ -23,7 +23,7 @@ from tests.contract.control.shared import SharedTrainer
 from tests.contract.store import samples
 
 from trellis.errors import Aborted, FailedPrecondition, Unavailable
-from trellis.server.app.ports import RunStatus
+from trellis.server.app.hosts import RunStatus
 from trellis.server.domain.tuning_job import EndCause, TuningJob
 from trellis.server.store.engine import create_engine_for
 from trellis.server.store.unit_of_work import SqlUnitOfWorkFactory

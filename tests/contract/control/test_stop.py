@@ -8,7 +8,7 @@ from tests.contract.control.test_job_life import RUN, SECOND, pass_lease, runnin
 from tests.contract.store import samples
 
 from trellis.errors import Aborted, FailedPrecondition, Reason
-from trellis.server.app.ports import RunStatus
+from trellis.server.app.hosts import RunStatus
 from trellis.server.domain.stop import Stop
 from trellis.server.domain.tuning_job import EndCause, EventLevel, JobState, StopRequest
 

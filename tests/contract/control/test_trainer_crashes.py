@@ -8,7 +8,7 @@ from tests.contract.control.shared import SharedTrainer
 from tests.contract.store import samples
 
 from trellis.errors import Aborted
-from trellis.server.app.ports import RunStatus
+from trellis.server.app.hosts import RunStatus
 from trellis.server.domain.tuning_job import JobState
 
 MOST_ROUNDS = 40

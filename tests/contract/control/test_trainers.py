@@ -5,49 +5,20 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from tests.contract.control.platform import LEASE, UID, Platform, Server, check_invariants
-from tests.contract.control.shared import SharedTrainer
+from tests.contract.control.platform import LEASE, UID, Platform, check_invariants
+from tests.contract.control.shared import SharedTrainer, admitted, allow_base, on_base, training
 from tests.contract.store import samples
 
 from trellis.errors import Aborted, Unauthenticated
 from trellis.server.app.authentication import authenticate
-from trellis.server.app.ports import RunRequest, RunStatus, UnitOfWorkFactory
+from trellis.server.app.hosts import RunRequest, RunStatus
+from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.app.tokens import attempt_token, trainer_token
 from trellis.server.domain.caller import Role
 from trellis.server.domain.trainer import Room, TrainerState
 from trellis.server.domain.trainer_options import TrainerOptions
-from trellis.server.domain.tuning_job import EndCause, JobState, QueueCode, TuningJob
+from trellis.server.domain.tuning_job import EndCause, JobState, QueueCode
 from trellis.spec import Lora
-
-
-def on_base(number: int, base: str) -> TuningJob:
-    return samples.job(number, spec=samples.spec(base_model=f"baseModels/{base}", base_source=f"/models/{base}"))
-
-
-async def admitted(platform: Platform, *numbers: int) -> Server:
-    """A server, and these jobs on a trainer whose process was submitted."""
-    server = platform.server()
-    await platform.add_jobs(*(samples.job(number) for number in numbers or (1,)))
-    await server.round()
-    return server
-
-
-async def training(platform: Platform, *numbers: int) -> tuple[Server, SharedTrainer]:
-    """The same, and the trainer has begun with them."""
-    server = await admitted(platform, *numbers)
-    (run,) = platform.cluster.alive()
-    trainer = SharedTrainer(platform, run)
-    await trainer.start()
-    await trainer.work()
-    return server, trainer
-
-
-async def allow_base(platform: Platform, base: str) -> None:
-    """The dataset was found valid for this base too."""
-    async with platform.units() as unit:
-        done = replace(samples.report(base_model=f"baseModels/{base}"), valid=True)
-        await unit.datasets.add_report(replace(done, state=type(done.state).DONE))
-        await unit.commit()
 
 
 async def test_jobs_of_a_base_share_one_run(platform: Platform) -> None:
@@ -244,121 +215,6 @@ async def test_leaving_and_admission_never_both_win(platform: Platform, other_un
             await trainer.start()
         await trainer.work()
         await trainer.complete(next(iter(trainer.jobs)))
-
-
-@pytest.mark.parametrize("status", [RunStatus.FAILED, RunStatus.STOPPED, RunStatus.SUCCEEDED])
-async def test_a_dead_trainers_jobs_go_on_at_once_elsewhere(platform: Platform, status: RunStatus) -> None:
-    server, trainer = await training(platform, 1, 2)
-    platform.cluster.end(trainer.run, status, "Traceback\nexit code 137", output="the last words\n")
-    await server.watch_trainers.once()
-    for uid in (UID, "uid-acme-2"):
-        job = await platform.job(uid)
-        assert (job.state, job.failure_count) == (JobState.QUEUED, 1)
-        said = (await platform.events(uid))[-1].message
-        assert f"The shared trainer's process ended without a word; Ray says {status}." in said
-        assert "exit code 137" not in said, "what the process printed may be another tenant's"
-    await server.round()
-    assert platform.cluster.runs == {}, "it was cleared away"
-    platform.clock.pass_seconds(2)
-    await server.round()
-    (run,) = platform.cluster.alive()
-    another = SharedTrainer(platform, run)
-    await another.start()
-    assert [one.attempt for one in (await another.work()).attempts] == [2, 2]
-    await check_invariants(platform, [UID, "uid-acme-2"])
-
-
-async def test_a_restarted_cluster_costs_one_attempt(platform: Platform) -> None:
-    server, trainer = await training(platform)
-    platform.cluster.restart()
-    await server.watch_trainers.once()
-    assert (await platform.job()).state is JobState.QUEUED
-    assert "Ray was restarted" in (await platform.events())[-1].message
-    with pytest.raises(Aborted):
-        await trainer.claim()
-
-
-async def test_a_cluster_that_lost_its_memory_before_the_first_call_is_told_again(platform: Platform) -> None:
-    server = await admitted(platform)
-    (run,) = platform.cluster.alive()
-    platform.cluster.restart()
-    await server.round()
-    assert platform.cluster.alive() == [run]
-    assert (await platform.job()).attempt_count == 1
-
-
-async def test_a_silent_trainer_is_over_and_all_that_it_had(platform: Platform) -> None:
-    server, trainer = await training(platform)
-    token = next(iter(trainer.jobs))
-    platform.cluster.reachable = False
-    for number in range(1, 7):
-        platform.clock.pass_seconds(LEASE / 2)
-        if number <= 4:
-            await trainer.claim()
-        await trainer.report(token, number)  # the attempt itself is heard of
-        await server.watch.once()
-        await server.watch_trainers.once()
-        if number <= 4:
-            assert (await platform.job()).state is JobState.RUNNING
-        if (await platform.job()).state is JobState.QUEUED:
-            break
-    assert "The shared trainer was silent for 30 s." in (await platform.events())[-1].message
-    with pytest.raises(Aborted, match="is over"):
-        await trainer.report(token, 9)
-    with pytest.raises(Aborted, match="trainer is over"):
-        await trainer.start()
-
-
-async def test_a_server_that_was_away_listens_before_it_judges(platform: Platform) -> None:
-    _, trainer = await training(platform)
-    platform.clock.pass_seconds(3600)
-    server = platform.server()
-    await server.watch_trainers.once()
-    await trainer.claim()
-    platform.clock.pass_seconds(LEASE / 2)
-    await server.watch_trainers.once()
-    assert (await platform.job()).state is JobState.RUNNING
-
-
-async def test_a_trainer_that_never_starts_gives_its_jobs_back(platform: Platform) -> None:
-    server = await admitted(platform)
-    (run,) = platform.cluster.alive()
-    for _ in range(25):
-        platform.clock.pass_seconds(15)
-        await server.watch_trainers.once()
-        await server.watch.once()
-    assert "did not start within 300 s" in (await platform.events())[-1].message
-    assert (await platform.job()).state is JobState.QUEUED
-    await server.reap_trainers.once()
-    assert platform.cluster.runs[run].status is RunStatus.STOPPED
-
-
-async def test_loading_a_large_base_takes_no_time_from_its_jobs(platform: Platform) -> None:
-    server = await admitted(platform)
-    trainer = SharedTrainer(platform, platform.cluster.started[0])
-    await trainer.start()
-    for _ in range(60):
-        platform.clock.pass_seconds(10)
-        await trainer.load()
-        await server.watch_trainers.once()
-        await server.watch.once()
-    assert (await platform.job()).state is JobState.STARTING
-    await trainer.claim()
-    await server.watch.once()
-    assert len((await trainer.work()).attempts) == 1
-    assert (await platform.job()).attempt_count == 1
-
-
-async def test_a_trainer_that_never_begins_with_an_attempt_loses_it(platform: Platform) -> None:
-    server = await admitted(platform)
-    trainer = SharedTrainer(platform, platform.cluster.started[0])
-    await trainer.start()
-    for _ in range(40):
-        platform.clock.pass_seconds(10)
-        await trainer.claim()
-        await server.watch.once()
-    assert (await platform.job()).state is JobState.QUEUED
-    assert (await platform.trainers())[0].state is TrainerState.RUNNING
 
 
 async def test_a_cancelled_job_leaves_the_others_alone(platform: Platform) -> None:

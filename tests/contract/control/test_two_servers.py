@@ -6,7 +6,8 @@ from tests.contract.control.platform import Platform, check_invariants
 from tests.contract.store import samples
 
 from trellis.errors import Aborted, Unavailable
-from trellis.server.app.ports import RunStatus, UnitOfWorkFactory
+from trellis.server.app.hosts import RunStatus
+from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.control.loop import Step
 from trellis.server.domain.tuning_job import JobState
 

@@ -11,7 +11,7 @@ import pytest
 from trellis.engine_options import EngineOptions
 from trellis.engine_wire import ADAPTER_HEADER, MESSAGE, SECRET_HEADER, error_frame, frame
 from trellis.errors import InternalError, Reason, ResourceExhausted, Unavailable
-from trellis.server.app.ports import EngineHost, HostState
+from trellis.server.app.hosts import EngineHost, HostState
 from trellis.server.clusters.serve import EngineSettings, ServeCluster
 from trellis.server.domain.base_model import BaseModel
 from trellis.v1.engine_pb2 import StreamTokensRequest, StreamTokensResponse

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from trellis.objects import ObjectStore
-from trellis.server.app.ports import Clock, EngineHost, Ids, UnitOfWorkFactory
+from trellis.server.app.hosts import EngineHost
+from trellis.server.app.ports import Clock, Ids, UnitOfWorkFactory
 from trellis.server.domain.retry import RetryPolicy
 from trellis.server.domain.stop import Graces
 from trellis.server.domain.trainer_options import TrainerOptions

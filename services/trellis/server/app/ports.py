@@ -1,9 +1,8 @@
 """What the use cases and control loops ask of the world, as Protocols; `bootstrap` says what is behind each."""
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -16,7 +15,6 @@ from trellis.server.domain.remembered_request import RememberedRequest
 from trellis.server.domain.tenant import Tenant
 from trellis.server.domain.trainer import Trainer, TrainerBase
 from trellis.server.domain.tuning_job import Attempt, Checkpoint, JobEvent, JobState, MetricPoint, TuningJob
-from trellis.v1.engine_pb2 import StreamTokensRequest, StreamTokensResponse
 
 T = TypeVar("T")
 
@@ -400,86 +398,6 @@ class UnitOfWorkFactory(Protocol):
     def __call__(self, *, write: bool = True) -> UnitOfWork:
         """A fresh unit of work. With `write` it may lock rows; on SQLite it takes the write lock at once, so that a
         reader never has to become a writer halfway.
-        """
-        ...
-
-
-class RunStatus(StrEnum):
-    """What a cluster says of a run; a hint, never the truth about the job."""
-
-    PENDING = "PENDING"
-    RUNNING = "RUNNING"
-    SUCCEEDED = "SUCCEEDED"
-    FAILED = "FAILED"
-    STOPPED = "STOPPED"
-    UNKNOWN = "UNKNOWN"
-    """The cluster knows of no such run."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunRequest:
-    """A process to run on a cluster."""
-
-    submission_id: str
-    """Submitting the same id twice runs it once."""
-    entrypoint: Sequence[str]
-    environment: dict[str, str]
-    cpus: float
-    gpus: float
-    metadata: dict[str, str]
-
-
-class JobCluster(Protocol):
-    """Where jobs' processes run. Calls raise Unavailable when the cluster can't be reached."""
-
-    async def submit(self, request: RunRequest) -> None:
-        """Starts the run unless a run of that id is there."""
-        ...
-
-    async def status(self, submission_id: str) -> tuple[RunStatus, str]:
-        """The run's status and the cluster's word on it."""
-        ...
-
-    async def stop(self, submission_id: str) -> None:
-        """Ends the run's processes; a run that has ended or is unknown is no error."""
-        ...
-
-    async def log_tail(self, submission_id: str, max_bytes: int) -> str:
-        """The end of what the run printed; empty if nothing is known."""
-        ...
-
-    async def forget(self, submission_id: str) -> None:
-        """Deletes the cluster's record of an ended run."""
-        ...
-
-    async def list(self) -> Sequence[str]:
-        """The submission ids of all runs that have not ended."""
-        ...
-
-
-class HostState(StrEnum):
-    """What an engine host says of a base model's engine."""
-
-    ABSENT = "ABSENT"
-    STARTING = "STARTING"
-    RUNNING = "RUNNING"
-    FAILED = "FAILED"
-
-
-class EngineHost(Protocol):
-    """Where engines run, one for a base model. Calls raise Unavailable when it can't be reached."""
-
-    async def ensure(self, bases: Sequence[BaseModel]) -> None:
-        """Makes exactly these base models' engines run, starting and removing as needed; returns before they are up."""
-        ...
-
-    async def states(self) -> dict[str, tuple[HostState, str]]:
-        """By base model id: the engine's state and a sentence on it."""
-        ...
-
-    def stream_tokens(self, base_model_id: str, request: StreamTokensRequest) -> AsyncIterator[StreamTokensResponse]:
-        """The engine's answer; raises ResourceExhausted, Unavailable, InvalidArgument or NotFound. Closing the iterator
-        ends the work.
         """
         ...
 

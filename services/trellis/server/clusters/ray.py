@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 
 from trellis.errors import Reason, Unavailable
-from trellis.server.app.ports import RunRequest, RunStatus
+from trellis.server.app.hosts import RunRequest, RunStatus
 
 _RETRY_SECONDS = 2.0
 _ENDED = frozenset({RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.STOPPED})

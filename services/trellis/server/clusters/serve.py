@@ -21,7 +21,7 @@ from trellis.engine_wire import (
     read_error,
 )
 from trellis.errors import InternalError, Reason, Unavailable
-from trellis.server.app.ports import HostState
+from trellis.server.app.hosts import HostState
 from trellis.server.domain.base_model import BaseModel
 from trellis.v1.engine_pb2 import GetEngineStatusResponse, StreamTokensRequest, StreamTokensResponse
 from trellis.v1.inference_pb2 import FINISH_REASON_UNSPECIFIED

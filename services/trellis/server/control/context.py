@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from trellis.server.app.ports import Claim, Clock, EngineHost, Ids, JobCluster, Objects, UnitOfWorkFactory
+from trellis.server.app.hosts import EngineHost, JobCluster
+from trellis.server.app.ports import Claim, Clock, Ids, Objects, UnitOfWorkFactory
 from trellis.server.domain.retry import RetryPolicy
 from trellis.server.domain.stop import Graces
 from trellis.server.domain.trainer_options import TrainerOptions

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import structlog
 
-from trellis.server.app.ports import HostState
+from trellis.server.app.hosts import HostState
 from trellis.server.control.context import ControlContext
 from trellis.server.control.each import for_each
 from trellis.server.domain.adapter import Adapter, Deployment

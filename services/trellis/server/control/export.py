@@ -18,7 +18,8 @@ from trellis.exports import (
 from trellis.objects import ObjectNotFoundError, ObjectStore
 from trellis.server.app.export_task import SourceGoneError, task_of
 from trellis.server.app.exports import files_of
-from trellis.server.app.ports import RunRequest, RunStatus, UnitOfWork
+from trellis.server.app.hosts import RunRequest, RunStatus
+from trellis.server.app.ports import UnitOfWork
 from trellis.server.control.context import ControlContext, ControlSettings
 from trellis.server.control.each import for_each
 from trellis.server.domain.export import Export, ExportFile, ExportState

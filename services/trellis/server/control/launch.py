@@ -5,7 +5,8 @@ from typing import TypeGuard
 
 import structlog
 
-from trellis.server.app.ports import Claim, RunRequest, RunStatus
+from trellis.server.app.hosts import RunRequest, RunStatus
+from trellis.server.app.ports import Claim
 from trellis.server.app.tokens import attempt_token
 from trellis.server.control.context import ControlContext
 from trellis.server.control.each import for_each

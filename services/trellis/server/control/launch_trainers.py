@@ -4,7 +4,7 @@ from typing import TypeGuard
 
 import structlog
 
-from trellis.server.app.ports import RunRequest, RunStatus
+from trellis.server.app.hosts import RunRequest, RunStatus
 from trellis.server.app.tokens import trainer_token
 from trellis.server.control.context import ControlContext
 from trellis.server.control.each import for_each

@@ -5,8 +5,8 @@ from dataclasses import replace
 import structlog
 
 from trellis.server.app.attempts import COMPLETED
+from trellis.server.app.hosts import RunStatus
 from trellis.server.app.keys import upload_prefix
-from trellis.server.app.ports import RunStatus
 from trellis.server.control.context import ControlContext
 from trellis.server.control.each import for_each
 from trellis.server.domain.dataset import Upload

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import structlog
 
-from trellis.server.app.ports import RunStatus
+from trellis.server.app.hosts import RunStatus
 from trellis.server.app.trainers import LEFT
 from trellis.server.control.context import ControlContext
 from trellis.server.control.each import for_each

@@ -7,7 +7,7 @@ from datetime import timedelta
 import structlog
 
 from trellis.errors import Reason, Unavailable
-from trellis.server.app.ports import RunStatus
+from trellis.server.app.hosts import RunStatus
 from trellis.server.control.attempts import end_badly
 from trellis.server.control.context import ControlContext
 from trellis.server.control.each import for_each
