@@ -8,6 +8,7 @@ from tests.server_fakes import World, admit, collected, keys, lay_adapter, submi
 
 from trellis.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound, Reason, TrellisError
 from trellis.server.app import adapters, attempts, checkpoints, completion, progress, tuning_jobs, watch
+from trellis.server.app import keys as job_keys
 from trellis.server.app.attempt_end import end_attempt
 from trellis.server.app.attempt_usage import AttemptUsage
 from trellis.server.app.attempts import Assignment, Process
@@ -202,6 +203,19 @@ async def test_a_checkpoint_lies_where_it_was_told_to(world: World, base: BaseMo
         report = AttemptReport(1, checkpoints=[CommittedCheckpoint(1, key, 1)])
         with pytest.raises(InvalidArgument):
             await progress.report_attempt(world.context, caller, report)
+
+
+async def test_failures_are_forgotten_when_the_job_comes_further(world: World, base: BaseModel) -> None:
+    job, caller, _ = await running(world, base)
+    for number, (step, failures) in enumerate([(50, 0), (50, 1), (100, 0)], start=1):
+        key = f"{job_keys.checkpoint_prefix(job.tenant, job.uid)}/step-{step:08d}-attempt-{number}"
+        report = AttemptReport(1, checkpoints=[CommittedCheckpoint(step, key, 1)])
+        await progress.report_attempt(world.context, caller, report)
+        assert (await tuning_jobs.get_tuning_job(world.context, job.name)).failure_count == failures
+        await attempts.fail_attempt(world.context, caller, LOST, EndCause.INFRASTRUCTURE)
+        world.clock.advance(60)
+        _, caller = await admit(world.context, await tuning_jobs.get_tuning_job(world.context, job.name))
+        await attempts.start_attempt(world.context, caller, Process("1", "host", 1))
 
 
 async def test_a_report_renews_the_lease(world: World, base: BaseModel) -> None:

@@ -119,11 +119,20 @@ async def _apply(
     events += [JobEvent(now, EventLevel.INFO, f"Checkpoint at step {c.step}.", checkpoint=c) for c in checkpoints]
     if report.progress and _is_news(job.progress, progress):
         events.append(JobEvent(now, EventLevel.INFO, progress.phase, progress=progress))
-    await unit.jobs.save(replace(job, progress=progress, update_time=now), events)
+    # Whoever comes further between failures is not given up, and neighbours of a job that kills its trainer do.
+    failures = 0 if await _is_further(unit, job, checkpoints) else job.failure_count
+    await unit.jobs.save(replace(job, progress=progress, update_time=now, failure_count=failures), events)
     await unit.jobs.add_metrics(job.uid, metrics)
     if report.log_text:
         await unit.jobs.append_log(job.uid, attempt.number, printable(report.log_text, len(report.log_text)))
     return await keep_checkpoints(unit, job, checkpoints) if checkpoints else []
+
+
+async def _is_further(unit: UnitOfWork, job: TuningJob, fresh: Sequence[Checkpoint]) -> bool:
+    if not fresh:
+        return False
+    latest = await unit.jobs.latest_checkpoint(job.uid)
+    return latest is None or max(checkpoint.step for checkpoint in fresh) > latest.step
 
 
 def _watched(attempt: Attempt, before: Progress, report: AttemptReport, now: datetime) -> Attempt:

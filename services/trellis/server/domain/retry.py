@@ -15,7 +15,7 @@ class RetryPolicy:
     """How often a job is tried, and how long it waits in between: `base * 2 ** (failures - 1)`, at most `longest`."""
 
     max_attempts: int = 4
-    """So many failures of the infrastructure end a job."""
+    """So many failures of the infrastructure, with no new checkpoint in between, end a job."""
     base: timedelta = timedelta(seconds=2)
     longest: timedelta = timedelta(minutes=2)
     max_memory_halvings: int = 4

@@ -243,7 +243,8 @@ class TuningJob:
     attempt_count: int = 0
     """The number of its newest attempt."""
     failure_count: int = 0
-    """Attempts that ended by a failure of the infrastructure; preemptions and pauses are none."""
+    """Attempts that ended by a failure of the infrastructure since the job last came further, by a checkpoint; preemptions
+    and pauses are none."""
     memory_halvings: int = 0
     """How many times attempts ran out of memory: each halves the work of one pass."""
     decline_count: int = 0
