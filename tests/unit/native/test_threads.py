@@ -16,9 +16,9 @@ def teams() -> int:
 
 
 def settles_at(count: int) -> bool:
-    """Helpers that have been told to end do so in their own time."""
+    """Helpers that have been told to end do so in their own time, those of tests before too."""
     for _ in range(100_000):
-        if teams() == count:
+        if teams() <= count:
             return True
         os.sched_yield()
     return False
