@@ -25,7 +25,9 @@ from trellis.engine.compatibility import (
     usable_context,
 )
 from trellis.lora import AdapterBank, HostAdapter, Segments, find_groups, install
+from trellis.lora.linear import training_product
 from trellis.lora.weights import ROW_MULTIPLE
+from trellis.native.linear import serves
 from trellis_jobs.device import Device
 from trellis_jobs.examples import Row
 from trellis_jobs.loss import LossHead, TokenLosses
@@ -71,9 +73,10 @@ class FusedModel:
         """Tokens of the longest sequence; less than the base's where its rotation depends on the length."""
         self._device = device
         self._plain_attention: str = model.config._attn_implementation  # noqa: SLF001 - there is no other way to ask
-        self._head = LossHead(model, device)
         trial = _trial(facts, self.context_length)
         expected_N = _plain_losses(model, trial, device)
+        _quicken_head(model)
+        self._head = LossHead(model, device)
         probe = probe_attention(model, facts)
         self._attention = PackedAttention()
         attach(model, self._attention)
@@ -82,7 +85,7 @@ class FusedModel:
         """The jobs' adapters, float32; backward adds to the `.grad` of its tensors."""
         self.bank.require_gradients()
         self._groups = groups
-        self._active = install(model, groups, self.bank, prepack=False)
+        self._active = install(model, groups, self.bank, make=training_product)
         self._layers = _checkpointed_layers(model, facts) if gradient_checkpointing else []
         self._pass: _Pass | None = None
         check_same(facts, expected_N, lambda: self._try(trial))
@@ -226,6 +229,24 @@ def _trial(facts: BaseFacts, context_length: int) -> list[Chunk]:
         ids_T = torch.tensor(trial_tokens(facts, min(count, context_length)))
         chunks.append(Chunk((Row(ids_T, torch.ones(len(ids_T))),), None))
     return chunks
+
+
+class _Head(torch.nn.Module):
+    """An output head whose frozen weight lies in other orders; where it is tied, the embedding has its own."""
+
+    def __init__(self, head: torch.nn.Linear) -> None:
+        super().__init__()
+        self._product = training_product(head.weight.data, getattr(head.bias, "data", None))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The logits of the rows."""
+        return self._product(x)
+
+
+def _quicken_head(model: PreTrainedModel) -> None:
+    head = model.get_output_embeddings()
+    if type(head) is torch.nn.Linear and serves(head.weight) and serves(head.weight.T):
+        model.set_output_embeddings(_Head(head))
 
 
 @torch.no_grad()
