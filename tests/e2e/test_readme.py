@@ -69,7 +69,8 @@ def test_a_job_is_json_for_programs(platform: Platform, acme: dict[str, str], tm
     assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
     points = json.loads(ask("jobs", "metrics", job["name"]))
     assert points[-1]["step"] == job["progress"]["total_steps"]
-    assert "Step 1 of" in "".join(json.loads(line)["text"] for line in ask("jobs", "logs", job["name"]).splitlines())
+    log = "".join(json.loads(line)["text"] for line in ask("jobs", "logs", job["name"]).splitlines())
+    assert f"Step {points[-1]['step']} of {points[-1]['step']}: loss" in log
     assert json.loads(ask("jobs", "checkpoints", job["name"]))[-1]["attempt"] == 1
     assert json.loads(ask("datasets", "report", "support"))["valid"]
     chunks = [json.loads(line) for line in ask("generate", "-m", "support", "--temperature", "0", "hi").splitlines()]

@@ -23,6 +23,8 @@ from trellis.v1.worker_pb2 import (
 
 WATCHED = {"epochs": 16, "checkpoint_steps": 20, "evaluation_steps": 15}
 """80 steps, with dropout."""
+LONG = {**WATCHED, "epochs": 80, "checkpoint_steps": 100, "evaluation_steps": 75}
+"""400 steps: more than are done before a request to pause is heard."""
 pytestmark = pytest.mark.timeout(240)
 
 
@@ -87,9 +89,9 @@ async def test_a_job_is_the_same_bits_whoever_comes_goes_pauses_or_crashes(world
 
 
 async def test_a_paused_job_goes_on_as_if_it_had_not_been(world: World) -> None:
-    (whole,) = await run_all(world, world.work("whole", **WATCHED))
+    (whole,) = await run_all(world, world.work("whole", **LONG))
     async with serving(world.platform()) as platform, process(platform):
-        work = world.work("paused", **WATCHED)
+        work = world.work("paused", **LONG)
         (first,) = await platform.give(work)
         await platform.until(lambda: len(first.steps()) > 2)
         first.stop = STOP_REQUEST_PAUSE
@@ -97,10 +99,10 @@ async def test_a_paused_job_goes_on_as_if_it_had_not_been(world: World) -> None:
         assert first.failed is not None
         assert first.failed.cause == END_CAUSE_PAUSED
         stopped_at = first.checkpoints()[-1].step
-        assert 0 < stopped_at < 80
+        assert 0 < stopped_at < 400
         second, _ = await platform.give(resumed(world, work, first, "paused"), world.work("beside", epochs=8, seed=2))
         await platform.until(lambda: second.over)
-    assert second.steps() == list(range(stopped_at + 1, 81))
+    assert second.steps() == list(range(stopped_at + 1, 401))
     assert {**first.losses(), **second.losses()} == whole.losses()
     assert world.weights("paused", 2) == world.weights("whole")
     assert completion(second).tuned_evaluation == completion(whole).tuned_evaluation
