@@ -18,6 +18,7 @@ constexpr int ROWS = 8;     // of x, whose sums stay in registers
 constexpr int STRIPS = 3;   // of the weight, beside each other: 8 x 3 sums, 3 packs of the weight, a pair of x
 constexpr int AHEAD = 3;    // passes over a panel in which the next one is fetched
 constexpr int LINE = 64;    // bytes
+constexpr int64_t CACHED = 512 << 10;  // bytes of x that stay in a core's second cache beside two panels
 
 template <class T>
 struct Product {
@@ -111,6 +112,19 @@ void panels(const Product<T> &call, int64_t begin, int64_t end) {
   if (end - strip == 1) panel<T, 1>(call, strip, end);
 }
 
+// Many rows in blocks that stay in the cache while all panels pass over them.
+template <class T>
+void blocks_of_rows(const Product<T> &call, int64_t begin, int64_t end) {
+  int64_t most = std::max<int64_t>(CACHED / (call.in_features * (int64_t)sizeof(T)) / ROWS, 8) * ROWS;
+  for (int64_t row = 0; row < call.rows; row += most) {
+    Product<T> block = call;
+    block.x += row * call.x_stride;
+    block.y += row * call.y_stride;
+    block.rows = std::min(most, call.rows - row);
+    panels(block, begin, end);
+  }
+}
+
 template <class T>
 void pack(const T *weight, int64_t out_stride, int64_t in_stride, int64_t out_features, int64_t in_features, T *to) {
   constexpr int PAIR = Dots<T>::PAIR;
@@ -131,11 +145,11 @@ template <class T>
 void product(const Product<T> &call, int threads) {
   if (call.rows == 0) return;
   int64_t strips = call.strips(), panels_of_all = (strips + STRIPS - 1) / STRIPS;
-  if (threads <= 1 || panels_of_all < 2) return panels(call, 0, strips);
+  if (threads <= 1 || panels_of_all < 2) return blocks_of_rows(call, 0, strips);
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int part = 0; part < threads; part++) {
     int64_t begin = panels_of_all * part / threads * STRIPS, end = panels_of_all * (part + 1) / threads * STRIPS;
-    panels(call, begin, std::min(end, strips));
+    blocks_of_rows(call, begin, std::min(end, strips));
   }
 }
 
