@@ -67,6 +67,16 @@ class Server:
             pause.wait(0.1)
         pytest.fail(f"The server did not get ready:\n{self.log.read_text()}")
 
+    def logged(self, request_id: str) -> list[str]:
+        """The statuses of the log's lines on this call, which are written after it was answered."""
+        pause = threading.Event()
+        for _ in range(int(SECONDS / 0.1)):
+            lines = [json.loads(line) for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            if found := [line["status"] for line in lines if line.get("request_id") == request_id]:
+                return found
+            pause.wait(0.1)
+        pytest.fail(f"The log has no line on {request_id}:\n{self.log.read_text()}")
+
     def client(self, key: str = "", **more: str) -> trellis.Client:
         return trellis.Client(f"localhost:{self.grpc_port}", api_key=key or self.key, **more)
 
@@ -157,8 +167,7 @@ def test_health_metrics_and_logs(server: Server) -> None:
         metrics = response.read().decode()
     assert 'trellis_jobs{state="QUEUED"} 0.0' in metrics
     assert "GetTenant" in metrics
-    calls = [json.loads(line) for line in server.log.read_text().splitlines()]
-    assert [c["status"] for c in calls if c.get("request_id") == caught.value.request_id] == ["NOT_FOUND"]
+    assert server.logged(caught.value.request_id) == ["NOT_FOUND"]
     assert server.key not in server.log.read_text()
 
 
