@@ -25,7 +25,7 @@ from trellis.engine.compatibility import (
     usable_context,
 )
 from trellis.lora import AdapterBank, HostAdapter, Segments, find_groups, install
-from trellis.lora.linear import training_product
+from trellis.lora.linear import LoraLinear, training_product
 from trellis.lora.weights import ROW_MULTIPLE
 from trellis.native.linear import serves
 from trellis_jobs.device import Device
@@ -183,7 +183,9 @@ class FusedModel:
     def _tell_of_rows(self) -> None:
         """Say so where a job's bits depend on what runs beside it; its results are right all the same."""
         if self._device.target.type == "cpu" and self._device.dtype is torch.float32:
-            shape = depends_on_neighbours(p for p in self.model.parameters() if p.dim() == 2)
+            # Those that PyTorch multiplies; an embedding is only read, and our own products depend on the row alone.
+            linears = (m for m in self.model.modules() if isinstance(m, torch.nn.Linear | LoraLinear))
+            shape = depends_on_neighbours(m.weight for m in linears if hasattr(m, "weight"))
             if shape is not None:
                 what = f"products with a weight of {shape[0]} x {shape[1]} round a row differently beside other rows"
                 _log.warning("On this machine %s: jobs are as precise as ever, but not the same bits each time.", what)
