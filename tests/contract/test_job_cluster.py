@@ -19,6 +19,10 @@ pytestmark = pytest.mark.timeout(180)
 
 SECONDS = 90
 CPUS = 1
+# Ray flushes its own line on the command only once it has started it: a program that is quick to print would be before it.
+_AFTER_RAYS_LINE = (
+    "import time\nwhile 'Running entrypoint' not in open('/proc/self/fd/1', errors='replace').read(): time.sleep(0.02)\n"
+)
 _STAY = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); "
 _DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
 PROGRAMS = {
@@ -42,7 +46,7 @@ PROGRAMS = {
 
 
 def entrypoint(program: str) -> tuple[str, ...]:
-    return (sys.executable, "-c", PROGRAMS[program][0])
+    return (sys.executable, "-c", _AFTER_RAYS_LINE + PROGRAMS[program][0])
 
 
 class Case:
