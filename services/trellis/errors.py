@@ -49,6 +49,11 @@ class Reason(StrEnum):
     CONCURRENT_CHANGE = "CONCURRENT_CHANGE"
     DATABASE_BUSY = "DATABASE_BUSY"
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
+    RATE_LIMITED = "RATE_LIMITED"
+    BUDGET_EXHAUSTED = "BUDGET_EXHAUSTED"
+    NEVER_FITS = "NEVER_FITS"
+    TOKEN_INVALID = "TOKEN_INVALID"
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +229,11 @@ STATUS_OF_REASON: Mapping[Reason, type[TrellisError]] = {
     Reason.CONCURRENT_CHANGE: Aborted,
     Reason.DATABASE_BUSY: Unavailable,
     Reason.DEADLINE_EXCEEDED: DeadlineExceeded,
+    Reason.QUOTA_EXCEEDED: ResourceExhausted,
+    Reason.RATE_LIMITED: ResourceExhausted,
+    Reason.BUDGET_EXHAUSTED: ResourceExhausted,
+    Reason.NEVER_FITS: FailedPrecondition,
+    Reason.TOKEN_INVALID: Unauthenticated,
 }
 """The one status table: which class, and so which gRPC status, an error of each reason is."""
 

@@ -58,6 +58,38 @@ ROLE_TRAINER: Role.ValueType  # 5
 """One process that trains the jobs of many tenants on one base model; may call only TrainerService, about itself."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
+class _Scope:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCOPE_UNSPECIFIED: _Scope.ValueType  # 0
+    """Not set. On a method: of no caller who could have scopes (attempts, trainers)."""
+    SCOPE_READ: _Scope.ValueType  # 1
+    """Reads what there is."""
+    SCOPE_WRITE: _Scope.ValueType  # 2
+    """Makes, changes and deletes data, jobs, adapters and exports."""
+    SCOPE_GENERATE: _Scope.ValueType  # 3
+    """Calls models, and nothing else: what an application needs."""
+    SCOPE_MANAGE: _Scope.ValueType  # 4
+    """Manages tenants, keys, base models, quotas and sharing, and reads the audit trail."""
+
+class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
+    """What a key or a token may be narrowed to. One without scopes may do all that its role may."""
+
+SCOPE_UNSPECIFIED: Scope.ValueType  # 0
+"""Not set. On a method: of no caller who could have scopes (attempts, trainers)."""
+SCOPE_READ: Scope.ValueType  # 1
+"""Reads what there is."""
+SCOPE_WRITE: Scope.ValueType  # 2
+"""Makes, changes and deletes data, jobs, adapters and exports."""
+SCOPE_GENERATE: Scope.ValueType  # 3
+"""Calls models, and nothing else: what an application needs."""
+SCOPE_MANAGE: Scope.ValueType  # 4
+"""Manages tenants, keys, base models, quotas and sharing, and reads the audit trail."""
+Global___Scope: _TypeAlias = Scope  # noqa: Y015
+
 @_typing.final
 class Access(_message.Message):
     """What a method asks of its caller. The server refuses to start when a method has none."""
@@ -67,6 +99,8 @@ class Access(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_FIELD_NUMBER: _builtins.int
     PLATFORM_NAMES_ALLOWED_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    SHARED_ALLOWED_FIELD_NUMBER: _builtins.int
     role: Global___Role.ValueType
     """The least role that may call the method."""
     tenant_field: _builtins.str
@@ -77,16 +111,22 @@ class Access(_message.Message):
     """Whether the field may also name something that belongs to the platform and not to a tenant
     (a base model), which every caller of the role may use.
     """
+    scope: Global___Scope.ValueType
+    """The scope that a narrowed key needs. Calls of SCOPE_WRITE and SCOPE_MANAGE that change something are in the audit trail."""
+    shared_allowed: _builtins.bool
+    """Whether the field may also name an adapter or alias of another tenant who shares it with the caller's."""
     def __init__(
         self,
         *,
         role: Global___Role.ValueType = ...,
         tenant_field: _builtins.str = ...,
         platform_names_allowed: _builtins.bool = ...,
+        scope: Global___Scope.ValueType = ...,
+        shared_allowed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["platform_names_allowed", b"platform_names_allowed", "role", b"role", "tenant_field", b"tenant_field"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["platform_names_allowed", b"platform_names_allowed", "role", b"role", "scope", b"scope", "shared_allowed", b"shared_allowed", "tenant_field", b"tenant_field"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -92,6 +92,26 @@ class AdapterServiceStub:
                 request_serializer=trellis_dot_v1_dot_adapter__pb2.DeleteAliasRequest.SerializeToString,
                 response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                 _registered_method=True)
+        self.ShareAdapter = channel.unary_unary(
+                '/trellis.v1.AdapterService/ShareAdapter',
+                request_serializer=trellis_dot_v1_dot_adapter__pb2.ShareAdapterRequest.SerializeToString,
+                response_deserializer=trellis_dot_v1_dot_adapter__pb2.AdapterShare.FromString,
+                _registered_method=True)
+        self.RevokeAdapterShare = channel.unary_unary(
+                '/trellis.v1.AdapterService/RevokeAdapterShare',
+                request_serializer=trellis_dot_v1_dot_adapter__pb2.RevokeAdapterShareRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
+        self.ListAdapterShares = channel.unary_unary(
+                '/trellis.v1.AdapterService/ListAdapterShares',
+                request_serializer=trellis_dot_v1_dot_adapter__pb2.ListAdapterSharesRequest.SerializeToString,
+                response_deserializer=trellis_dot_v1_dot_adapter__pb2.ListAdapterSharesResponse.FromString,
+                _registered_method=True)
+        self.ListSharedAdapters = channel.unary_unary(
+                '/trellis.v1.AdapterService/ListSharedAdapters',
+                request_serializer=trellis_dot_v1_dot_adapter__pb2.ListSharedAdaptersRequest.SerializeToString,
+                response_deserializer=trellis_dot_v1_dot_adapter__pb2.ListSharedAdaptersResponse.FromString,
+                _registered_method=True)
 
 
 class AdapterServiceServicer:
@@ -182,6 +202,36 @@ class AdapterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ShareAdapter(self, request, context):
+        """Lets another tenant call the adapter, and see it, until that is revoked; its files stay with the owner. Sharing again
+        changes nothing. Errors: NOT_FOUND for the adapter; INVALID_ARGUMENT. Whether the other tenant exists is not said.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeAdapterShare(self, request, context):
+        """Ends a share: the next call of the other tenant is refused. Ending it again changes nothing. Errors: NOT_FOUND for the
+        adapter.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAdapterShares(self, request, context):
+        """Lists with whom an adapter is shared, oldest first. Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSharedAdapters(self, request, context):
+        """Lists the adapters of others that are shared with a tenant, oldest share first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdapterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -239,6 +289,26 @@ def add_AdapterServiceServicer_to_server(servicer, server):
                     servicer.DeleteAlias,
                     request_deserializer=trellis_dot_v1_dot_adapter__pb2.DeleteAliasRequest.FromString,
                     response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'ShareAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShareAdapter,
+                    request_deserializer=trellis_dot_v1_dot_adapter__pb2.ShareAdapterRequest.FromString,
+                    response_serializer=trellis_dot_v1_dot_adapter__pb2.AdapterShare.SerializeToString,
+            ),
+            'RevokeAdapterShare': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeAdapterShare,
+                    request_deserializer=trellis_dot_v1_dot_adapter__pb2.RevokeAdapterShareRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'ListAdapterShares': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAdapterShares,
+                    request_deserializer=trellis_dot_v1_dot_adapter__pb2.ListAdapterSharesRequest.FromString,
+                    response_serializer=trellis_dot_v1_dot_adapter__pb2.ListAdapterSharesResponse.SerializeToString,
+            ),
+            'ListSharedAdapters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSharedAdapters,
+                    request_deserializer=trellis_dot_v1_dot_adapter__pb2.ListSharedAdaptersRequest.FromString,
+                    response_serializer=trellis_dot_v1_dot_adapter__pb2.ListSharedAdaptersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -540,6 +610,114 @@ class AdapterService:
             '/trellis.v1.AdapterService/DeleteAlias',
             trellis_dot_v1_dot_adapter__pb2.DeleteAliasRequest.SerializeToString,
             google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShareAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trellis.v1.AdapterService/ShareAdapter',
+            trellis_dot_v1_dot_adapter__pb2.ShareAdapterRequest.SerializeToString,
+            trellis_dot_v1_dot_adapter__pb2.AdapterShare.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeAdapterShare(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trellis.v1.AdapterService/RevokeAdapterShare',
+            trellis_dot_v1_dot_adapter__pb2.RevokeAdapterShareRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAdapterShares(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trellis.v1.AdapterService/ListAdapterShares',
+            trellis_dot_v1_dot_adapter__pb2.ListAdapterSharesRequest.SerializeToString,
+            trellis_dot_v1_dot_adapter__pb2.ListAdapterSharesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSharedAdapters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trellis.v1.AdapterService/ListSharedAdapters',
+            trellis_dot_v1_dot_adapter__pb2.ListSharedAdaptersRequest.SerializeToString,
+            trellis_dot_v1_dot_adapter__pb2.ListSharedAdaptersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -68,6 +68,18 @@ class AdapterServiceStub:
     """Lists a tenant's aliases, by name."""
     DeleteAlias: _grpc.UnaryUnaryMultiCallable[_adapter_pb2.DeleteAliasRequest, _empty_pb2.Empty]
     """Deletes an alias; its adapter stays. Errors: NOT_FOUND, ABORTED (etag)."""
+    ShareAdapter: _grpc.UnaryUnaryMultiCallable[_adapter_pb2.ShareAdapterRequest, _adapter_pb2.AdapterShare]
+    """Lets another tenant call the adapter, and see it, until that is revoked; its files stay with the owner. Sharing again
+    changes nothing. Errors: NOT_FOUND for the adapter; INVALID_ARGUMENT. Whether the other tenant exists is not said.
+    """
+    RevokeAdapterShare: _grpc.UnaryUnaryMultiCallable[_adapter_pb2.RevokeAdapterShareRequest, _empty_pb2.Empty]
+    """Ends a share: the next call of the other tenant is refused. Ending it again changes nothing. Errors: NOT_FOUND for the
+    adapter.
+    """
+    ListAdapterShares: _grpc.UnaryUnaryMultiCallable[_adapter_pb2.ListAdapterSharesRequest, _adapter_pb2.ListAdapterSharesResponse]
+    """Lists with whom an adapter is shared, oldest first. Errors: NOT_FOUND."""
+    ListSharedAdapters: _grpc.UnaryUnaryMultiCallable[_adapter_pb2.ListSharedAdaptersRequest, _adapter_pb2.ListSharedAdaptersResponse]
+    """Lists the adapters of others that are shared with a tenant, oldest share first."""
 
 @_typing.type_check_only
 class AdapterServiceAsyncStub(AdapterServiceStub):
@@ -108,6 +120,18 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
     """Lists a tenant's aliases, by name."""
     DeleteAlias: _aio.UnaryUnaryMultiCallable[_adapter_pb2.DeleteAliasRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes an alias; its adapter stays. Errors: NOT_FOUND, ABORTED (etag)."""
+    ShareAdapter: _aio.UnaryUnaryMultiCallable[_adapter_pb2.ShareAdapterRequest, _adapter_pb2.AdapterShare]  # type: ignore[assignment]
+    """Lets another tenant call the adapter, and see it, until that is revoked; its files stay with the owner. Sharing again
+    changes nothing. Errors: NOT_FOUND for the adapter; INVALID_ARGUMENT. Whether the other tenant exists is not said.
+    """
+    RevokeAdapterShare: _aio.UnaryUnaryMultiCallable[_adapter_pb2.RevokeAdapterShareRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Ends a share: the next call of the other tenant is refused. Ending it again changes nothing. Errors: NOT_FOUND for the
+    adapter.
+    """
+    ListAdapterShares: _aio.UnaryUnaryMultiCallable[_adapter_pb2.ListAdapterSharesRequest, _adapter_pb2.ListAdapterSharesResponse]  # type: ignore[assignment]
+    """Lists with whom an adapter is shared, oldest first. Errors: NOT_FOUND."""
+    ListSharedAdapters: _aio.UnaryUnaryMultiCallable[_adapter_pb2.ListSharedAdaptersRequest, _adapter_pb2.ListSharedAdaptersResponse]  # type: ignore[assignment]
+    """Lists the adapters of others that are shared with a tenant, oldest share first."""
 
 class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
     """Adapters: what tuning makes. An adapter never changes and is known by the digest of its manifest; an alias is a name
@@ -211,5 +235,41 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
         """Deletes an alias; its adapter stays. Errors: NOT_FOUND, ABORTED (etag)."""
+
+    @_abc_1.abstractmethod
+    def ShareAdapter(
+        self,
+        request: _adapter_pb2.ShareAdapterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_pb2.AdapterShare, _abc.Awaitable[_adapter_pb2.AdapterShare]]:
+        """Lets another tenant call the adapter, and see it, until that is revoked; its files stay with the owner. Sharing again
+        changes nothing. Errors: NOT_FOUND for the adapter; INVALID_ARGUMENT. Whether the other tenant exists is not said.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeAdapterShare(
+        self,
+        request: _adapter_pb2.RevokeAdapterShareRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Ends a share: the next call of the other tenant is refused. Ending it again changes nothing. Errors: NOT_FOUND for the
+        adapter.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAdapterShares(
+        self,
+        request: _adapter_pb2.ListAdapterSharesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_pb2.ListAdapterSharesResponse, _abc.Awaitable[_adapter_pb2.ListAdapterSharesResponse]]:
+        """Lists with whom an adapter is shared, oldest first. Errors: NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListSharedAdapters(
+        self,
+        request: _adapter_pb2.ListSharedAdaptersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_pb2.ListSharedAdaptersResponse, _abc.Awaitable[_adapter_pb2.ListSharedAdaptersResponse]]:
+        """Lists the adapters of others that are shared with a tenant, oldest share first."""
 
 def add_AdapterServiceServicer_to_server(servicer: AdapterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

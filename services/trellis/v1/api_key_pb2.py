@@ -24,11 +24,12 @@ _sym_db = _symbol_database.Default()
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from trellis.v1 import access_pb2 as trellis_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18trellis/v1/api_key.proto\x12\ntrellis.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17trellis/v1/access.proto\"\x83\x03\n\x06\x41piKey\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x1a\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12$\n\x04role\x18\x03 \x01(\x0e\x32\x10.trellis.v1.RoleB\x04\xe2\x41\x01\x02\x12\x14\n\x06prefix\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x35\n\x0brevoke_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03:h\xea\x41\x65\n\x12trellis.dev/ApiKey\x12\"tenants/{tenant}/apiKeys/{api_key}\x12\x1aplatform/apiKeys/{api_key}*\x07\x61piKeys2\x06\x61piKey\"V\n\x13\x43reateApiKeyRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12)\n\x07\x61pi_key\x18\x02 \x01(\x0b\x32\x12.trellis.v1.ApiKeyB\x04\xe2\x41\x01\x02\"K\n\x14\x43reateApiKeyResponse\x12#\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x12.trellis.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"&\n\x10GetApiKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"]\n\x12ListApiKeysRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"T\n\x13ListApiKeysResponse\x12$\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x12.trellis.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x13RevokeApiKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x32\xf2\x02\n\rApiKeyService\x12\x61\n\x0c\x43reateApiKey\x12\x1f.trellis.v1.CreateApiKeyRequest\x1a .trellis.v1.CreateApiKeyResponse\"\x0e\xaa\xd4\x18\n\x08\x02\x12\x06parent\x12K\n\tGetApiKey\x12\x1c.trellis.v1.GetApiKeyRequest\x1a\x12.trellis.v1.ApiKey\"\x0c\xaa\xd4\x18\x08\x08\x02\x12\x04name\x12^\n\x0bListApiKeys\x12\x1e.trellis.v1.ListApiKeysRequest\x1a\x1f.trellis.v1.ListApiKeysResponse\"\x0e\xaa\xd4\x18\n\x08\x02\x12\x06parent\x12Q\n\x0cRevokeApiKey\x12\x1f.trellis.v1.RevokeApiKeyRequest\x1a\x12.trellis.v1.ApiKey\"\x0c\xaa\xd4\x18\x08\x08\x02\x12\x04nameb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18trellis/v1/api_key.proto\x12\ntrellis.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17trellis/v1/access.proto\"\xde\x04\n\x06\x41piKey\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x1a\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12$\n\x04role\x18\x03 \x01(\x0e\x32\x10.trellis.v1.RoleB\x04\xe2\x41\x01\x02\x12\x14\n\x06prefix\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x35\n\x0brevoke_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\'\n\x06scopes\x18\x08 \x03(\x0e\x32\x11.trellis.v1.ScopeB\x04\xe2\x41\x01\x01\x12\x35\n\x0brotate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12@\n\x16old_secret_expire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x37\n\rlast_use_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03:h\xea\x41\x65\n\x12trellis.dev/ApiKey\x12\"tenants/{tenant}/apiKeys/{api_key}\x12\x1aplatform/apiKeys/{api_key}*\x07\x61piKeys2\x06\x61piKey\"V\n\x13\x43reateApiKeyRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12)\n\x07\x61pi_key\x18\x02 \x01(\x0b\x32\x12.trellis.v1.ApiKeyB\x04\xe2\x41\x01\x02\"K\n\x14\x43reateApiKeyResponse\x12#\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x12.trellis.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"&\n\x10GetApiKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"]\n\x12ListApiKeysRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"T\n\x13ListApiKeysResponse\x12$\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x12.trellis.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x13RevokeApiKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x92\x01\n\x13RotateApiKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x30\n\x07overlap\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x35\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\"K\n\x14RotateApiKeyResponse\x12#\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x12.trellis.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t2\xdd\x03\n\rApiKeyService\x12\x63\n\x0c\x43reateApiKey\x12\x1f.trellis.v1.CreateApiKeyRequest\x1a .trellis.v1.CreateApiKeyResponse\"\x10\xaa\xd4\x18\x0c\x08\x02\x12\x06parent \x04\x12M\n\tGetApiKey\x12\x1c.trellis.v1.GetApiKeyRequest\x1a\x12.trellis.v1.ApiKey\"\x0e\xaa\xd4\x18\n\x08\x02\x12\x04name \x04\x12`\n\x0bListApiKeys\x12\x1e.trellis.v1.ListApiKeysRequest\x1a\x1f.trellis.v1.ListApiKeysResponse\"\x10\xaa\xd4\x18\x0c\x08\x02\x12\x06parent \x04\x12\x61\n\x0cRotateApiKey\x12\x1f.trellis.v1.RotateApiKeyRequest\x1a .trellis.v1.RotateApiKeyResponse\"\x0e\xaa\xd4\x18\n\x08\x02\x12\x04name \x04\x12S\n\x0cRevokeApiKey\x12\x1f.trellis.v1.RevokeApiKeyRequest\x1a\x12.trellis.v1.ApiKey\"\x0e\xaa\xd4\x18\n\x08\x02\x12\x04name \x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,6 +50,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APIKEY'].fields_by_name['expire_time']._serialized_options = b'\342A\001\001'
   _globals['_APIKEY'].fields_by_name['revoke_time']._loaded_options = None
   _globals['_APIKEY'].fields_by_name['revoke_time']._serialized_options = b'\342A\001\003'
+  _globals['_APIKEY'].fields_by_name['scopes']._loaded_options = None
+  _globals['_APIKEY'].fields_by_name['scopes']._serialized_options = b'\342A\001\001'
+  _globals['_APIKEY'].fields_by_name['rotate_time']._loaded_options = None
+  _globals['_APIKEY'].fields_by_name['rotate_time']._serialized_options = b'\342A\001\003'
+  _globals['_APIKEY'].fields_by_name['old_secret_expire_time']._loaded_options = None
+  _globals['_APIKEY'].fields_by_name['old_secret_expire_time']._serialized_options = b'\342A\001\003'
+  _globals['_APIKEY'].fields_by_name['last_use_time']._loaded_options = None
+  _globals['_APIKEY'].fields_by_name['last_use_time']._serialized_options = b'\342A\001\003'
   _globals['_APIKEY']._loaded_options = None
   _globals['_APIKEY']._serialized_options = b'\352Ae\n\022trellis.dev/ApiKey\022\"tenants/{tenant}/apiKeys/{api_key}\022\032platform/apiKeys/{api_key}*\007apiKeys2\006apiKey'
   _globals['_CREATEAPIKEYREQUEST'].fields_by_name['parent']._loaded_options = None
@@ -65,28 +74,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTAPIKEYSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
   _globals['_REVOKEAPIKEYREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_REVOKEAPIKEYREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_ROTATEAPIKEYREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_ROTATEAPIKEYREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_ROTATEAPIKEYREQUEST'].fields_by_name['overlap']._loaded_options = None
+  _globals['_ROTATEAPIKEYREQUEST'].fields_by_name['overlap']._serialized_options = b'\342A\001\001'
+  _globals['_ROTATEAPIKEYREQUEST'].fields_by_name['expire_time']._loaded_options = None
+  _globals['_ROTATEAPIKEYREQUEST'].fields_by_name['expire_time']._serialized_options = b'\342A\001\001'
   _globals['_APIKEYSERVICE'].methods_by_name['CreateApiKey']._loaded_options = None
-  _globals['_APIKEYSERVICE'].methods_by_name['CreateApiKey']._serialized_options = b'\252\324\030\n\010\002\022\006parent'
+  _globals['_APIKEYSERVICE'].methods_by_name['CreateApiKey']._serialized_options = b'\252\324\030\014\010\002\022\006parent \004'
   _globals['_APIKEYSERVICE'].methods_by_name['GetApiKey']._loaded_options = None
-  _globals['_APIKEYSERVICE'].methods_by_name['GetApiKey']._serialized_options = b'\252\324\030\010\010\002\022\004name'
+  _globals['_APIKEYSERVICE'].methods_by_name['GetApiKey']._serialized_options = b'\252\324\030\n\010\002\022\004name \004'
   _globals['_APIKEYSERVICE'].methods_by_name['ListApiKeys']._loaded_options = None
-  _globals['_APIKEYSERVICE'].methods_by_name['ListApiKeys']._serialized_options = b'\252\324\030\n\010\002\022\006parent'
+  _globals['_APIKEYSERVICE'].methods_by_name['ListApiKeys']._serialized_options = b'\252\324\030\014\010\002\022\006parent \004'
+  _globals['_APIKEYSERVICE'].methods_by_name['RotateApiKey']._loaded_options = None
+  _globals['_APIKEYSERVICE'].methods_by_name['RotateApiKey']._serialized_options = b'\252\324\030\n\010\002\022\004name \004'
   _globals['_APIKEYSERVICE'].methods_by_name['RevokeApiKey']._loaded_options = None
-  _globals['_APIKEYSERVICE'].methods_by_name['RevokeApiKey']._serialized_options = b'\252\324\030\010\010\002\022\004name'
-  _globals['_APIKEY']._serialized_start=159
-  _globals['_APIKEY']._serialized_end=546
-  _globals['_CREATEAPIKEYREQUEST']._serialized_start=548
-  _globals['_CREATEAPIKEYREQUEST']._serialized_end=634
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=636
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=711
-  _globals['_GETAPIKEYREQUEST']._serialized_start=713
-  _globals['_GETAPIKEYREQUEST']._serialized_end=751
-  _globals['_LISTAPIKEYSREQUEST']._serialized_start=753
-  _globals['_LISTAPIKEYSREQUEST']._serialized_end=846
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=848
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=932
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=934
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=975
-  _globals['_APIKEYSERVICE']._serialized_start=978
-  _globals['_APIKEYSERVICE']._serialized_end=1348
+  _globals['_APIKEYSERVICE'].methods_by_name['RevokeApiKey']._serialized_options = b'\252\324\030\n\010\002\022\004name \004'
+  _globals['_APIKEY']._serialized_start=191
+  _globals['_APIKEY']._serialized_end=797
+  _globals['_CREATEAPIKEYREQUEST']._serialized_start=799
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=885
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=887
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=962
+  _globals['_GETAPIKEYREQUEST']._serialized_start=964
+  _globals['_GETAPIKEYREQUEST']._serialized_end=1002
+  _globals['_LISTAPIKEYSREQUEST']._serialized_start=1004
+  _globals['_LISTAPIKEYSREQUEST']._serialized_end=1097
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=1099
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=1183
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1185
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1226
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_start=1229
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_end=1375
+  _globals['_ROTATEAPIKEYRESPONSE']._serialized_start=1377
+  _globals['_ROTATEAPIKEYRESPONSE']._serialized_end=1452
+  _globals['_APIKEYSERVICE']._serialized_start=1455
+  _globals['_APIKEYSERVICE']._serialized_end=1932
 # @@protoc_insertion_point(module_scope)

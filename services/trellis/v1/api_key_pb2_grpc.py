@@ -50,6 +50,11 @@ class ApiKeyServiceStub:
                 request_serializer=trellis_dot_v1_dot_api__key__pb2.ListApiKeysRequest.SerializeToString,
                 response_deserializer=trellis_dot_v1_dot_api__key__pb2.ListApiKeysResponse.FromString,
                 _registered_method=True)
+        self.RotateApiKey = channel.unary_unary(
+                '/trellis.v1.ApiKeyService/RotateApiKey',
+                request_serializer=trellis_dot_v1_dot_api__key__pb2.RotateApiKeyRequest.SerializeToString,
+                response_deserializer=trellis_dot_v1_dot_api__key__pb2.RotateApiKeyResponse.FromString,
+                _registered_method=True)
         self.RevokeApiKey = channel.unary_unary(
                 '/trellis.v1.ApiKeyService/RevokeApiKey',
                 request_serializer=trellis_dot_v1_dot_api__key__pb2.RevokeApiKeyRequest.SerializeToString,
@@ -83,6 +88,14 @@ class ApiKeyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RotateApiKey(self, request, context):
+        """Gives a key a new secret, shown once. The old one opens for `overlap` more, so that callers can be changed over.
+        Errors: NOT_FOUND; FAILED_PRECONDITION for a revoked or expired key; INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RevokeApiKey(self, request, context):
         """Revokes a key: from the answer on it opens nothing. Revoking again changes nothing. Errors: NOT_FOUND.
         """
@@ -107,6 +120,11 @@ def add_ApiKeyServiceServicer_to_server(servicer, server):
                     servicer.ListApiKeys,
                     request_deserializer=trellis_dot_v1_dot_api__key__pb2.ListApiKeysRequest.FromString,
                     response_serializer=trellis_dot_v1_dot_api__key__pb2.ListApiKeysResponse.SerializeToString,
+            ),
+            'RotateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateApiKey,
+                    request_deserializer=trellis_dot_v1_dot_api__key__pb2.RotateApiKeyRequest.FromString,
+                    response_serializer=trellis_dot_v1_dot_api__key__pb2.RotateApiKeyResponse.SerializeToString,
             ),
             'RevokeApiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeApiKey,
@@ -196,6 +214,33 @@ class ApiKeyService:
             '/trellis.v1.ApiKeyService/ListApiKeys',
             trellis_dot_v1_dot_api__key__pb2.ListApiKeysRequest.SerializeToString,
             trellis_dot_v1_dot_api__key__pb2.ListApiKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trellis.v1.ApiKeyService/RotateApiKey',
+            trellis_dot_v1_dot_api__key__pb2.RotateApiKeyRequest.SerializeToString,
+            trellis_dot_v1_dot_api__key__pb2.RotateApiKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

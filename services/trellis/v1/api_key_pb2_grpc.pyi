@@ -41,6 +41,10 @@ class ApiKeyServiceStub:
     """Reads one key, without its secret. Errors: NOT_FOUND."""
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_api_key_pb2.ListApiKeysRequest, _api_key_pb2.ListApiKeysResponse]
     """Lists keys, revoked ones too, oldest first."""
+    RotateApiKey: _grpc.UnaryUnaryMultiCallable[_api_key_pb2.RotateApiKeyRequest, _api_key_pb2.RotateApiKeyResponse]
+    """Gives a key a new secret, shown once. The old one opens for `overlap` more, so that callers can be changed over.
+    Errors: NOT_FOUND; FAILED_PRECONDITION for a revoked or expired key; INVALID_ARGUMENT.
+    """
     RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_api_key_pb2.RevokeApiKeyRequest, _api_key_pb2.ApiKey]
     """Revokes a key: from the answer on it opens nothing. Revoking again changes nothing. Errors: NOT_FOUND."""
 
@@ -57,6 +61,10 @@ class ApiKeyServiceAsyncStub(ApiKeyServiceStub):
     """Reads one key, without its secret. Errors: NOT_FOUND."""
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_api_key_pb2.ListApiKeysRequest, _api_key_pb2.ListApiKeysResponse]  # type: ignore[assignment]
     """Lists keys, revoked ones too, oldest first."""
+    RotateApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.RotateApiKeyRequest, _api_key_pb2.RotateApiKeyResponse]  # type: ignore[assignment]
+    """Gives a key a new secret, shown once. The old one opens for `overlap` more, so that callers can be changed over.
+    Errors: NOT_FOUND; FAILED_PRECONDITION for a revoked or expired key; INVALID_ARGUMENT.
+    """
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.RevokeApiKeyRequest, _api_key_pb2.ApiKey]  # type: ignore[assignment]
     """Revokes a key: from the answer on it opens nothing. Revoking again changes nothing. Errors: NOT_FOUND."""
 
@@ -88,6 +96,16 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_api_key_pb2.ListApiKeysResponse, _abc.Awaitable[_api_key_pb2.ListApiKeysResponse]]:
         """Lists keys, revoked ones too, oldest first."""
+
+    @_abc_1.abstractmethod
+    def RotateApiKey(
+        self,
+        request: _api_key_pb2.RotateApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_key_pb2.RotateApiKeyResponse, _abc.Awaitable[_api_key_pb2.RotateApiKeyResponse]]:
+        """Gives a key a new secret, shown once. The old one opens for `overlap` more, so that callers can be changed over.
+        Errors: NOT_FOUND; FAILED_PRECONDITION for a revoked or expired key; INVALID_ARGUMENT.
+        """
 
     @_abc_1.abstractmethod
     def RevokeApiKey(

@@ -104,6 +104,24 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The database is busy or can't be reached. UNAVAILABLE, with RetryInfo. Try again, with the same request_id."""
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 35
     """The call's deadline passed before the answer was complete. DEADLINE_EXCEEDED. The pieces that came are right."""
+    ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 36
+    """A limit of the tenant's quota does not leave room for this now; QuotaFailure says which, with the numbers.
+    RESOURCE_EXHAUSTED, with RetryInfo where time can cure it. Example: 10 of 10 jobs are queued or run.
+    """
+    ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 37
+    """The tenant's calls come faster than its requests or tokens a minute allow. RESOURCE_EXHAUSTED, with RetryInfo."""
+    ERROR_REASON_BUDGET_EXHAUSTED: _ErrorReason.ValueType  # 38
+    """The tenant's hard budget of this period is used up. RESOURCE_EXHAUSTED, with RetryInfo until the next period.
+    Metadata: `meter`, `limit`, `used`, `period_end_time`.
+    """
+    ERROR_REASON_NEVER_FITS: _ErrorReason.ValueType  # 39
+    """What is asked for can never fit: it is more than the platform has, or than the tenant's quota or a whole period's
+    budget allows. FAILED_PRECONDITION, with the numbers.
+    """
+    ERROR_REASON_TOKEN_INVALID: _ErrorReason.ValueType  # 40
+    """The bearer token (OpenID Connect) is not one that this platform takes: signature, issuer, audience, times or
+    claims. UNAUTHENTICATED. The message says which, and nothing of the token.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason that an error of this API can have: the `reason` of the google.rpc.ErrorInfo in a status's
@@ -192,4 +210,22 @@ ERROR_REASON_DATABASE_BUSY: ErrorReason.ValueType  # 34
 """The database is busy or can't be reached. UNAVAILABLE, with RetryInfo. Try again, with the same request_id."""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 35
 """The call's deadline passed before the answer was complete. DEADLINE_EXCEEDED. The pieces that came are right."""
+ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 36
+"""A limit of the tenant's quota does not leave room for this now; QuotaFailure says which, with the numbers.
+RESOURCE_EXHAUSTED, with RetryInfo where time can cure it. Example: 10 of 10 jobs are queued or run.
+"""
+ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 37
+"""The tenant's calls come faster than its requests or tokens a minute allow. RESOURCE_EXHAUSTED, with RetryInfo."""
+ERROR_REASON_BUDGET_EXHAUSTED: ErrorReason.ValueType  # 38
+"""The tenant's hard budget of this period is used up. RESOURCE_EXHAUSTED, with RetryInfo until the next period.
+Metadata: `meter`, `limit`, `used`, `period_end_time`.
+"""
+ERROR_REASON_NEVER_FITS: ErrorReason.ValueType  # 39
+"""What is asked for can never fit: it is more than the platform has, or than the tenant's quota or a whole period's
+budget allows. FAILED_PRECONDITION, with the numbers.
+"""
+ERROR_REASON_TOKEN_INVALID: ErrorReason.ValueType  # 40
+"""The bearer token (OpenID Connect) is not one that this platform takes: signature, issuer, audience, times or
+claims. UNAUTHENTICATED. The message says which, and nothing of the token.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -9,6 +9,7 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -31,6 +32,9 @@ class Tenant(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     SERVING_WEIGHT_FIELD_NUMBER: _builtins.int
+    TRAINING_WEIGHT_FIELD_NUMBER: _builtins.int
+    COHORT_FIELD_NUMBER: _builtins.int
+    QUOTA_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{tenant}`."""
     display_name: _builtins.str
@@ -41,9 +45,17 @@ class Tenant(_message.Message):
     """Its share of an engine's work beside other tenants that have work there: one of weight 2 gets twice the tokens of one
     of weight 1. From 0.01 to 100; 1 when 0.
     """
+    training_weight: _builtins.float
+    """Its share of training beside other tenants who want it: see serving_weight. From 0.01 to 100; 1 when 0."""
+    cohort: _builtins.str
+    """Tenants of one cohort lend each other the accelerators of their quotas that they do not use; empty for none."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created."""
+
+    @_builtins.property
+    def quota(self) -> Global___Quota:
+        """What it may have. Nothing of it binds when not set."""
 
     def __init__(
         self,
@@ -53,14 +65,221 @@ class Tenant(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         serving_weight: _builtins.float = ...,
+        training_weight: _builtins.float = ...,
+        cohort: _builtins.str = ...,
+        quota: Global___Quota | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "quota", b"quota"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "name", b"name", "serving_weight", b"serving_weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cohort", b"cohort", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "name", b"name", "quota", b"quota", "serving_weight", b"serving_weight", "training_weight", b"training_weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Tenant: _TypeAlias = Tenant  # noqa: Y015
+
+@_typing.final
+class Quota(_message.Message):
+    """What a tenant may have at once, and over time. A limit that is not set does not bind; 0 allows nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCELERATORS_FIELD_NUMBER: _builtins.int
+    BORROWING_LIMIT_FIELD_NUMBER: _builtins.int
+    LENDING_LIMIT_FIELD_NUMBER: _builtins.int
+    RUNNING_JOBS_FIELD_NUMBER: _builtins.int
+    OPEN_JOBS_FIELD_NUMBER: _builtins.int
+    DATASET_BYTES_FIELD_NUMBER: _builtins.int
+    ARTIFACT_BYTES_FIELD_NUMBER: _builtins.int
+    DEPLOYED_ADAPTERS_FIELD_NUMBER: _builtins.int
+    REQUESTS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    MAX_PRIORITY_FIELD_NUMBER: _builtins.int
+    BUDGETS_FIELD_NUMBER: _builtins.int
+    accelerators: _builtins.float
+    """Accelerators (GPUs, or CPUs on a platform whose jobs have no GPUs) that its jobs may hold for sure. A job on a shared
+    trainer holds one of the trainer's seats: the trainer's accelerators divided by the most jobs that it takes.
+    """
+    borrowing_limit: _builtins.float
+    """So many more it may borrow from what others of its cohort do not use; any number when not set."""
+    lending_limit: _builtins.float
+    """So many of its own it lends to others of the cohort while it does not use them; all when not set."""
+    running_jobs: _builtins.int
+    """Jobs that run at once; more wait."""
+    open_jobs: _builtins.int
+    """Jobs that have not ended, queued, paused and running together; more are refused."""
+    dataset_bytes: _builtins.int
+    """Bytes of its datasets, unfinished uploads included."""
+    artifact_bytes: _builtins.int
+    """Bytes of its adapters, exports and kept checkpoints. A job that has begun is not stopped by it, a new one is refused."""
+    deployed_adapters: _builtins.int
+    """Adapters that are deployed at once."""
+    requests_per_minute: _builtins.int
+    """Calls of models a minute, with as many saved up at the most."""
+    tokens_per_minute: _builtins.int
+    """Tokens a minute, of prompts and answers together, with as many saved up at the most."""
+    max_priority: _builtins.int
+    """The highest priority that its jobs may have, from -100 to 100; 0 when not set."""
+    @_builtins.property
+    def budgets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Budget]:
+        """Limits over time; at most one for each meter and period."""
+
+    def __init__(
+        self,
+        *,
+        accelerators: _builtins.float | None = ...,
+        borrowing_limit: _builtins.float | None = ...,
+        lending_limit: _builtins.float | None = ...,
+        running_jobs: _builtins.int | None = ...,
+        open_jobs: _builtins.int | None = ...,
+        dataset_bytes: _builtins.int | None = ...,
+        artifact_bytes: _builtins.int | None = ...,
+        deployed_adapters: _builtins.int | None = ...,
+        requests_per_minute: _builtins.int | None = ...,
+        tokens_per_minute: _builtins.int | None = ...,
+        max_priority: _builtins.int | None = ...,
+        budgets: _abc.Iterable[Global___Budget] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accelerators", b"_accelerators", "_artifact_bytes", b"_artifact_bytes", "_borrowing_limit", b"_borrowing_limit", "_dataset_bytes", b"_dataset_bytes", "_deployed_adapters", b"_deployed_adapters", "_lending_limit", b"_lending_limit", "_max_priority", b"_max_priority", "_open_jobs", b"_open_jobs", "_requests_per_minute", b"_requests_per_minute", "_running_jobs", b"_running_jobs", "_tokens_per_minute", b"_tokens_per_minute", "accelerators", b"accelerators", "artifact_bytes", b"artifact_bytes", "borrowing_limit", b"borrowing_limit", "dataset_bytes", b"dataset_bytes", "deployed_adapters", b"deployed_adapters", "lending_limit", b"lending_limit", "max_priority", b"max_priority", "open_jobs", b"open_jobs", "requests_per_minute", b"requests_per_minute", "running_jobs", b"running_jobs", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accelerators", b"_accelerators", "_artifact_bytes", b"_artifact_bytes", "_borrowing_limit", b"_borrowing_limit", "_dataset_bytes", b"_dataset_bytes", "_deployed_adapters", b"_deployed_adapters", "_lending_limit", b"_lending_limit", "_max_priority", b"_max_priority", "_open_jobs", b"_open_jobs", "_requests_per_minute", b"_requests_per_minute", "_running_jobs", b"_running_jobs", "_tokens_per_minute", b"_tokens_per_minute", "accelerators", b"accelerators", "artifact_bytes", b"artifact_bytes", "borrowing_limit", b"borrowing_limit", "budgets", b"budgets", "dataset_bytes", b"dataset_bytes", "deployed_adapters", b"deployed_adapters", "lending_limit", b"lending_limit", "max_priority", b"max_priority", "open_jobs", b"open_jobs", "requests_per_minute", b"requests_per_minute", "running_jobs", b"running_jobs", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__accelerators: _TypeAlias = _typing.Literal["accelerators"]  # noqa: Y015
+    _WhichOneofArgType__accelerators: _TypeAlias = _typing.Literal["_accelerators", b"_accelerators"]  # noqa: Y015
+    _WhichOneofReturnType__artifact_bytes: _TypeAlias = _typing.Literal["artifact_bytes"]  # noqa: Y015
+    _WhichOneofArgType__artifact_bytes: _TypeAlias = _typing.Literal["_artifact_bytes", b"_artifact_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__borrowing_limit: _TypeAlias = _typing.Literal["borrowing_limit"]  # noqa: Y015
+    _WhichOneofArgType__borrowing_limit: _TypeAlias = _typing.Literal["_borrowing_limit", b"_borrowing_limit"]  # noqa: Y015
+    _WhichOneofReturnType__dataset_bytes: _TypeAlias = _typing.Literal["dataset_bytes"]  # noqa: Y015
+    _WhichOneofArgType__dataset_bytes: _TypeAlias = _typing.Literal["_dataset_bytes", b"_dataset_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__deployed_adapters: _TypeAlias = _typing.Literal["deployed_adapters"]  # noqa: Y015
+    _WhichOneofArgType__deployed_adapters: _TypeAlias = _typing.Literal["_deployed_adapters", b"_deployed_adapters"]  # noqa: Y015
+    _WhichOneofReturnType__lending_limit: _TypeAlias = _typing.Literal["lending_limit"]  # noqa: Y015
+    _WhichOneofArgType__lending_limit: _TypeAlias = _typing.Literal["_lending_limit", b"_lending_limit"]  # noqa: Y015
+    _WhichOneofReturnType__max_priority: _TypeAlias = _typing.Literal["max_priority"]  # noqa: Y015
+    _WhichOneofArgType__max_priority: _TypeAlias = _typing.Literal["_max_priority", b"_max_priority"]  # noqa: Y015
+    _WhichOneofReturnType__open_jobs: _TypeAlias = _typing.Literal["open_jobs"]  # noqa: Y015
+    _WhichOneofArgType__open_jobs: _TypeAlias = _typing.Literal["_open_jobs", b"_open_jobs"]  # noqa: Y015
+    _WhichOneofReturnType__requests_per_minute: _TypeAlias = _typing.Literal["requests_per_minute"]  # noqa: Y015
+    _WhichOneofArgType__requests_per_minute: _TypeAlias = _typing.Literal["_requests_per_minute", b"_requests_per_minute"]  # noqa: Y015
+    _WhichOneofReturnType__running_jobs: _TypeAlias = _typing.Literal["running_jobs"]  # noqa: Y015
+    _WhichOneofArgType__running_jobs: _TypeAlias = _typing.Literal["_running_jobs", b"_running_jobs"]  # noqa: Y015
+    _WhichOneofReturnType__tokens_per_minute: _TypeAlias = _typing.Literal["tokens_per_minute"]  # noqa: Y015
+    _WhichOneofArgType__tokens_per_minute: _TypeAlias = _typing.Literal["_tokens_per_minute", b"_tokens_per_minute"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__accelerators) -> _WhichOneofReturnType__accelerators | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__artifact_bytes) -> _WhichOneofReturnType__artifact_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__borrowing_limit) -> _WhichOneofReturnType__borrowing_limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dataset_bytes) -> _WhichOneofReturnType__dataset_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deployed_adapters) -> _WhichOneofReturnType__deployed_adapters | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lending_limit) -> _WhichOneofReturnType__lending_limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_priority) -> _WhichOneofReturnType__max_priority | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__open_jobs) -> _WhichOneofReturnType__open_jobs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_per_minute) -> _WhichOneofReturnType__requests_per_minute | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__running_jobs) -> _WhichOneofReturnType__running_jobs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_per_minute) -> _WhichOneofReturnType__tokens_per_minute | None: ...
+
+Global___Quota: _TypeAlias = Quota  # noqa: Y015
+
+@_typing.final
+class Budget(_message.Message):
+    """A limit over a period, which begins anew with each: days, weeks (from Monday) and months in UTC."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Meter:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _MeterEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Budget._Meter.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        METER_UNSPECIFIED: Budget._Meter.ValueType  # 0
+        """Not set."""
+        METER_ACCELERATOR_SECONDS: Budget._Meter.ValueType  # 1
+        """Seconds of accelerators that jobs hold."""
+        METER_TOKENS: Budget._Meter.ValueType  # 2
+        """Tokens trained on, and of prompts and answers of models."""
+
+    class Meter(_Meter, metaclass=_MeterEnumTypeWrapper):
+        """What is counted."""
+
+    METER_UNSPECIFIED: Budget.Meter.ValueType  # 0
+    """Not set."""
+    METER_ACCELERATOR_SECONDS: Budget.Meter.ValueType  # 1
+    """Seconds of accelerators that jobs hold."""
+    METER_TOKENS: Budget.Meter.ValueType  # 2
+    """Tokens trained on, and of prompts and answers of models."""
+
+    class _Period:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _PeriodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Budget._Period.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        PERIOD_UNSPECIFIED: Budget._Period.ValueType  # 0
+        """Not set."""
+        PERIOD_DAY: Budget._Period.ValueType  # 1
+        """A day."""
+        PERIOD_WEEK: Budget._Period.ValueType  # 2
+        """A week."""
+        PERIOD_MONTH: Budget._Period.ValueType  # 3
+        """A month."""
+
+    class Period(_Period, metaclass=_PeriodEnumTypeWrapper):
+        """Over what time."""
+
+    PERIOD_UNSPECIFIED: Budget.Period.ValueType  # 0
+    """Not set."""
+    PERIOD_DAY: Budget.Period.ValueType  # 1
+    """A day."""
+    PERIOD_WEEK: Budget.Period.ValueType  # 2
+    """A week."""
+    PERIOD_MONTH: Budget.Period.ValueType  # 3
+    """A month."""
+
+    METER_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    SOFT_LIMIT_FIELD_NUMBER: _builtins.int
+    HARD_LIMIT_FIELD_NUMBER: _builtins.int
+    meter: Global___Budget.Meter.ValueType
+    """What is counted."""
+    period: Global___Budget.Period.ValueType
+    """Over what time."""
+    soft_limit: _builtins.int
+    """From here on the tenant is warned, and its queued jobs go after those of tenants within theirs."""
+    hard_limit: _builtins.int
+    """What would pass it waits for the next period: jobs in the queue, calls of models by RESOURCE_EXHAUSTED."""
+    def __init__(
+        self,
+        *,
+        meter: Global___Budget.Meter.ValueType = ...,
+        period: Global___Budget.Period.ValueType = ...,
+        soft_limit: _builtins.int | None = ...,
+        hard_limit: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_hard_limit", b"_hard_limit", "_soft_limit", b"_soft_limit", "hard_limit", b"hard_limit", "soft_limit", b"soft_limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_hard_limit", b"_hard_limit", "_soft_limit", b"_soft_limit", "hard_limit", b"hard_limit", "meter", b"meter", "period", b"period", "soft_limit", b"soft_limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__hard_limit: _TypeAlias = _typing.Literal["hard_limit"]  # noqa: Y015
+    _WhichOneofArgType__hard_limit: _TypeAlias = _typing.Literal["_hard_limit", b"_hard_limit"]  # noqa: Y015
+    _WhichOneofReturnType__soft_limit: _TypeAlias = _typing.Literal["soft_limit"]  # noqa: Y015
+    _WhichOneofArgType__soft_limit: _TypeAlias = _typing.Literal["_soft_limit", b"_soft_limit"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hard_limit) -> _WhichOneofReturnType__hard_limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__soft_limit) -> _WhichOneofReturnType__soft_limit | None: ...
+
+Global___Budget: _TypeAlias = Budget  # noqa: Y015
 
 @_typing.final
 class CreateTenantRequest(_message.Message):
@@ -184,8 +403,8 @@ class UpdateTenantRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """What is to be changed: `display_name`, `serving_weight`, or `*` for both. When not set, those of them that have a
-        value.
+        """What is to be changed: `display_name`, `serving_weight`, `training_weight`, `cohort`, `quota` (as a whole), or `*` for
+        all of them. When not set, those that have a value.
         """
 
     def __init__(

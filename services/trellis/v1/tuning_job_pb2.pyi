@@ -602,6 +602,44 @@ class TuningJob(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
+    class Estimate(_message.Message):
+        """What a job is expected to take."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ACCELERATORS_FIELD_NUMBER: _builtins.int
+        DURATION_FIELD_NUMBER: _builtins.int
+        TRAINED_TOKENS_FIELD_NUMBER: _builtins.int
+        RULE_FIELD_NUMBER: _builtins.int
+        ACCELERATOR_SECONDS_FIELD_NUMBER: _builtins.int
+        accelerators: _builtins.float
+        """Accelerators that it holds while it runs; part of one on a shared trainer."""
+        trained_tokens: _builtins.int
+        """Tokens that it trains on."""
+        rule: _builtins.str
+        """By which rule, as a sentence."""
+        accelerator_seconds: _builtins.float
+        """What is held of the tenant's budget."""
+        @_builtins.property
+        def duration(self) -> _duration_pb2.Duration:
+            """How long it runs."""
+
+        def __init__(
+            self,
+            *,
+            accelerators: _builtins.float = ...,
+            duration: _duration_pb2.Duration | None = ...,
+            trained_tokens: _builtins.int = ...,
+            rule: _builtins.str = ...,
+            accelerator_seconds: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator_seconds", b"accelerator_seconds", "accelerators", b"accelerators", "duration", b"duration", "rule", b"rule", "trained_tokens", b"trained_tokens"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class Usage(_message.Message):
         """What a job has used, over all its attempts."""
 
@@ -649,6 +687,20 @@ class TuningJob(_message.Message):
             """All capacity is taken by other jobs."""
             CODE_RETRY_BACKOFF: TuningJob.QueueReason._Code.ValueType  # 5
             """It is to be retried, after a pause."""
+            CODE_BUDGET: TuningJob.QueueReason._Code.ValueType  # 6
+            """A hard budget of the tenant is used up: it waits for the next period."""
+            CODE_QUOTA: TuningJob.QueueReason._Code.ValueType  # 7
+            """The accelerators of the tenant's quota, with what it may borrow, are taken by its own jobs."""
+            CODE_COHORT: TuningJob.QueueReason._Code.ValueType  # 8
+            """What it may borrow is used by others of its cohort."""
+            CODE_FAIR_SHARE: TuningJob.QueueReason._Code.ValueType  # 9
+            """Others go first: by priority, or as their tenants have had less of their share."""
+            CODE_RESERVED: TuningJob.QueueReason._Code.ValueType  # 10
+            """What is free is kept for a job before it, which would start later otherwise."""
+            CODE_PREEMPTING: TuningJob.QueueReason._Code.ValueType  # 11
+            """Jobs that have borrowed or have a lower priority are leaving for it."""
+            CODE_NEVER_FITS: TuningJob.QueueReason._Code.ValueType  # 12
+            """It needs more than the platform has in all."""
 
         class Code(_Code, metaclass=_CodeEnumTypeWrapper):
             """Why, as an enum."""
@@ -665,6 +717,20 @@ class TuningJob(_message.Message):
         """All capacity is taken by other jobs."""
         CODE_RETRY_BACKOFF: TuningJob.QueueReason.Code.ValueType  # 5
         """It is to be retried, after a pause."""
+        CODE_BUDGET: TuningJob.QueueReason.Code.ValueType  # 6
+        """A hard budget of the tenant is used up: it waits for the next period."""
+        CODE_QUOTA: TuningJob.QueueReason.Code.ValueType  # 7
+        """The accelerators of the tenant's quota, with what it may borrow, are taken by its own jobs."""
+        CODE_COHORT: TuningJob.QueueReason.Code.ValueType  # 8
+        """What it may borrow is used by others of its cohort."""
+        CODE_FAIR_SHARE: TuningJob.QueueReason.Code.ValueType  # 9
+        """Others go first: by priority, or as their tenants have had less of their share."""
+        CODE_RESERVED: TuningJob.QueueReason.Code.ValueType  # 10
+        """What is free is kept for a job before it, which would start later otherwise."""
+        CODE_PREEMPTING: TuningJob.QueueReason.Code.ValueType  # 11
+        """Jobs that have borrowed or have a lower priority are leaving for it."""
+        CODE_NEVER_FITS: TuningJob.QueueReason.Code.ValueType  # 12
+        """It needs more than the platform has in all."""
 
         CODE_FIELD_NUMBER: _builtins.int
         MESSAGE_FIELD_NUMBER: _builtins.int
@@ -798,6 +864,9 @@ class TuningJob(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     EXPORT_FIELD_NUMBER: _builtins.int
     PLACEMENT_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    ESTIMATE_FIELD_NUMBER: _builtins.int
+    PREEMPTION_COUNT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{tenant}/tuningJobs/{tuning_job}`."""
     display_name: _builtins.str
@@ -828,6 +897,12 @@ class TuningJob(_message.Message):
     """The whole model that it made, when it SUCCEEDED and trains all weights: `tenants/{tenant}/exports/{export}`."""
     placement: Global___TuningJob.Placement.ValueType
     """What it runs on."""
+    priority: _builtins.int
+    """Among the tenant's own jobs those of higher priority go first; beyond 0, as far as its quota allows, it also goes before
+    others' jobs and may have them preempted. From -100 to 100.
+    """
+    preemption_count: _builtins.int
+    """How many times it gave way to others."""
     @_builtins.property
     def supervised(self) -> Global___TrainingSettings:
         """Supervised fine-tuning."""
@@ -888,6 +963,10 @@ class TuningJob(_message.Message):
     def usage(self) -> Global___TuningJob.Usage:
         """What it has used."""
 
+    @_builtins.property
+    def estimate(self) -> Global___TuningJob.Estimate:
+        """What was set aside for it at submit, from an estimate."""
+
     def __init__(
         self,
         *,
@@ -921,10 +1000,13 @@ class TuningJob(_message.Message):
         usage: Global___TuningJob.Usage | None = ...,
         export: _builtins.str = ...,
         placement: Global___TuningJob.Placement.ValueType = ...,
+        priority: _builtins.int = ...,
+        estimate: Global___TuningJob.Estimate | None = ...,
+        preemption_count: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["base_evaluation", b"base_evaluation", "create_time", b"create_time", "distributed", b"distributed", "end_time", b"end_time", "error", b"error", "method", b"method", "preference", b"preference", "pretraining", b"pretraining", "progress", b"progress", "queue_reason", b"queue_reason", "start_time", b"start_time", "supervised", b"supervised", "tuned_evaluation", b"tuned_evaluation", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base_evaluation", b"base_evaluation", "create_time", b"create_time", "distributed", b"distributed", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "method", b"method", "preference", b"preference", "pretraining", b"pretraining", "progress", b"progress", "queue_reason", b"queue_reason", "start_time", b"start_time", "supervised", b"supervised", "tuned_evaluation", b"tuned_evaluation", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "alias", b"alias", "attempt_count", b"attempt_count", "base_evaluation", b"base_evaluation", "base_model", b"base_model", "create_time", b"create_time", "deploy", b"deploy", "display_name", b"display_name", "distributed", b"distributed", "end_time", b"end_time", "error", b"error", "etag", b"etag", "export", b"export", "initial_adapter", b"initial_adapter", "method", b"method", "name", b"name", "placement", b"placement", "preference", b"preference", "pretraining", b"pretraining", "progress", b"progress", "queue_reason", b"queue_reason", "replay_dataset", b"replay_dataset", "resolved_settings", b"resolved_settings", "start_time", b"start_time", "state", b"state", "supervised", b"supervised", "training_dataset", b"training_dataset", "tuned_evaluation", b"tuned_evaluation", "update_time", b"update_time", "usage", b"usage", "validation_dataset", b"validation_dataset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "alias", b"alias", "attempt_count", b"attempt_count", "base_evaluation", b"base_evaluation", "base_model", b"base_model", "create_time", b"create_time", "deploy", b"deploy", "display_name", b"display_name", "distributed", b"distributed", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "etag", b"etag", "export", b"export", "initial_adapter", b"initial_adapter", "method", b"method", "name", b"name", "placement", b"placement", "preemption_count", b"preemption_count", "preference", b"preference", "pretraining", b"pretraining", "priority", b"priority", "progress", b"progress", "queue_reason", b"queue_reason", "replay_dataset", b"replay_dataset", "resolved_settings", b"resolved_settings", "start_time", b"start_time", "state", b"state", "supervised", b"supervised", "training_dataset", b"training_dataset", "tuned_evaluation", b"tuned_evaluation", "update_time", b"update_time", "usage", b"usage", "validation_dataset", b"validation_dataset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["supervised", "preference", "pretraining"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
@@ -1652,3 +1734,135 @@ class PromoteCheckpointRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PromoteCheckpointRequest: _TypeAlias = PromoteCheckpointRequest  # noqa: Y015
+
+@_typing.final
+class ExplainTuningJobRequest(_message.Message):
+    """The request of ExplainTuningJob."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The job's name."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainTuningJobRequest: _TypeAlias = ExplainTuningJobRequest  # noqa: Y015
+
+@_typing.final
+class TuningJobExplanation(_message.Message):
+    """Why a job waits, and for how long."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Alternative(_message.Message):
+        """What would let the job start sooner."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        MESSAGE_FIELD_NUMBER: _builtins.int
+        FIELD_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        START_TIME_FIELD_NUMBER: _builtins.int
+        message: _builtins.str
+        """As a sentence: `With 2 accelerators instead of 4 it would start now.`"""
+        field: _builtins.str
+        """The field of the job to change, such as `distributed.workers`."""
+        value: _builtins.str
+        """The value to give it."""
+        @_builtins.property
+        def start_time(self) -> _timestamp_pb2.Timestamp:
+            """When it would be likely to start; the time of the explanation for now."""
+
+        def __init__(
+            self,
+            *,
+            message: _builtins.str = ...,
+            field: _builtins.str = ...,
+            value: _builtins.str = ...,
+            start_time: _timestamp_pb2.Timestamp | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "message", b"message", "start_time", b"start_time", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TUNING_JOB_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    OWN_JOBS_BEFORE_FIELD_NUMBER: _builtins.int
+    OTHER_JOBS_BEFORE_FIELD_NUMBER: _builtins.int
+    PREDICTED_START_TIME_FIELD_NUMBER: _builtins.int
+    EARLIEST_START_TIME_FIELD_NUMBER: _builtins.int
+    LATEST_START_TIME_FIELD_NUMBER: _builtins.int
+    ALTERNATIVES_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    tuning_job: _builtins.str
+    """The job."""
+    state: Global___TuningJob.State.ValueType
+    """Its state."""
+    position: _builtins.int
+    """How many queued jobs stand before it."""
+    other_jobs_before: _builtins.int
+    """How many of them are others'."""
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___TuningJob.QueueReason]:
+        """All reasons, the first in precedence first; it is the job's `queue_reason`."""
+
+    @_builtins.property
+    def own_jobs_before(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those of them that are the tenant's own, the next first, at most 20."""
+
+    @_builtins.property
+    def predicted_start_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is likely to start; not set where nothing can be said."""
+
+    @_builtins.property
+    def earliest_start_time(self) -> _timestamp_pb2.Timestamp:
+        """In 9 of 10 cases not before."""
+
+    @_builtins.property
+    def latest_start_time(self) -> _timestamp_pb2.Timestamp:
+        """In 9 of 10 cases not after."""
+
+    @_builtins.property
+    def alternatives(self) -> _containers.RepeatedCompositeFieldContainer[Global___TuningJobExplanation.Alternative]:
+        """What would let it start sooner, the best first."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """As of when."""
+
+    def __init__(
+        self,
+        *,
+        tuning_job: _builtins.str = ...,
+        state: Global___TuningJob.State.ValueType = ...,
+        reasons: _abc.Iterable[Global___TuningJob.QueueReason] | None = ...,
+        position: _builtins.int = ...,
+        own_jobs_before: _abc.Iterable[_builtins.str] | None = ...,
+        other_jobs_before: _builtins.int = ...,
+        predicted_start_time: _timestamp_pb2.Timestamp | None = ...,
+        earliest_start_time: _timestamp_pb2.Timestamp | None = ...,
+        latest_start_time: _timestamp_pb2.Timestamp | None = ...,
+        alternatives: _abc.Iterable[Global___TuningJobExplanation.Alternative] | None = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["earliest_start_time", b"earliest_start_time", "latest_start_time", b"latest_start_time", "predicted_start_time", b"predicted_start_time", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "earliest_start_time", b"earliest_start_time", "latest_start_time", b"latest_start_time", "other_jobs_before", b"other_jobs_before", "own_jobs_before", b"own_jobs_before", "position", b"position", "predicted_start_time", b"predicted_start_time", "reasons", b"reasons", "state", b"state", "time", b"time", "tuning_job", b"tuning_job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TuningJobExplanation: _TypeAlias = TuningJobExplanation  # noqa: Y015

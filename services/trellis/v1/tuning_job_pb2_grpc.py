@@ -52,6 +52,11 @@ class TuningJobServiceStub:
                 request_serializer=trellis_dot_v1_dot_tuning__job__pb2.ListTuningJobsRequest.SerializeToString,
                 response_deserializer=trellis_dot_v1_dot_tuning__job__pb2.ListTuningJobsResponse.FromString,
                 _registered_method=True)
+        self.ExplainTuningJob = channel.unary_unary(
+                '/trellis.v1.TuningJobService/ExplainTuningJob',
+                request_serializer=trellis_dot_v1_dot_tuning__job__pb2.ExplainTuningJobRequest.SerializeToString,
+                response_deserializer=trellis_dot_v1_dot_tuning__job__pb2.TuningJobExplanation.FromString,
+                _registered_method=True)
         self.CancelTuningJob = channel.unary_unary(
                 '/trellis.v1.TuningJobService/CancelTuningJob',
                 request_serializer=trellis_dot_v1_dot_tuning__job__pb2.CancelTuningJobRequest.SerializeToString,
@@ -135,6 +140,14 @@ class TuningJobServiceServicer:
 
     def ListTuningJobs(self, request, context):
         """Lists a tenant's jobs, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainTuningJob(self, request, context):
+        """Says why a job waits: all reasons, what stands before it, when it is likely to start, and what would let it start
+        sooner. Of a job that does not wait, its state. Errors: NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -251,6 +264,11 @@ def add_TuningJobServiceServicer_to_server(servicer, server):
                     servicer.ListTuningJobs,
                     request_deserializer=trellis_dot_v1_dot_tuning__job__pb2.ListTuningJobsRequest.FromString,
                     response_serializer=trellis_dot_v1_dot_tuning__job__pb2.ListTuningJobsResponse.SerializeToString,
+            ),
+            'ExplainTuningJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainTuningJob,
+                    request_deserializer=trellis_dot_v1_dot_tuning__job__pb2.ExplainTuningJobRequest.FromString,
+                    response_serializer=trellis_dot_v1_dot_tuning__job__pb2.TuningJobExplanation.SerializeToString,
             ),
             'CancelTuningJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelTuningJob,
@@ -395,6 +413,33 @@ class TuningJobService:
             '/trellis.v1.TuningJobService/ListTuningJobs',
             trellis_dot_v1_dot_tuning__job__pb2.ListTuningJobsRequest.SerializeToString,
             trellis_dot_v1_dot_tuning__job__pb2.ListTuningJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainTuningJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trellis.v1.TuningJobService/ExplainTuningJob',
+            trellis_dot_v1_dot_tuning__job__pb2.ExplainTuningJobRequest.SerializeToString,
+            trellis_dot_v1_dot_tuning__job__pb2.TuningJobExplanation.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,10 @@ class TuningJobServiceStub:
     """Reads one job. Errors: NOT_FOUND."""
     ListTuningJobs: _grpc.UnaryUnaryMultiCallable[_tuning_job_pb2.ListTuningJobsRequest, _tuning_job_pb2.ListTuningJobsResponse]
     """Lists a tenant's jobs, newest first."""
+    ExplainTuningJob: _grpc.UnaryUnaryMultiCallable[_tuning_job_pb2.ExplainTuningJobRequest, _tuning_job_pb2.TuningJobExplanation]
+    """Says why a job waits: all reasons, what stands before it, when it is likely to start, and what would let it start
+    sooner. Of a job that does not wait, its state. Errors: NOT_FOUND.
+    """
     CancelTuningJob: _grpc.UnaryUnaryMultiCallable[_tuning_job_pb2.CancelTuningJobRequest, _tuning_job_pb2.TuningJob]
     """Asks a job to stop; it is CANCELLED within seconds. A job that has ended is answered as it is. Errors: NOT_FOUND."""
     DeleteTuningJob: _grpc.UnaryUnaryMultiCallable[_tuning_job_pb2.DeleteTuningJobRequest, _empty_pb2.Empty]
@@ -98,6 +102,10 @@ class TuningJobServiceAsyncStub(TuningJobServiceStub):
     """Reads one job. Errors: NOT_FOUND."""
     ListTuningJobs: _aio.UnaryUnaryMultiCallable[_tuning_job_pb2.ListTuningJobsRequest, _tuning_job_pb2.ListTuningJobsResponse]  # type: ignore[assignment]
     """Lists a tenant's jobs, newest first."""
+    ExplainTuningJob: _aio.UnaryUnaryMultiCallable[_tuning_job_pb2.ExplainTuningJobRequest, _tuning_job_pb2.TuningJobExplanation]  # type: ignore[assignment]
+    """Says why a job waits: all reasons, what stands before it, when it is likely to start, and what would let it start
+    sooner. Of a job that does not wait, its state. Errors: NOT_FOUND.
+    """
     CancelTuningJob: _aio.UnaryUnaryMultiCallable[_tuning_job_pb2.CancelTuningJobRequest, _tuning_job_pb2.TuningJob]  # type: ignore[assignment]
     """Asks a job to stop; it is CANCELLED within seconds. A job that has ended is answered as it is. Errors: NOT_FOUND."""
     DeleteTuningJob: _aio.UnaryUnaryMultiCallable[_tuning_job_pb2.DeleteTuningJobRequest, _empty_pb2.Empty]  # type: ignore[assignment]
@@ -168,6 +176,16 @@ class TuningJobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tuning_job_pb2.ListTuningJobsResponse, _abc.Awaitable[_tuning_job_pb2.ListTuningJobsResponse]]:
         """Lists a tenant's jobs, newest first."""
+
+    @_abc_1.abstractmethod
+    def ExplainTuningJob(
+        self,
+        request: _tuning_job_pb2.ExplainTuningJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuning_job_pb2.TuningJobExplanation, _abc.Awaitable[_tuning_job_pb2.TuningJobExplanation]]:
+        """Says why a job waits: all reasons, what stands before it, when it is likely to start, and what would let it start
+        sooner. Of a job that does not wait, its state. Errors: NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def CancelTuningJob(

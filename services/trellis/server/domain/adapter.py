@@ -56,3 +56,15 @@ class Alias:
     adapter_digest: str
     update_time: datetime
     revision: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterShare:
+    """That a tenant may call another's adapter."""
+
+    owner: str
+    """The tenant whose adapter it is."""
+    digest: str
+    tenant: str
+    """Who may call it."""
+    create_time: datetime

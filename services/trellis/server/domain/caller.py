@@ -15,6 +15,15 @@ class Role(IntEnum):
     TRAINER = 5
 
 
+class Scope(IntEnum):
+    """What a key may be narrowed to; the API's numbers."""
+
+    READ = 1
+    WRITE = 2
+    GENERATE = 3
+    MANAGE = 4
+
+
 @dataclass(frozen=True, slots=True)
 class ApiKey:
     """A key; of its secret only a hash is kept."""
@@ -30,6 +39,15 @@ class ApiKey:
     create_time: datetime
     expire_time: datetime | None = None
     revoke_time: datetime | None = None
+    scopes: frozenset[Scope] = frozenset()
+    """What it is narrowed to; all that its role may when empty."""
+    rotate_time: datetime | None = None
+    """When its secret was last exchanged."""
+    old_secret_hash: str | None = None
+    """Of the secret before, until old_secret_expire_time."""
+    old_secret_expire_time: datetime | None = None
+    last_use_time: datetime | None = None
+    """To within some minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +70,10 @@ class Caller:
     attempt: AttemptRef | None = None
     trainer_uid: str = ""
     """Of a shared trainer."""
+    scopes: frozenset[Scope] = frozenset()
+    """What the key or token is narrowed to; all that the role may when empty."""
+    principal: str = ""
+    """As the audit trail names it: a key's resource name, or `oidc:{issuer}#{subject}`."""
 
     def has_role(self, role: Role) -> bool:
         """Whether the caller may do what asks for `role`."""

@@ -86,6 +86,21 @@ class QueueCode(StrEnum):
     TENANT_LIMIT = "TENANT_LIMIT"
     CAPACITY = "CAPACITY"
     RETRY_BACKOFF = "RETRY_BACKOFF"
+    BUDGET = "BUDGET"
+    QUOTA = "QUOTA"
+    COHORT = "COHORT"
+    FAIR_SHARE = "FAIR_SHARE"
+    RESERVED = "RESERVED"
+    PREEMPTING = "PREEMPTING"
+    NEVER_FITS = "NEVER_FITS"
+
+
+PRECEDENCE = (
+    *(QueueCode.NOT_CONSIDERED, QueueCode.DATASET_VALIDATING, QueueCode.RETRY_BACKOFF, QueueCode.NEVER_FITS),
+    *(QueueCode.BUDGET, QueueCode.TENANT_LIMIT, QueueCode.QUOTA, QueueCode.COHORT, QueueCode.PREEMPTING),
+    *(QueueCode.RESERVED, QueueCode.FAIR_SHARE, QueueCode.CAPACITY),
+)
+"""Which of several reasons is told first: what only its own tenant or time can cure comes before what others cause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +110,22 @@ class QueueReason:
     code: QueueCode
     message: str
     position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a job is expected to take: held in the ledger at submit, and what its start is predicted from."""
+
+    accelerators: float
+    """Of its quota that it takes while it runs; a seat's part of a shared trainer."""
+    seconds: float
+    """How long it runs."""
+    accelerator_seconds: float
+    """What is held of its budget: on a shared trainer its share of the steps times the trainer's accelerators, which does
+    not depend on how many others are there."""
+    trained_tokens: int
+    rule: str = ""
+    """How it was reckoned, as a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +241,9 @@ class Attempt:
     """Tokens that it trained on, as last reported."""
     used_seconds: float = 0.0
     """Seconds of a trainer that it took, or its share of them, as last reported."""
+    accelerators: float = 0.0
+    """What its used_seconds are multiplied by to settle: all of its own, or all of its trainer's, of whose steps the seconds
+    are its share."""
 
     @property
     def ended(self) -> bool:
@@ -255,6 +289,11 @@ class TuningJob:
     """Seconds of a trainer, over all attempts that are over."""
     export_id: str = ""
     """The export that a job which trains all weights made."""
+    priority: int = 0
+    """Among the tenant's own jobs the highest goes first; beyond 0 also before others' jobs."""
+    estimate: Estimate | None = None
+    preemption_count: int = 0
+    """How many times it gave way to others."""
     stop_time: datetime | None = None
     """When it was asked to pause or to give back its capacity, while it is asked."""
     retry_time: datetime | None = None

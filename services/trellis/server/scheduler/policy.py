@@ -9,7 +9,7 @@ room, are admitted all the same.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC
 
 from trellis.server.domain.tuning_job import QueueCode, QueueReason
@@ -18,6 +18,18 @@ from trellis.server.scheduler.plan import Admission, NewTrainer, Plan
 from trellis.server.scheduler.snapshot import Alone, QueuedJob, Shared, Snapshot
 from trellis.server.scheduler.trainers import refusal
 from trellis.server.scheduler.turns import Turns, in_order
+
+
+@dataclass(frozen=True, slots=True)
+class Preemption:
+    """A running job that gives way."""
+
+    victim: str
+    """Its uid."""
+    beneficiary: str
+    """The uid of the queued job that gets what it frees."""
+    reason: str
+    """For the victim's user, as a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +46,12 @@ class Decisions:
     """By uid: why the job can never run, as a sentence."""
     waiting: Mapping[str, QueueReason]
     """By uid: why the job waits."""
+    preempt: tuple[Preemption, ...] = ()
+    """Running jobs to be asked to give way."""
+    reserve: Mapping[str, Resources] = field(default_factory=dict)
+    """By the uid of a queued job: all that is to be kept free for it from now on; a reservation that is not here ends."""
+    order: tuple[str, ...] = ()
+    """The uids of the jobs that wait, in the order in which they are looked at."""
 
 
 def decide(snapshot: Snapshot) -> Decisions:

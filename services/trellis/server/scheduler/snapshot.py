@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from trellis.server.domain.quota import UNLIMITED, BudgetMeter, Quota
 from trellis.server.domain.trainer import Room, TrainerBase
 from trellis.server.domain.trainer_options import TrainerOptions
 from trellis.server.scheduler.capacity import Resources
@@ -41,6 +42,13 @@ class QueuedJob:
     """Not to be admitted before."""
     queue_time: datetime | None = None
     """Since when it waits, if it has run before; None for since it was made."""
+    priority: int = 0
+    """Within what its tenant's quota allows."""
+    seconds: float | None = None
+    """How long it is expected to run from here on; None where nothing is known."""
+    budget_needs: Mapping[BudgetMeter, float] = field(default_factory=dict)
+    """What it still holds of each budget, in seconds or tokens."""
+    preemption_count: int = 0
 
     @property
     def since(self) -> datetime:
@@ -56,6 +64,20 @@ class ActiveJob:
     tenant: str
     needs: Resources
     """Nothing if it runs on a trainer."""
+    trainer_uid: str = ""
+    """Of the trainer that it runs on."""
+    priority: int = 0
+    start_time: datetime | None = None
+    """When its present attempt was admitted."""
+    saved_time: datetime | None = None
+    """When it last saved a checkpoint in this attempt: what it did since is lost if it is preempted without asking."""
+    expected_end: datetime | None = None
+    """By its pace so far, or by its estimate."""
+    preemption_count: int = 0
+    can_be_preempted: bool = False
+    """Whether it runs, and is not being stopped already."""
+    leaving: bool = False
+    """Whether it was asked to give way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +106,41 @@ class PresentTrainer:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantShare:
+    """What a tenant may have, and has had."""
+
+    weight: float = 1.0
+    """Of 2: twice the share of one of 1."""
+    quota: Quota = UNLIMITED
+    cohort: str = ""
+    past_use: float = 0.0
+    """Its dominant share of the platform times the seconds that it had it, decayed with the age of each second (half after
+    SchedulerOptions.half_life_seconds), as of now."""
+    budget_left: Mapping[BudgetMeter, float] = field(default_factory=dict)
+    """Of each hard budget, in seconds or tokens, the least over its periods: not settled, and not held for jobs that run."""
+    budget_ends: Mapping[BudgetMeter, datetime] = field(default_factory=dict)
+    """When the period of the tightest one ends."""
+    over_soft_budget: bool = False
+
+
+_NO_LIMITS = TenantShare()
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerOptions:
+    """How the scheduler weighs things."""
+
+    half_life_seconds: float = 24 * 3600.0
+    """After so long, use counts half against a tenant."""
+    max_preemptions: int = 3
+    """A job gives way so many times at the most, then it is left alone."""
+    least_run_seconds: float = 300.0
+    """So long a job runs at least before it is preempted."""
+    default_job_seconds: float = 3600.0
+    """How long a job is taken to run of which nothing is known."""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """What `decide` looks at."""
 
@@ -100,12 +157,30 @@ class Snapshot:
     """What the export that is being made takes of the capacity."""
     last_ends: Mapping[TrainerBase, datetime] = field(default_factory=dict)
     """When the newest trainer of a base ended, of those that had one."""
+    tenants: Mapping[str, TenantShare] = field(default_factory=dict)
+    """By id; one that is missing has TenantShare()."""
+    reservations: Mapping[str, Resources] = field(default_factory=dict)
+    """By the uid of a queued job: what is kept free for it, as others were preempted for it."""
+    policy: SchedulerOptions = SchedulerOptions()
 
     @property
     def trainer_needs(self) -> Resources:
         """What a new trainer reserves, with all its workers."""
         options = self.options
         return Resources(options.cpus * options.workers, options.gpus * options.workers)
+
+    def share_of(self, tenant: str) -> TenantShare:
+        """The tenant's."""
+        return self.tenants.get(tenant, _NO_LIMITS)
+
+    def accelerators(self, needs: Resources) -> float:
+        """How many accelerators that is: GPUs where there are any, else CPUs."""
+        return needs.gpus if self.capacity.gpus else needs.cpus
+
+    @property
+    def seat(self) -> float:
+        """Accelerators that a job on a shared trainer counts for."""
+        return self.accelerators(self.trainer_needs) / self.options.max_jobs
 
     @property
     def warm(self) -> frozenset[TrainerBase]:

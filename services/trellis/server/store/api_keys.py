@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Row, select, update
 
 from trellis.server.app.ports import Page
-from trellis.server.domain.caller import ApiKey
+from trellis.server.domain.caller import ApiKey, Scope
 from trellis.server.store import tables
 from trellis.server.store.failures import already_exists, expect_one
 from trellis.server.store.pages import Keyset
@@ -18,7 +18,12 @@ _OLDEST_FIRST = Keyset((_k.create_time, _k.key_id))
 
 
 def _read(row: Row[Any]) -> ApiKey:
-    return ApiKey(**named(row))
+    values = named(row)
+    return ApiKey(**{**values, "scopes": frozenset(Scope[name] for name in values["scopes"] or ())})
+
+
+def _write(key: ApiKey) -> dict[str, Any]:
+    return {**asdict(key), "scopes": sorted(scope.name for scope in key.scopes)}
 
 
 def _name(key: ApiKey) -> str:
@@ -29,7 +34,7 @@ class SqlApiKeys(Rows):
     """See ports.ApiKeys."""
 
     async def add(self, key: ApiKey) -> None:
-        if not await self._transaction.add(tables.api_keys, asdict(key)):
+        if not await self._transaction.add(tables.api_keys, _write(key)):
             raise already_exists(_name(key))
 
     async def get(self, tenant: str | None, key_id: str) -> ApiKey | None:
@@ -49,5 +54,5 @@ class SqlApiKeys(Rows):
         return await self._transaction.page(_OLDEST_FIRST, statement, limit, cursor, _read)
 
     async def save(self, key: ApiKey) -> None:
-        statement = update(tables.api_keys).where(_k.key_id == key.key_id).values(asdict(key))
+        statement = update(tables.api_keys).where(_k.key_id == key.key_id).values(_write(key))
         expect_one(await self._transaction.change(statement), _name(key))

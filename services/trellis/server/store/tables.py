@@ -8,6 +8,7 @@ from sqlalchemy import (
     ForeignKey,
     ForeignKeyConstraint,
     Index,
+    Integer,
     MetaData,
     Table,
     UniqueConstraint,
@@ -19,6 +20,7 @@ from trellis.server.domain.adapter import Deployment
 from trellis.server.domain.caller import Role
 from trellis.server.domain.dataset import ReportState, VersionState
 from trellis.server.domain.export import ExportFormat, ExportState
+from trellis.server.domain.ledger import EntryKind, Meter
 from trellis.server.domain.trainer import TrainerState
 from trellis.server.domain.tuning_job import EventLevel, JobState
 from trellis.server.store.columns import Json, Named, UtcTime, Words
@@ -40,6 +42,9 @@ tenants = Table(
     Column("create_time", UtcTime, nullable=False),
     Column("revision", BigInteger, nullable=False),
     Column("serving_weight", Double, nullable=False, server_default=text("1")),
+    Column("training_weight", Double, nullable=False, server_default=text("1")),
+    Column("cohort", Words, nullable=False, server_default=text("''")),
+    Column("quota", Json),
     Index(None, "create_time", "tenant_id"),
 )
 
@@ -55,7 +60,13 @@ api_keys = Table(
     Column("create_time", UtcTime, nullable=False),
     Column("expire_time", UtcTime),
     Column("revoke_time", UtcTime),
+    Column("scopes", Json),
+    Column("rotate_time", UtcTime),
+    Column("old_secret_hash", Words),
+    Column("old_secret_expire_time", UtcTime),
+    Column("last_use_time", UtcTime),
     UniqueConstraint("secret_hash"),
+    UniqueConstraint("old_secret_hash"),
     Index(None, "tenant", "create_time", "key_id"),
 )
 
@@ -199,6 +210,9 @@ tuning_jobs = Table(
     Column("used_tokens", BigInteger, nullable=False, server_default=text("0")),
     Column("used_seconds", Double, nullable=False, server_default=text("0")),
     Column("export_id", Words, nullable=False, server_default=text("''")),
+    Column("priority", BigInteger, nullable=False, server_default=text("0")),
+    Column("estimate", Json),
+    Column("preemption_count", BigInteger, nullable=False, server_default=text("0")),
     Column("stop_time", UtcTime),
     Column("retry_time", UtcTime),
     Column("start_time", UtcTime),
@@ -236,6 +250,7 @@ attempts = Table(
     Column("step_time", UtcTime),
     Column("used_tokens", BigInteger, nullable=False, server_default=text("0")),
     Column("used_seconds", Double, nullable=False, server_default=text("0")),
+    Column("accelerators", Double, nullable=False, server_default=text("0")),
     UniqueConstraint("token_hash"),
     Index(None, "trainer_uid", "end_time"),
     Index(None, "end_time", "create_time"),
@@ -382,6 +397,130 @@ aliases = Table(
     # An alias never points into the void: an adapter that one points at can't be deleted.
     ForeignKeyConstraint(["tenant", "adapter_digest"], [adapters.c.tenant, adapters.c.digest]),
     Index(None, "tenant", "adapter_digest"),
+)
+
+adapter_shares = Table(
+    "adapter_shares",
+    metadata,
+    Column("owner", Words, primary_key=True),
+    Column("digest", Words, primary_key=True),
+    Column("tenant", Words, ForeignKey(tenants.c.tenant_id, ondelete="CASCADE"), primary_key=True),
+    Column("create_time", UtcTime, nullable=False),
+    ForeignKeyConstraint(["owner", "digest"], [adapters.c.tenant, adapters.c.digest], ondelete="CASCADE"),
+    Index(None, "tenant", "create_time", "owner", "digest"),
+)
+
+ledger_entries = Table(
+    "ledger_entries",
+    metadata,
+    # SQLite counts only an INTEGER key up by itself.
+    Column("sequence", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("tenant", Words, ForeignKey(tenants.c.tenant_id, ondelete="CASCADE"), nullable=False),
+    Column("key", Words, nullable=False),
+    Column("kind", Named(EntryKind), nullable=False),
+    Column("meter", Named(Meter), nullable=False),
+    Column("quantity", BigInteger, nullable=False),
+    Column("time", UtcTime, nullable=False),
+    Column("job_uid", Words, nullable=False),
+    Column("resource", Words, nullable=False),
+    Column("adapter", Words, nullable=False),
+    Column("base_model", Words, nullable=False),
+    Column("price_nanos", BigInteger, nullable=False),
+    UniqueConstraint("tenant", "key"),
+    Index(None, "tenant", "sequence"),
+    Index(None, "tenant", "time"),
+    Index(None, "job_uid"),
+    sqlite_autoincrement=True,
+)
+
+# What is settled, summed by the hour: derived from the ledger in the same transaction, so that budgets and reports need
+# not read all of it.
+usage_hours = Table(
+    "usage_hours",
+    metadata,
+    Column("tenant", Words, ForeignKey(tenants.c.tenant_id, ondelete="CASCADE"), primary_key=True),
+    Column("hour", UtcTime, primary_key=True),
+    Column("meter", Named(Meter), primary_key=True),
+    Column("price_nanos", BigInteger, primary_key=True),
+    Column("resource", Words, primary_key=True),
+    Column("adapter", Words, primary_key=True),
+    Column("base_model", Words, primary_key=True),
+    Column("quantity", BigInteger, nullable=False),
+    Index(None, "hour"),
+)
+
+# What is held for each job: derived from the ledger in the same transaction.
+holds = Table(
+    "holds",
+    metadata,
+    Column("job_uid", Words, primary_key=True),
+    Column("meter", Named(Meter), primary_key=True),
+    Column("tenant", Words, ForeignKey(tenants.c.tenant_id, ondelete="CASCADE"), nullable=False),
+    Column("quantity", BigInteger, nullable=False),
+    Index(None, "tenant", "meter"),
+)
+
+rate_buckets = Table(
+    "rate_buckets",
+    metadata,
+    Column("tenant", Words, ForeignKey(tenants.c.tenant_id, ondelete="CASCADE"), primary_key=True),
+    Column("kind", Words, primary_key=True),  # requests or tokens
+    Column("level", Double, nullable=False),  # what may be taken at once; negative where more was used than foreseen
+    Column("time", UtcTime, nullable=False),  # when the level was so
+)
+
+fair_shares = Table(
+    "fair_shares",
+    metadata,
+    Column("tenant", Words, ForeignKey(tenants.c.tenant_id, ondelete="CASCADE"), primary_key=True),
+    Column("past_use", Double, nullable=False),
+    Column("time", UtcTime, nullable=False),  # as of when
+)
+
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("job_uid", Words, ForeignKey(tuning_jobs.c.uid, ondelete="CASCADE"), primary_key=True),
+    Column("cpus", Double, nullable=False),
+    Column("gpus", Double, nullable=False),
+    Column("create_time", UtcTime, nullable=False),
+)
+
+# What the scheduler last decided, for whoever asks why a job waits: one row.
+scheduler_board = Table(
+    "scheduler_board",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("time", UtcTime, nullable=False),
+    Column("board", Json, nullable=False),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", Words, primary_key=True),
+    Column("holder", Words, nullable=False),
+    Column("expire_time", UtcTime, nullable=False),
+)
+
+audit_events = Table(
+    "audit_events",
+    metadata,
+    Column("sequence", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("time", UtcTime, nullable=False),
+    Column("tenant", Words),  # no foreign key: the trail outlives its tenant
+    Column("principal", Words, nullable=False),
+    Column("role", Words, nullable=False),
+    Column("method", Words, nullable=False),
+    Column("resource", Words, nullable=False),
+    Column("source", Words, nullable=False),
+    Column("request_id", Words, nullable=False),
+    Column("status", Words, nullable=False),
+    Column("before", Json, nullable=False),
+    Column("after", Json, nullable=False),
+    Index(None, "tenant", "sequence"),
+    Index(None, "principal", "sequence"),
+    sqlite_autoincrement=True,
 )
 
 usage_records = Table(

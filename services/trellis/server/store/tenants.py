@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import Row, delete, select, update
 
 from trellis.server.app.ports import Page
+from trellis.server.domain.quota import Budget, BudgetMeter, Period, Quota
 from trellis.server.domain.tenant import Tenant
 from trellis.server.store import tables
 from trellis.server.store.failures import already_exists, expect_one
@@ -19,7 +20,16 @@ _OLDEST_FIRST = Keyset((_t.create_time, _t.tenant_id))
 
 
 def _read(row: Row[Any]) -> Tenant:
-    return Tenant(**named(row))
+    values = named(row)
+    return Tenant(**{**values, "quota": _quota(values["quota"] or {})})
+
+
+def _quota(values: dict[str, Any]) -> Quota:
+    budgets = (
+        Budget(**{**budget, "meter": BudgetMeter(budget["meter"]), "period": Period(budget["period"])})
+        for budget in values.get("budgets", ())
+    )
+    return Quota(**{**values, "budgets": tuple(budgets)})
 
 
 class SqlTenants(Rows):

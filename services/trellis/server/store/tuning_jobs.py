@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Row, Select, delete, func, select, union_a
 from trellis.errors import NotFound
 from trellis.server.app.ports import Claim, Page
 from trellis.server.domain.tuning_job import (
+    Estimate,
     Evaluation,
     JobError,
     JobEvent,
@@ -39,6 +40,7 @@ _QUEUE_LOCK = 0x7472_0002
 _SAME = (
     *("tenant", "job_id", "uid", "display_name", "state", "alias_id", "deploy", "adapter_digest", "attempt_count"),
     *("failure_count", "memory_halvings", "decline_count", "used_tokens", "used_seconds", "export_id", "stop_time"),
+    *("priority", "preemption_count"),
     *("create_time", "update_time", "retry_time", "start_time", "cancel_time", "end_time", "revision"),
 )
 """The columns that are the domain's fields as they are."""
@@ -52,6 +54,7 @@ def _read(row: Row[Any]) -> TuningJob:
         queue_reason=QueueReason(QueueCode(reason["code"]), reason["message"], reason["position"]) if reason else None,
         progress=Progress(**row.progress),
         error=JobError(**error) if error else None,
+        estimate=Estimate(**row.estimate) if row.estimate else None,
         base_evaluation=Evaluation(**row.base_evaluation) if row.base_evaluation else None,
         tuned_evaluation=Evaluation(**row.tuned_evaluation) if row.tuned_evaluation else None,
         event_count=row.event_count,
@@ -69,6 +72,7 @@ def _write(job: TuningJob) -> dict[str, Any]:
         "queue_reason": asdict(job.queue_reason) if job.queue_reason else None,
         "progress": asdict(job.progress),
         "error": asdict(replace(job.error, metadata=dict(job.error.metadata))) if job.error else None,
+        "estimate": asdict(job.estimate) if job.estimate else None,
         "base_evaluation": asdict(job.base_evaluation) if job.base_evaluation else None,
         "tuned_evaluation": asdict(job.tuned_evaluation) if job.tuned_evaluation else None,
     }

@@ -1,0 +1,31 @@
+"""The audit trail: who did what to what."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """Something that somebody did, or was refused to do; it holds no secret."""
+
+    time: datetime
+    tenant: str | None
+    """Whom it touched; None for what belongs to the platform."""
+    principal: str
+    """A key's name, `oidc:{issuer}#{subject}`, `platform` for what the platform does by itself, empty for nobody known."""
+    role: str
+    method: str
+    resource: str
+    source: str
+    """The caller's address."""
+    request_id: str
+    status: str
+    """The gRPC status, such as `OK`."""
+    before: Mapping[str, Any] = field(default_factory=dict)
+    """The fields that were changed, as they were."""
+    after: Mapping[str, Any] = field(default_factory=dict)
+    """The fields that were changed, as they are since."""
+    sequence: int = 0
+    """Its place in the trail; given by the store."""
