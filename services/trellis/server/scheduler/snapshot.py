@@ -15,6 +15,8 @@ class Alone:
     """A job that runs by itself, and reserves this much."""
 
     needs: Resources
+    workers: int = 1
+    """Over which that is spread; with fewer it needs less, and takes longer."""
 
 
 @dataclass(frozen=True, slots=True)
