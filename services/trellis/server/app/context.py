@@ -1,12 +1,14 @@
 """What every use case works with."""
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from trellis.objects import ObjectStore
 from trellis.server.app.hosts import EngineHost
+from trellis.server.app.lookout import Lookout
 from trellis.server.app.ports import Clock, Ids, UnitOfWorkFactory
+from trellis.server.domain.marks import JobMark, TrainerMark
 from trellis.server.domain.retry import RetryPolicy
 from trellis.server.domain.stop import Graces
 from trellis.server.domain.trainer_options import TrainerOptions
@@ -51,7 +53,23 @@ class Context:
     settings: AppSettings = AppSettings()
     claim_wait: Callable[[], Awaitable[None]] | None = None
     """The same for trainers that wait for jobs, who are not to notice it; None for `wait`."""
+    jobs: Lookout[JobMark] = field(init=False, repr=False)
+    """Where streams wait for their jobs to go on."""
+    trainers: Lookout[TrainerMark] = field(init=False, repr=False)
+    """Where trainers wait to be given attempts."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "jobs", Lookout(self._job_marks, self.wait, self.clock))
+        object.__setattr__(self, "trainers", Lookout(self._trainer_marks, self.claim_wait or self.wait, self.clock))
 
     def now(self) -> datetime:
         """The time."""
         return self.clock.now()
+
+    async def _job_marks(self, uids: Collection[str]) -> Mapping[str, JobMark]:
+        async with self.units(write=False) as unit:
+            return await unit.jobs.marks(uids)
+
+    async def _trainer_marks(self, uids: Collection[str]) -> Mapping[str, TrainerMark]:
+        async with self.units(write=False) as unit:
+            return await unit.trainers.marks(uids)

@@ -1,16 +1,18 @@
 """What the use cases and control loops ask of the world, as Protocols; `bootstrap` says what is behind each."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
-from trellis.server.domain.adapter import Adapter, Alias
+from trellis.server.domain.adapter import Adapter, AdapterShare, Alias
+from trellis.server.domain.audit import AuditEvent
 from trellis.server.domain.base_model import BaseModel
 from trellis.server.domain.caller import ApiKey
 from trellis.server.domain.dataset import Dataset, DatasetVersion, Report, Upload, UploadPart
 from trellis.server.domain.export import Export, ExportState
+from trellis.server.domain.marks import JobMark, TrainerMark
 from trellis.server.domain.remembered_request import RememberedRequest
 from trellis.server.domain.tenant import Tenant
 from trellis.server.domain.trainer import Trainer, TrainerBase
@@ -216,6 +218,9 @@ class TuningJobs(Protocol):
         ...
 
     async def events(self, uid: str, after_sequence: int, limit: int) -> Sequence[JobEvent]: ...
+    async def marks(self, uids: Collection[str]) -> Mapping[str, JobMark]:
+        """How far each of these jobs has come, by uid; without those that are gone."""
+        ...
 
     async def add_attempt(self, attempt: Attempt) -> None: ...
     async def get_attempt(self, uid: str, number: int) -> Attempt | None: ...
@@ -267,6 +272,10 @@ class Trainers(Protocol):
         """Those that are not over, oldest first."""
         ...
 
+    async def marks(self, uids: Collection[str]) -> Mapping[str, TrainerMark]:
+        """What each of these trainers would hear if it asked, by uid; without those that are gone."""
+        ...
+
     async def to_clean_up(self, limit: int) -> Sequence[Trainer]:
         """Those that are over but not cleaned up; who ended first comes first."""
         ...
@@ -306,6 +315,26 @@ class Adapters(Protocol):
     async def list_aliases(self, tenant: str, limit: int, cursor: str | None) -> Page[Alias]: ...
     async def delete_alias(self, tenant: str, alias_id: str) -> None: ...
     async def aliases_of(self, tenant: str, digest: str) -> Sequence[Alias]: ...
+
+    async def put_share(self, share: AdapterShare) -> None:
+        """Adds the share; one that is there already gets the new time."""
+        ...
+
+    async def delete_share(self, owner: str, digest: str, tenant: str) -> AdapterShare | None:
+        """Deletes the share and returns it; None if there was none."""
+        ...
+
+    async def shares_of(self, owner: str, digest: str, limit: int, cursor: str | None) -> Page[AdapterShare]:
+        """The adapter's shares, by tenant."""
+        ...
+
+    async def is_shared(self, owner: str, digest: str, tenant: str) -> bool:
+        """Whether the tenant may call the adapter: it is shared with it, since it exists."""
+        ...
+
+    async def shared_with(self, tenant: str, limit: int, cursor: str | None) -> Page[Adapter]:
+        """The adapters of others that the tenant may call, those shared last first."""
+        ...
 
 
 class Exports(Protocol):
@@ -360,6 +389,36 @@ class Usage(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class AuditQuery:
+    """Which events are asked for; what is empty or None does not narrow them."""
+
+    tenant: str | None = None
+    """None for what belongs to no tenant."""
+    everything: bool = False
+    """Whether it is about all tenants and the platform."""
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    """Only before it."""
+    principal: str = ""
+    method: str = ""
+    """Its full name or its last part."""
+    resource: str = ""
+    """It, and what belongs to it."""
+    after_sequence: int | None = None
+    """Only what comes after it, oldest first; newest first when None."""
+
+
+class AuditTrail(Protocol):
+    """Who did what to what: only ever added to."""
+
+    async def append(self, event: AuditEvent) -> None:
+        """The store gives the sequence."""
+        ...
+
+    async def list(self, query: AuditQuery, limit: int, cursor: str | None) -> Page[AuditEvent]: ...
+
+
 class Requests(Protocol):
     """The requests that carried a request_id; scope and id are a unique index."""
 
@@ -382,6 +441,7 @@ class UnitOfWork(Protocol):
     exports: Exports
     usage: Usage
     requests: Requests
+    audit: AuditTrail
 
     async def __aenter__(self) -> Self: ...
     async def __aexit__(

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from trellis.errors import Reason, error_for
 from trellis.server.app.attempts import Process
@@ -12,6 +13,7 @@ from trellis.server.app.fields import printable
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.app.tokens import attempt_token
 from trellis.server.domain.caller import Caller
+from trellis.server.domain.marks import TrainerMark
 from trellis.server.domain.trainer import Room, Trainer, TrainerBase, TrainerState
 from trellis.server.domain.trainer_options import TrainerOptions
 from trellis.server.domain.tuning_job import Attempt
@@ -86,9 +88,16 @@ async def claim_attempts(context: Context, caller: Caller, word: TrainerWord) ->
     deadline = context.now() + wait
     # A trainer that still has jobs can't leave yet: it hears of it when it has waited.
     while not claimed.attempts and not (claimed.drain and not word.jobs) and context.now() < deadline:
-        await (context.claim_wait or context.wait)()
+        await context.trainers.news(caller.trainer_uid, partial(_has_news, word), deadline)
         claimed = await _look(context, caller, is_loaded=word.room is not None)
     return claimed
+
+
+def _has_news(word: TrainerWord, mark: TrainerMark | None) -> bool:
+    if mark is None or mark.state is TrainerState.ENDED:
+        return True
+    may_leave = mark.state is TrainerState.DRAINING and not word.jobs
+    return may_leave or (mark.has_attempts and word.room is not None)
 
 
 async def leave_trainer(context: Context, caller: Caller) -> bool:

@@ -1,11 +1,13 @@
 """A job's events and log, as they come."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 
 from trellis.errors import InvalidArgument, NotFound
 from trellis.names import TuningJobName
 from trellis.server.app.context import Context
 from trellis.server.app.tuning_jobs import LogPiece, present_job
+from trellis.server.domain.marks import JobMark
 from trellis.server.domain.tuning_job import JobEvent, TuningJob
 
 _BATCH = 500
@@ -31,7 +33,7 @@ async def watch_tuning_job(
             continue
         if present.ended:
             return
-        await context.wait()
+        await context.jobs.news(job.uid, partial(_has_events, after_sequence))
 
 
 async def read_log(context: Context, name: str, offset: int, *, follow: bool) -> AsyncIterator[LogPiece]:
@@ -50,7 +52,15 @@ async def read_log(context: Context, name: str, offset: int, *, follow: bool) ->
             continue
         if present.ended or not follow:
             return
-        await context.wait()
+        await context.jobs.news(job.uid, partial(_has_log, offset))
+
+
+def _has_events(after_sequence: int, mark: JobMark | None) -> bool:
+    return mark is None or mark.ended or mark.event_count > after_sequence
+
+
+def _has_log(offset: int, mark: JobMark | None) -> bool:
+    return mark is None or mark.ended or mark.log_size > offset
 
 
 async def _job_from(context: Context, name: str, field: str, position: int) -> TuningJob:

@@ -12,8 +12,8 @@ from trellis.server.domain.tuning_job import Attempt
 from trellis.server.store import tables
 from trellis.server.store.attempts import read_attempt
 from trellis.server.store.failures import already_exists, expect_one
+from trellis.server.store.marks import TrainerMarkRows
 from trellis.server.store.rows import named
-from trellis.server.store.transaction import Rows
 from trellis.server.store.transaction import for_update as locked
 
 _t = tables.trainers.c
@@ -26,7 +26,7 @@ def _read(row: Row[Any]) -> Trainer:
     return Trainer(**{**values, "room": Room(**values["room"]) if values["room"] else None})
 
 
-class SqlTrainers(Rows):
+class SqlTrainers(TrainerMarkRows):
     """See ports.Trainers."""
 
     async def add(self, trainer: Trainer) -> None:

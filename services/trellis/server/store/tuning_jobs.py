@@ -28,6 +28,7 @@ from trellis.server.store.failures import already_exists
 from trellis.server.store.job_events import EventRows
 from trellis.server.store.job_logs import LogRows
 from trellis.server.store.job_metrics import MetricRows
+from trellis.server.store.marks import JobMarkRows
 from trellis.server.store.pages import Keyset
 from trellis.server.store.transaction import Transaction
 from trellis.server.store.transaction import for_update as locked
@@ -78,7 +79,7 @@ def _write(job: TuningJob) -> dict[str, Any]:
     }
 
 
-class SqlTuningJobs(EventRows, AttemptRows, MetricRows, CheckpointRows, LogRows):
+class SqlTuningJobs(EventRows, AttemptRows, MetricRows, CheckpointRows, LogRows, JobMarkRows):
     """See ports.TuningJobs."""
 
     def __init__(self, transaction: Transaction) -> None:

@@ -1,0 +1,31 @@
+"""The marks of many rows in one look, for those who wait."""
+
+from collections.abc import Collection, Mapping
+
+from sqlalchemy import exists, select
+
+from trellis.server.domain.marks import JobMark, TrainerMark
+from trellis.server.store import tables
+from trellis.server.store.transaction import Rows
+
+_j = tables.tuning_jobs.c
+_t = tables.trainers.c
+_a = tables.attempts.c
+
+
+class JobMarkRows(Rows):
+    """The part of ports.TuningJobs about marks."""
+
+    async def marks(self, uids: Collection[str]) -> Mapping[str, JobMark]:
+        statement = select(_j.uid, _j.state, _j.event_count, _j.log_size).where(_j.uid.in_(uids))
+        rows = await self._transaction.rows(statement)
+        return {uid: JobMark(state, event_count, log_size) for uid, state, event_count, log_size in rows}
+
+
+class TrainerMarkRows(Rows):
+    """The part of ports.Trainers about marks."""
+
+    async def marks(self, uids: Collection[str]) -> Mapping[str, TrainerMark]:
+        given = exists().where(_a.trainer_uid == _t.uid, _a.end_time.is_(None), _a.start_time.is_(None))
+        statement = select(_t.uid, _t.state, given.label("given")).where(_t.uid.in_(uids))
+        return {uid: TrainerMark(state, bool(has)) for uid, state, has in await self._transaction.rows(statement)}
