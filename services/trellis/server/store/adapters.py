@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, delete, select, update
+from sqlalchemy import ColumnElement, Row, and_, delete, select, tuple_, update
 
 from trellis.server.app.ports import Page
 from trellis.server.domain.adapter import Adapter, Deployment
@@ -13,6 +13,7 @@ from trellis.server.store.aliases import AliasRows
 from trellis.server.store.failures import expect_one
 from trellis.server.store.pages import Keyset
 from trellis.server.store.rows import named
+from trellis.server.store.shares import ShareRows
 from trellis.server.store.transaction import for_update as locked
 
 _a = tables.adapters.c
@@ -33,7 +34,7 @@ def _is(tenant: str, adapter_id: str) -> ColumnElement[bool]:
     return and_(_a.tenant == tenant, _a.adapter_id == adapter_id)
 
 
-class SqlAdapters(AliasRows):
+class SqlAdapters(AliasRows, ShareRows):
     """See ports.Adapters."""
 
     async def add(self, adapter: Adapter) -> bool:
@@ -59,3 +60,10 @@ class SqlAdapters(AliasRows):
     async def wanted(self) -> Sequence[Adapter]:
         statement = select(tables.adapters).where(_a.deployment.in_(_WANTED)).order_by(_a.create_time, _a.digest)
         return [_read(row) for row in await self._transaction.rows(statement)]
+
+    async def shared_with(self, tenant: str, limit: int, cursor: str | None) -> Page[Adapter]:
+        shares = await self._shares_with(tenant, limit, cursor)
+        keys = [(share.owner, share.digest) for share in shares.items]
+        rows = await self._transaction.rows(select(tables.adapters).where(tuple_(_a.tenant, _a.digest).in_(keys)))
+        found = {(adapter.tenant, adapter.digest): adapter for adapter in map(_read, rows)}
+        return Page([found[key] for key in keys if key in found], shares.next_cursor)

@@ -404,7 +404,8 @@ adapter_shares = Table(
     metadata,
     Column("owner", Words, primary_key=True),
     Column("digest", Words, primary_key=True),
-    Column("tenant", Words, ForeignKey(tenants.c.tenant_id, ondelete="CASCADE"), primary_key=True),
+    # No foreign key: whether there is such a tenant is not for the owner to learn.
+    Column("tenant", Words, primary_key=True),
     Column("create_time", UtcTime, nullable=False),
     ForeignKeyConstraint(["owner", "digest"], [adapters.c.tenant, adapters.c.digest], ondelete="CASCADE"),
     Index(None, "tenant", "create_time", "owner", "digest"),
@@ -427,9 +428,9 @@ ledger_entries = Table(
     Column("base_model", Words, nullable=False),
     Column("price_nanos", BigInteger, nullable=False),
     UniqueConstraint("tenant", "key"),
-    Index(None, "tenant", "sequence"),
-    Index(None, "tenant", "time"),
-    Index(None, "job_uid"),
+    Index(None, "tenant", "time", "sequence"),
+    Index(None, "time", "sequence"),
+    Index(None, "job_uid", "time", "sequence"),
     sqlite_autoincrement=True,
 )
 
@@ -447,6 +448,16 @@ usage_hours = Table(
     Column("base_model", Words, primary_key=True),
     Column("quantity", BigInteger, nullable=False),
     Index(None, "hour"),
+)
+
+# The same by the day, without the details: what budgets are read from with every call, and all of them in every decision.
+usage_days = Table(
+    "usage_days",
+    metadata,
+    Column("tenant", Words, ForeignKey(tenants.c.tenant_id, ondelete="CASCADE"), primary_key=True),
+    Column("day", UtcTime, primary_key=True),
+    Column("meter", Named(Meter), primary_key=True),
+    Column("quantity", BigInteger, nullable=False),
 )
 
 # What is held for each job: derived from the ledger in the same transaction.
@@ -521,18 +532,6 @@ audit_events = Table(
     Index(None, "tenant", "sequence"),
     Index(None, "principal", "sequence"),
     sqlite_autoincrement=True,
-)
-
-usage_records = Table(
-    "usage_records",
-    metadata,
-    Column("tenant", Words, ForeignKey(tenants.c.tenant_id, ondelete="CASCADE"), primary_key=True),
-    Column("key", Words, primary_key=True),
-    Column("kind", Words, nullable=False),
-    Column("quantity", Double, nullable=False),
-    Column("resource", Words, nullable=False),
-    Column("time", UtcTime, nullable=False),
-    Index(None, "tenant", "kind", "quantity"),
 )
 
 requests = Table(

@@ -8,9 +8,11 @@ from typing import Self
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from trellis.server.app import audit
 from trellis.server.app.ports import (
     Adapters,
     ApiKeys,
+    AuditTrail,
     BaseModels,
     Datasets,
     Exports,
@@ -23,6 +25,7 @@ from trellis.server.app.ports import (
 )
 from trellis.server.store.adapters import SqlAdapters
 from trellis.server.store.api_keys import SqlApiKeys
+from trellis.server.store.audit import SqlAuditTrail
 from trellis.server.store.base_models import SqlBaseModels
 from trellis.server.store.datasets import SqlDatasets
 from trellis.server.store.engine import LOCK_SECONDS, options_for
@@ -49,6 +52,7 @@ class SqlUnitOfWork:
     exports: Exports
     usage: Usage
     requests: Requests
+    audit: AuditTrail
 
     def __init__(self, engine: AsyncEngine, writer: asyncio.Lock | None, *, write: bool) -> None:
         self._engine = engine
@@ -76,6 +80,7 @@ class SqlUnitOfWork:
         """Makes it all true."""
         assert self._write, "a unit of work that only reads has nothing to commit"
         await self._transaction.commit()
+        audit.committed()
 
     async def _begin(self, stack: AsyncExitStack) -> None:
         if self._writer:
@@ -94,6 +99,7 @@ class SqlUnitOfWork:
         self.exports = SqlExports(transaction)
         self.usage = SqlUsage(transaction)
         self.requests = SqlRequests(transaction)
+        self.audit = SqlAuditTrail(transaction)
 
     @staticmethod
     def _raise_translated(error: BaseException | None) -> None:

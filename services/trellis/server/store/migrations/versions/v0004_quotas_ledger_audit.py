@@ -31,6 +31,7 @@ def upgrade() -> None:
     with op.batch_alter_table("audit_events", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_audit_events_principal_sequence"), ["principal", "sequence"], unique=False)
         batch_op.create_index(batch_op.f("ix_audit_events_tenant_sequence"), ["tenant", "sequence"], unique=False)
+    _make_append_only()
 
     op.create_table(
         "leases",
@@ -90,9 +91,9 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     with op.batch_alter_table("ledger_entries", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_ledger_entries_job_uid"), ["job_uid"], unique=False)
-        batch_op.create_index(batch_op.f("ix_ledger_entries_tenant_sequence"), ["tenant", "sequence"], unique=False)
-        batch_op.create_index(batch_op.f("ix_ledger_entries_tenant_time"), ["tenant", "time"], unique=False)
+        batch_op.create_index("ix_ledger_entries_job_uid_time_sequence", ["job_uid", "time", "sequence"])
+        batch_op.create_index("ix_ledger_entries_tenant_time_sequence", ["tenant", "time", "sequence"])
+        batch_op.create_index("ix_ledger_entries_time_sequence", ["time", "sequence"])
 
     op.create_table(
         "rate_buckets",
@@ -126,6 +127,17 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_usage_hours_hour"), ["hour"], unique=False)
 
     op.create_table(
+        "usage_days",
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("day", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("meter", sa.Text(), nullable=False),
+        sa.Column("quantity", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["tenant"], ["tenants.tenant_id"], name=op.f("fk_usage_days_tenants"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("tenant", "day", "meter", name=op.f("pk_usage_days")),
+    )
+    op.create_table(
         "adapter_shares",
         sa.Column("owner", sa.Text(), nullable=False),
         sa.Column("digest", sa.Text(), nullable=False),
@@ -136,9 +148,6 @@ def upgrade() -> None:
             ["adapters.tenant", "adapters.digest"],
             name=op.f("fk_adapter_shares_adapters"),
             ondelete="CASCADE",
-        ),
-        sa.ForeignKeyConstraint(
-            ["tenant"], ["tenants.tenant_id"], name=op.f("fk_adapter_shares_tenants"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("owner", "digest", "tenant", name=op.f("pk_adapter_shares")),
     )
@@ -182,6 +191,26 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("preemption_count", sa.BigInteger(), server_default=sa.text("0"), nullable=False))
 
 
+def _make_append_only() -> None:
+    """The code only adds to the trail; this holds it against a mistake. Whoever owns the database can drop it."""
+    refusal = "the audit trail is append-only"
+    if op.get_bind().dialect.name == "sqlite":
+        for deed in ("UPDATE", "DELETE"):
+            op.execute(
+                f"CREATE TRIGGER audit_events_no_{deed.lower()} BEFORE {deed} ON audit_events "
+                f"BEGIN SELECT RAISE(ABORT, '{refusal}'); END"
+            )
+        return
+    op.execute(
+        "CREATE FUNCTION audit_events_refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN RAISE EXCEPTION '{refusal}'; END $$"
+    )
+    op.execute(
+        "CREATE TRIGGER audit_events_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_events "
+        "FOR EACH STATEMENT EXECUTE FUNCTION audit_events_refuse()"
+    )
+
+
 def downgrade() -> None:
     """Drop them."""
     with op.batch_alter_table("tuning_jobs", schema=None) as batch_op:
@@ -213,12 +242,13 @@ def downgrade() -> None:
     with op.batch_alter_table("usage_hours", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_usage_hours_hour"))
 
+    op.drop_table("usage_days")
     op.drop_table("usage_hours")
     op.drop_table("rate_buckets")
     with op.batch_alter_table("ledger_entries", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_ledger_entries_tenant_time"))
-        batch_op.drop_index(batch_op.f("ix_ledger_entries_tenant_sequence"))
-        batch_op.drop_index(batch_op.f("ix_ledger_entries_job_uid"))
+        batch_op.drop_index("ix_ledger_entries_time_sequence")
+        batch_op.drop_index("ix_ledger_entries_tenant_time_sequence")
+        batch_op.drop_index("ix_ledger_entries_job_uid_time_sequence")
 
     op.drop_table("ledger_entries")
     with op.batch_alter_table("holds", schema=None) as batch_op:
@@ -233,3 +263,5 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_audit_events_principal_sequence"))
 
     op.drop_table("audit_events")
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("DROP FUNCTION audit_events_refuse()")
