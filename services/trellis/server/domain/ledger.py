@@ -1,8 +1,10 @@
 """The ledger: what was set aside, what was used, and what is free again. Entries are only ever appended."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
 
 class Meter(StrEnum):
@@ -14,6 +16,18 @@ class Meter(StrEnum):
     COMPLETION_TOKENS = "COMPLETION_TOKENS"
     DATASET_BYTE_HOURS = "DATASET_BYTE_HOURS"
     ARTIFACT_BYTE_HOURS = "ARTIFACT_BYTE_HOURS"
+
+
+PRICE_UNITS: Final[Mapping[Meter, int]] = {
+    Meter.ACCELERATOR_MILLISECONDS: 3_600_000,
+    Meter.TRAINED_TOKENS: 1_000_000,
+    Meter.PROMPT_TOKENS: 1_000_000,
+    Meter.COMPLETION_TOKENS: 1_000_000,
+    Meter.DATASET_BYTE_HOURS: 1_000_000_000,
+    Meter.ARTIFACT_BYTE_HOURS: 1_000_000_000,
+}
+"""For so many of the meter's units a price is given: an accelerator's hour, a million tokens, a gigabyte's hour. Of one
+unit most prices would be no whole number of billionths."""
 
 
 class EntryKind(StrEnum):
@@ -39,12 +53,39 @@ class LedgerEntry:
     time: datetime
     job_uid: str = ""
     resource: str = ""
-    """The name of the tuning job, if it is for one."""
+    """The name of the tuning job or export, if it is for one."""
     adapter: str = ""
     """The name of the adapter, if it is for one."""
     base_model: str = ""
     """The name of the base model, if it is for one."""
     price_nanos: int = 0
-    """Of a unit, when it was settled, in billionths of the currency."""
+    """Of as many units as PRICE_UNITS says, when it was settled, in billionths of the currency."""
     sequence: int = 0
     """Its place in the ledger; given by the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsageSum:
+    """What was settled at one price; what is not grouped by is empty."""
+
+    meter: Meter
+    price_nanos: int
+    quantity: int
+    tenant: str = ""
+    resource: str = ""
+    adapter: str = ""
+    base_model: str = ""
+    time: datetime | None = None
+    """The beginning of the hour or day."""
+
+    @property
+    def amount_nanos(self) -> int:
+        """What it costs."""
+        return amount_nanos(self.meter, self.quantity, self.price_nanos)
+
+
+def amount_nanos(meter: Meter, quantity: int, price_nanos: int) -> int:
+    """What so much costs, in billionths of the currency: exact, then rounded once, halves to the even neighbour."""
+    whole, rest = divmod(quantity * price_nanos, PRICE_UNITS[meter])
+    twice = 2 * rest - PRICE_UNITS[meter]
+    return whole + (twice > 0 or (twice == 0 and whole % 2 == 1))

@@ -534,6 +534,18 @@ audit_events = Table(
     sqlite_autoincrement=True,
 )
 
+usage_records = Table(
+    "usage_records",
+    metadata,
+    Column("tenant", Words, ForeignKey(tenants.c.tenant_id, ondelete="CASCADE"), primary_key=True),
+    Column("key", Words, primary_key=True),
+    Column("kind", Words, nullable=False),
+    Column("quantity", Double, nullable=False),
+    Column("resource", Words, nullable=False),
+    Column("time", UtcTime, nullable=False),
+    Index(None, "tenant", "kind", "quantity"),
+)
+
 requests = Table(
     "requests",
     metadata,
