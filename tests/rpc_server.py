@@ -10,7 +10,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, Ret
 from grpc_status import rpc_status
 
 from tests.server_fakes import ADMIN, World
-from trellis.server.app.api_keys import NewApiKey, create_api_key, key_name
+from trellis.server.app.api_keys import NewApiKey, create_api_key
 from trellis.server.app.authentication import create_first_admin_key
 from trellis.server.domain.caller import Role
 from trellis.server.rpc.server import build_grpc_server
@@ -58,7 +58,7 @@ async def make_key(world: World, tenant: str, role: Role, **changes: Any) -> str
 
 async def make_named_key(world: World, tenant: str, role: Role) -> tuple[str, str]:
     key, secret = await create_api_key(world.context, ADMIN, NewApiKey(f"tenants/{tenant}", "", role, None))
-    return key_name(key), secret
+    return key.name, secret
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from trellis.objects import ObjectStore
 from trellis.server.app.context import AppSettings, Context
+from trellis.server.app.key_uses import KeyUses
 from trellis.server.app.waiting import Pause
 from trellis.server.clusters.ray import RayJobCluster
 from trellis.server.clusters.serve import EngineSettings, ServeCluster
@@ -16,6 +17,7 @@ from trellis.server.control.admit import AdmitJobs
 from trellis.server.control.context import ControlContext, ControlSettings
 from trellis.server.control.deploy import DeployAdapters
 from trellis.server.control.export import MakeExports, ReapExports
+from trellis.server.control.key_uses import WriteKeyUses
 from trellis.server.control.launch import LaunchJobs
 from trellis.server.control.launch_trainers import LaunchTrainers
 from trellis.server.control.loop import ControlLoop
@@ -95,13 +97,13 @@ def build(config: ServerConfig) -> Platform:
         pause=pause,
         health=servicer,
         server=build_grpc_server(context, servicer),
-        loops=_loops(control, store),
+        loops=_loops(control, store, context.key_uses),
         cluster=cluster,
         engines=engines,
     )
 
 
-def _loops(control: ControlContext, store: ObjectStore) -> tuple[ControlLoop, ...]:
+def _loops(control: ControlContext, store: ObjectStore, uses: KeyUses) -> tuple[ControlLoop, ...]:
     """The loops, each with the seconds between two rounds."""
     return (
         # Two, so that a large file does not hold up everybody's small ones.
@@ -123,6 +125,7 @@ def _loops(control: ControlContext, store: ObjectStore) -> tuple[ControlLoop, ..
         ControlLoop(ReapExports(control), 10.0),
         ControlLoop(MeasureJobs(control), 5.0),
         ControlLoop(MeasureTrainers(control), 5.0),
+        ControlLoop(WriteKeyUses(control, uses), 30.0),
     )
 
 

@@ -18,7 +18,7 @@ from trellis.errors import (
     Unauthenticated,
 )
 from trellis.server.app import api_keys, authentication, authorisation, datasets, tenants
-from trellis.server.app.api_keys import NewApiKey, key_name
+from trellis.server.app.api_keys import NewApiKey
 from trellis.server.app.etags import etag_of
 from trellis.server.app.idempotency import RequestKey
 from trellis.server.app.pages import PageQuery
@@ -30,7 +30,7 @@ from trellis.server.domain.tenant import Tenant
 async def new_key(world: World, tenant: str, role: Role = Role.MEMBER, **changes: object) -> tuple[str, str]:
     new = replace(NewApiKey(f"tenants/{tenant}", "", role, None), **changes)  # type: ignore[arg-type]
     key, secret = await api_keys.create_api_key(world.context, ADMIN, new)
-    return key_name(key), secret
+    return key.name, secret
 
 
 async def reason_of(world: World, authorization: str) -> str:
@@ -69,7 +69,7 @@ async def test_the_first_admin_is_made_once(world: World) -> None:
     assert (await authentication.authenticate(world.context, f"Bearer {secret}")).role is Role.ADMIN
     assert await authentication.create_first_admin_key(world.context) is None
     page = await api_keys.list_api_keys(world.context, "platform", PageQuery())
-    await api_keys.revoke_api_key(world.context, key_name(page.items[0]))
+    await api_keys.revoke_api_key(world.context, page.items[0].name)
     assert await authentication.create_first_admin_key(world.context, "trk_mine") == "trk_mine"
 
 

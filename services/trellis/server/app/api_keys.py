@@ -6,15 +6,16 @@ from datetime import datetime
 from trellis.errors import InvalidArgument, NotFound
 from trellis.names import PLATFORM, ApiKeyName, PlatformApiKeyName, TenantName
 from trellis.server.app.authentication import secret_hash
-from trellis.server.app.authorisation import require_role
+from trellis.server.app.authorisation import require_cover
 from trellis.server.app.context import Context
 from trellis.server.app.fields import Violations
 from trellis.server.app.pages import Listed, PageQuery, read_page
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.app.tenants import present_tenant
-from trellis.server.domain.caller import ApiKey, Caller, Role
+from trellis.server.domain.caller import ApiKey, Caller, Role, Scope
 
-_PREFIX_LENGTH = 8
+PREFIX_LENGTH = 8
+"""So much of a secret is shown, to recognise it by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +26,17 @@ class NewApiKey:
     display_name: str
     role: Role | None
     expire_time: datetime | None
-
-
-def key_name(key: ApiKey) -> str:
-    """The key's resource name."""
-    return str(ApiKeyName(key.tenant, key.key_id) if key.tenant else PlatformApiKeyName(key.key_id))
+    scopes: frozenset[Scope] = frozenset()
+    """What it is narrowed to; all that its role may when empty."""
 
 
 async def create_api_key(context: Context, caller: Caller, new: NewApiKey) -> tuple[ApiKey, str]:
-    """Create a key; the answer has its secret, which nobody can read again."""
+    """Create a key; the answer has its secret, which nobody can read again.
+
+    Nobody gives away more than they have: neither a role above their own nor a scope that they have not.
+    """
     if new.role is not None:
-        require_role(caller, new.role)
+        require_cover(caller, new.role, new.scopes)
     tenant = _tenant_of_parent(new.parent)
     secret = context.ids.new_secret("trk")
     key = ApiKey(
@@ -43,10 +44,11 @@ async def create_api_key(context: Context, caller: Caller, new: NewApiKey) -> tu
         tenant=tenant,
         role=_checked_role(context, new, tenant),
         display_name=new.display_name,
-        prefix=secret[:_PREFIX_LENGTH],
+        prefix=secret[:PREFIX_LENGTH],
         secret_hash=secret_hash(secret),
         create_time=context.now(),
         expire_time=new.expire_time,
+        scopes=new.scopes,
     )
     async with context.units() as unit:
         if tenant is not None:
@@ -59,7 +61,7 @@ async def create_api_key(context: Context, caller: Caller, new: NewApiKey) -> tu
 async def get_api_key(context: Context, name: str) -> ApiKey:
     """Read a key."""
     async with context.units(write=False) as unit:
-        return await _present_key(unit, name)
+        return await present_key(unit, name)
 
 
 async def list_api_keys(context: Context, parent: str, query: PageQuery) -> Listed[ApiKey]:
@@ -76,7 +78,7 @@ async def list_api_keys(context: Context, parent: str, query: PageQuery) -> List
 async def revoke_api_key(context: Context, name: str) -> ApiKey:
     """Revoke a key; again changes nothing."""
     async with context.units() as unit:
-        key = await _present_key(unit, name)
+        key = await present_key(unit, name)
         if key.revoke_time is None:
             key = replace(key, revoke_time=context.now())
             await unit.api_keys.save(key)
@@ -101,7 +103,8 @@ def _tenant_of_parent(parent: str) -> str | None:
     return None if parent == PLATFORM else TenantName.parse(parent, "parent").tenant
 
 
-async def _present_key(unit: UnitOfWork, name: str) -> ApiKey:
+async def present_key(unit: UnitOfWork, name: str) -> ApiKey:
+    """The key; raises NotFound."""
     tenant, key_id = _parts(name)
     key = await unit.api_keys.get(tenant, key_id)
     if key is None:

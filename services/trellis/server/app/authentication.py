@@ -29,17 +29,25 @@ async def authenticate(context: Context, authorization: str) -> Caller:
         key = await unit.api_keys.find(secret_hash(secret))
     if key is None:
         raise _invalid("The API key is unknown.")
-    return _caller_of(key, context)
+    caller = _caller_of(key, secret_hash(secret), context)
+    context.key_uses.note(key, context.now())
+    return caller
 
 
-def _caller_of(key: ApiKey, context: Context) -> Caller:
+def _caller_of(key: ApiKey, sent: str, context: Context) -> Caller:
     if key.revoke_time is not None:
         when = key.revoke_time.isoformat()
         raise error_for(Reason.API_KEY_REVOKED, f"The API key was revoked at {when}.", metadata={"revoke_time": when})
     if key.expire_time is not None and context.now() >= key.expire_time:
         when = key.expire_time.isoformat()
         raise error_for(Reason.API_KEY_EXPIRED, f"The API key expired at {when}.", metadata={"expire_time": when})
-    return Caller(key.role, key.tenant, key.key_id)
+    if sent == key.old_secret_hash and (old_end := key.old_secret_expire_time) and context.now() >= old_end:
+        raise error_for(
+            Reason.API_KEY_EXPIRED,
+            f"The API key was given a new secret, and this one opens nothing since {old_end.isoformat()}.",
+            metadata={"expire_time": old_end.isoformat()},
+        )
+    return Caller(key.role, key.tenant, key.key_id, scopes=key.scopes, principal=key.name)
 
 
 async def _attempt(unit: UnitOfWork, token: str) -> Caller:
@@ -47,14 +55,15 @@ async def _attempt(unit: UnitOfWork, token: str) -> Caller:
     if attempt is None:
         raise _invalid("The attempt's token is unknown.")
     ref = AttemptRef(attempt.tenant, attempt.job_uid, attempt.number)
-    return Caller(Role.ATTEMPT, attempt.tenant, f"{attempt.job_uid}-{attempt.number}", ref)
+    name = f"{attempt.job_uid}-{attempt.number}"
+    return Caller(Role.ATTEMPT, attempt.tenant, name, ref, principal=f"attempts/{name}")
 
 
 async def _trainer(unit: UnitOfWork, token: str) -> Caller:
     trainer = await unit.trainers.find(secret_hash(token))
     if trainer is None:
         raise _invalid("The trainer's token is unknown.")
-    return Caller(Role.TRAINER, None, trainer.uid, trainer_uid=trainer.uid)
+    return Caller(Role.TRAINER, None, trainer.uid, trainer_uid=trainer.uid, principal=f"trainers/{trainer.uid}")
 
 
 async def create_first_admin_key(context: Context, secret: str = "") -> str | None:

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from trellis.objects import ObjectStore
 from trellis.server.app.hosts import EngineHost
+from trellis.server.app.key_uses import KeyUses
 from trellis.server.app.lookout import Lookout
 from trellis.server.app.ports import Clock, Ids, UnitOfWorkFactory
 from trellis.server.domain.marks import JobMark, TrainerMark
@@ -53,6 +54,8 @@ class Context:
     settings: AppSettings = AppSettings()
     claim_wait: Callable[[], Awaitable[None]] | None = None
     """The same for trainers that wait for jobs, who are not to notice it; None for `wait`."""
+    key_uses: KeyUses = field(default_factory=KeyUses)
+    """The uses of API keys that are still to be written down."""
     jobs: Lookout[JobMark] = field(init=False, repr=False)
     """Where streams wait for their jobs to go on."""
     trainers: Lookout[TrainerMark] = field(init=False, repr=False)

@@ -6,6 +6,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
+from trellis.server.app.queue_ports import BoardRow, FairShares, QueueFacts, Reservations
 from trellis.server.domain.adapter import Adapter, AdapterShare, Alias
 from trellis.server.domain.audit import AuditEvent
 from trellis.server.domain.base_model import BaseModel
@@ -448,6 +449,10 @@ class UnitOfWork(Protocol):
     usage: Usage
     requests: Requests
     audit: AuditTrail
+    queue: QueueFacts
+    fair_shares: FairShares
+    reservations: Reservations
+    board: BoardRow
 
     async def __aenter__(self) -> Self: ...
     async def __aexit__(

@@ -49,6 +49,11 @@ class ApiKey:
     last_use_time: datetime | None = None
     """To within some minutes."""
 
+    @property
+    def name(self) -> str:
+        """The resource name."""
+        return f"{f'tenants/{self.tenant}' if self.tenant else 'platform'}/apiKeys/{self.key_id}"
+
 
 @dataclass(frozen=True, slots=True)
 class AttemptRef:
@@ -80,6 +85,14 @@ class Caller:
         if not {self.role, role}.isdisjoint({Role.ATTEMPT, Role.TRAINER}):
             return self.role == role
         return self.role >= role
+
+    def has_scope(self, scope: Scope) -> bool:
+        """Whether the caller's key or token, if it is narrowed at all, reaches `scope`."""
+        return not self.scopes or scope in self.scopes
+
+    def covers(self, role: Role, scopes: frozenset[Scope]) -> bool:
+        """Whether the caller may do all that a key of this role and these scopes may."""
+        return self.has_role(role) and (not self.scopes or (bool(scopes) and scopes <= self.scopes))
 
     def may_touch(self, tenant: str | None) -> bool:
         """Whether the caller may touch what belongs to `tenant` (None: to the platform)."""

@@ -8,10 +8,11 @@ from google.protobuf.message import Message
 
 from trellis.errors import InvalidArgument, Reason
 from trellis.names import ALL_TENANTS, PLATFORM, tenant_of
-from trellis.server.app.authorisation import require_role, require_tenant
-from trellis.server.domain.caller import Caller, Role
+from trellis.server.app.authorisation import require_role, require_scope, require_tenant
+from trellis.server.domain.caller import Caller, Role, Scope
 from trellis.v1 import access_pb2
 
+_PROCESSES = frozenset({access_pb2.ROLE_ATTEMPT, access_pb2.ROLE_TRAINER})
 _BASE_MODELS = "baseModels/"
 
 
@@ -26,6 +27,8 @@ class Access:
     role: Role
     tenant_field: tuple[str, ...]
     platform_names_allowed: bool
+    scope: Scope | None = None
+    """What a narrowed key needs; None for methods of attempts and trainers, who have no scopes."""
 
     def name_in(self, request: Message) -> str | None:
         """The name that says which tenant is touched; None for methods that touch none."""
@@ -37,8 +40,10 @@ class Access:
         return str(value)
 
     def check_role(self, caller: Caller) -> None:
-        """Raise PermissionDenied unless the caller has the role."""
+        """Raise PermissionDenied unless the caller has the role and reaches the scope."""
         require_role(caller, self.role)
+        if self.scope is not None:
+            require_scope(caller, self.scope)
 
     def check_tenant(self, caller: Caller, request: Message) -> None:
         """Raise PermissionDenied unless the caller may touch what the request names.
@@ -74,5 +79,8 @@ def read_access(services: Iterable[ServiceDescriptor]) -> Mapping[str, Access]:
 def _read(method: str, option: access_pb2.Access) -> Access:
     if option.role == access_pb2.ROLE_UNSPECIFIED:
         raise MissingAccessError(f"{method} names no role in its option (trellis.v1.access).")
+    if (option.role in _PROCESSES) != (option.scope == access_pb2.SCOPE_UNSPECIFIED):
+        raise MissingAccessError(f"{method} must name a scope if callers with keys may call it, and else none.")
+    scope = Scope(option.scope) if option.scope else None
     fields = tuple(option.tenant_field.split(".")) if option.tenant_field else ()
-    return Access(Role(option.role), fields, option.platform_names_allowed)
+    return Access(Role(option.role), fields, option.platform_names_allowed, scope)

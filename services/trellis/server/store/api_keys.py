@@ -1,9 +1,10 @@
 """API keys in the database."""
 
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, or_, select, update
 
 from trellis.server.app.ports import Page
 from trellis.server.domain.caller import ApiKey, Scope
@@ -26,16 +27,12 @@ def _write(key: ApiKey) -> dict[str, Any]:
     return {**asdict(key), "scopes": sorted(scope.name for scope in key.scopes)}
 
 
-def _name(key: ApiKey) -> str:
-    return f"{f'tenants/{key.tenant}' if key.tenant else 'platform'}/apiKeys/{key.key_id}"
-
-
 class SqlApiKeys(Rows):
     """See ports.ApiKeys."""
 
     async def add(self, key: ApiKey) -> None:
         if not await self._transaction.add(tables.api_keys, _write(key)):
-            raise already_exists(_name(key))
+            raise already_exists(key.name)
 
     async def get(self, tenant: str | None, key_id: str) -> ApiKey | None:
         row = await self._transaction.row(
@@ -44,7 +41,10 @@ class SqlApiKeys(Rows):
         return _read(row) if row else None
 
     async def find(self, secret_hash: str) -> ApiKey | None:
-        row = await self._transaction.row(select(tables.api_keys).where(_k.secret_hash == secret_hash))
+        keys = select(tables.api_keys)
+        row = await self._transaction.row(keys.where(_k.secret_hash == secret_hash))
+        if row is None:  # few callers still have the secret before
+            row = await self._transaction.row(keys.where(_k.old_secret_hash == secret_hash))
         return _read(row) if row else None
 
     async def list(self, tenant: str | None, limit: int, cursor: str | None) -> Page[ApiKey]:
@@ -55,4 +55,10 @@ class SqlApiKeys(Rows):
 
     async def save(self, key: ApiKey) -> None:
         statement = update(tables.api_keys).where(_k.key_id == key.key_id).values(_write(key))
-        expect_one(await self._transaction.change(statement), _name(key))
+        expect_one(await self._transaction.change(statement), key.name)
+
+    async def used(self, key_id: str, time: datetime) -> None:
+        earlier = or_(_k.last_use_time.is_(None), _k.last_use_time < time)
+        await self._transaction.change(
+            update(tables.api_keys).where(_k.key_id == key_id, earlier).values(last_use_time=time)
+        )

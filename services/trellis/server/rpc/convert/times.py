@@ -1,6 +1,6 @@
 """Moments and durations."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
@@ -26,6 +26,17 @@ def moment(message: Message, field: str, path: str) -> datetime | None:
         found: datetime = getattr(message, field).ToDatetime(tzinfo=UTC)
     except (ValueError, OverflowError) as error:
         raise InvalidArgument.for_field(path, f"It is not a time ({error}).") from None
+    return found
+
+
+def span(message: Message, field: str, path: str) -> timedelta | None:
+    """The duration in the message's field, None if it is not set; raises InvalidArgument naming `path`."""
+    if not message.HasField(field):
+        return None
+    try:
+        found: timedelta = getattr(message, field).ToTimedelta()
+    except (ValueError, OverflowError) as error:
+        raise InvalidArgument.for_field(path, f"It is not a duration ({error}).") from None
     return found
 
 
