@@ -6,6 +6,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
+from trellis.server.app.ledger_reading import Derived, LedgerRange, StoredBytes, Sums, UsageGroup
 from trellis.server.app.queue_ports import BoardRow, FairShares, QueueFacts, Reservations
 from trellis.server.domain.adapter import Adapter, AdapterShare, Alias
 from trellis.server.domain.audit import AuditEvent
@@ -13,6 +14,7 @@ from trellis.server.domain.base_model import BaseModel
 from trellis.server.domain.caller import ApiKey
 from trellis.server.domain.dataset import Dataset, DatasetVersion, Report, Upload, UploadPart
 from trellis.server.domain.export import Export, ExportState
+from trellis.server.domain.ledger import LedgerEntry, UsageSum
 from trellis.server.domain.marks import JobMark, TrainerMark
 from trellis.server.domain.remembered_request import RememberedRequest
 from trellis.server.domain.tenant import Tenant
@@ -426,6 +428,57 @@ class AuditTrail(Protocol):
     async def list(self, query: AuditQuery, limit: int, cursor: str | None) -> Page[AuditEvent]: ...
 
 
+class Ledger(Protocol):
+    """What was held, settled and released. Entries are only appended; what is derived from them, which is sums by the hour
+    and day and what each job holds, is written with them in the same transaction, and can be computed anew.
+    """
+
+    async def append(self, entries: Sequence[LedgerEntry]) -> Sequence[LedgerEntry]:
+        """Those that were written; of the others the tenant has the key already, and nothing changes.
+
+        Raises NegativeHoldError if a job would hold less than nothing.
+        """
+        ...
+
+    async def held(self, job_uid: str) -> Sums:
+        """What is held for the job."""
+        ...
+
+    async def held_by_active(self, tenants: Collection[str]) -> Mapping[str, Sums]:
+        """By tenant: what is held for its jobs that run or are being started."""
+        ...
+
+    async def settled_since(self, tenants: Collection[str], start: datetime) -> Mapping[str, Sums]:
+        """By tenant: what was settled from the beginning of a day on."""
+        ...
+
+    async def entries(self, which: LedgerRange, limit: int, cursor: str | None) -> Page[LedgerEntry]:
+        """By time, then sequence."""
+        ...
+
+    async def sums(
+        self, which: LedgerRange, groups: Collection[UsageGroup], limit: int, cursor: str | None
+    ) -> Page[UsageSum]:
+        """What was settled in the hours that begin in the range, of its tenant, by meter, price and these groups."""
+        ...
+
+    async def derived(self, tenant: str, start: datetime | None = None, end: datetime | None = None) -> Derived:
+        """What is kept of the tenant: the hours that begin in the range, and all days and holds."""
+        ...
+
+    async def metered_until(self) -> datetime | None:
+        """The newest hour whose storage was settled, of any tenant; None if there is none."""
+        ...
+
+    async def stored_bytes(self, before: datetime) -> Mapping[str, StoredBytes]:
+        """By tenant: what was made before this time and is there."""
+        ...
+
+    async def lock_metering(self) -> None:
+        """Waits until no other unit of work meters the storage, then holds the lock to the end of this one."""
+        ...
+
+
 class Requests(Protocol):
     """The requests that carried a request_id; scope and id are a unique index."""
 
@@ -447,6 +500,7 @@ class UnitOfWork(Protocol):
     adapters: Adapters
     exports: Exports
     usage: Usage
+    ledger: Ledger
     requests: Requests
     audit: AuditTrail
     queue: QueueFacts

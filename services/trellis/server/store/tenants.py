@@ -19,7 +19,8 @@ _t = tables.tenants.c
 _OLDEST_FIRST = Keyset((_t.create_time, _t.tenant_id))
 
 
-def _read(row: Row[Any]) -> Tenant:
+def read_tenant(row: Row[Any]) -> Tenant:
+    """The tenant of a whole row."""
     values = named(row)
     return Tenant(**{**values, "quota": _quota(values["quota"] or {})})
 
@@ -42,10 +43,10 @@ class SqlTenants(Rows):
     async def get(self, tenant_id: str, *, for_update: bool = False) -> Tenant | None:
         statement = select(tables.tenants).where(_t.tenant_id == tenant_id)
         row = await self._transaction.row(locked(statement) if for_update else statement)
-        return _read(row) if row else None
+        return read_tenant(row) if row else None
 
     async def list(self, limit: int, cursor: str | None) -> Page[Tenant]:
-        return await self._transaction.page(_OLDEST_FIRST, select(tables.tenants), limit, cursor, _read)
+        return await self._transaction.page(_OLDEST_FIRST, select(tables.tenants), limit, cursor, read_tenant)
 
     async def save(self, tenant: Tenant) -> None:
         statement = update(tables.tenants).where(_t.tenant_id == tenant.tenant_id).values(asdict(tenant))

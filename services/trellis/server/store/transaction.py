@@ -21,6 +21,8 @@ class Transaction:
         self._connection = connection
         self._insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
         self._committed = False
+        self.touched: set[str] = set()
+        """The tables, and the uids of jobs and trainers, that were written to; see app.bell."""
 
     async def commit(self) -> None:
         """Makes it all true; nothing may be written afterwards."""
@@ -48,16 +50,19 @@ class Transaction:
     async def change(self, statement: Update | Delete) -> int:
         """How many rows were changed."""
         self._expect_open()
+        self.touched.add(_table_of(statement))
         return (await self._connection.execute(statement)).rowcount
 
     async def change_returning(self, statement: Any) -> Any:
         """The one value that an UPDATE … RETURNING gives, or None if no row was changed."""
         self._expect_open()
+        self.touched.add(_table_of(statement))
         return (await self._connection.execute(statement)).scalar_one_or_none()
 
     async def add(self, table: Table, values: Values) -> bool:
         """Insert a row; False, and nothing changes, if one with its primary key or another unique value is there."""
         self._expect_open()
+        self.touched.add(table.name)
         statement = self._insert(table).values(values).on_conflict_do_nothing()
         done = await self._connection.execute(statement, execution_options={"preserve_rowcount": True})
         return done.rowcount == 1
@@ -66,21 +71,40 @@ class Transaction:
         """Insert those rows that are not there yet."""
         self._expect_open()
         if rows:
+            self.touched.add(table.name)
             await self._connection.execute(self._insert(table).on_conflict_do_nothing(), list(rows))
 
     async def append(self, table: Table, rows: Sequence[Values]) -> None:
         """Insert rows that can't be there yet."""
         self._expect_open()
         if rows:
+            self.touched.add(table.name)
             await self._connection.execute(insert(table), list(rows))
 
     async def put(self, table: Table, values: Values) -> None:
         """Insert a row, or replace the one with its primary key."""
         self._expect_open()
+        self.touched.add(table.name)
         keys: list[Column[Any]] = list(table.primary_key.columns)
         rest = {name: value for name, value in values.items() if not table.c[name].primary_key}
         statement = self._insert(table).values(values)
         await self._connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=rest))
+
+    async def put_all(self, table: Table, rows: Sequence[Values]) -> None:
+        """Insert rows, or replace those with their primary keys; in one statement's round trips."""
+        self._expect_open()
+        if not rows:
+            return
+        statement = self._insert(table)
+        rest = {name: statement.excluded[name] for name in rows[0] if not table.c[name].primary_key}
+        replaced = statement.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=rest)
+        await self._connection.execute(replaced, list(rows))
+
+    async def change_all(self, statement: Update, rows: Sequence[Values]) -> None:
+        """The same change with each of these parameters."""
+        self._expect_open()
+        if rows:
+            await self._connection.execute(statement, list(rows))
 
     async def lock(self, number: int) -> None:
         """Wait until no other transaction holds this lock, then hold it to the end; on SQLite every writer does."""
@@ -89,6 +113,10 @@ class Transaction:
 
     def _expect_open(self) -> None:
         assert not self._committed, "this unit of work is committed: what is written now would be lost"
+
+
+def _table_of(statement: Any) -> str:
+    return str(statement.entity_description["name"])
 
 
 class Rows:

@@ -9,6 +9,7 @@ from typing import Self
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from trellis.server.app import audit
+from trellis.server.app.bell import Hear
 from trellis.server.app.ports import (
     Adapters,
     ApiKeys,
@@ -23,15 +24,20 @@ from trellis.server.app.ports import (
     UnitOfWork,
     Usage,
 )
+from trellis.server.app.queue_ports import BoardRow, FairShares, QueueFacts, Reservations
 from trellis.server.store.adapters import SqlAdapters
 from trellis.server.store.api_keys import SqlApiKeys
 from trellis.server.store.audit import SqlAuditTrail
 from trellis.server.store.base_models import SqlBaseModels
+from trellis.server.store.board import SqlBoard
 from trellis.server.store.datasets import SqlDatasets
 from trellis.server.store.engine import LOCK_SECONDS, options_for
 from trellis.server.store.exports import SqlExports
 from trellis.server.store.failures import busy, translated
+from trellis.server.store.fair_shares import SqlFairShares
+from trellis.server.store.queue_facts import SqlQueueFacts
 from trellis.server.store.requests import SqlRequests
+from trellis.server.store.reservations import SqlReservations
 from trellis.server.store.tenants import SqlTenants
 from trellis.server.store.trainers import SqlTrainers
 from trellis.server.store.transaction import Transaction
@@ -53,9 +59,14 @@ class SqlUnitOfWork:
     usage: Usage
     requests: Requests
     audit: AuditTrail
+    queue: QueueFacts
+    fair_shares: FairShares
+    reservations: Reservations
+    board: BoardRow
 
-    def __init__(self, engine: AsyncEngine, writer: asyncio.Lock | None, *, write: bool) -> None:
+    def __init__(self, engine: AsyncEngine, writer: asyncio.Lock | None, told: Hear, *, write: bool) -> None:
         self._engine = engine
+        self._told = told
         self._writer = writer if write else None
         self._write = write
         self._stack = AsyncExitStack()
@@ -80,6 +91,7 @@ class SqlUnitOfWork:
         """Makes it all true."""
         assert self._write, "a unit of work that only reads has nothing to commit"
         await self._transaction.commit()
+        self._told(frozenset(self._transaction.touched))
         audit.committed()
 
     async def _begin(self, stack: AsyncExitStack) -> None:
@@ -100,6 +112,10 @@ class SqlUnitOfWork:
         self.usage = SqlUsage(transaction)
         self.requests = SqlRequests(transaction)
         self.audit = SqlAuditTrail(transaction)
+        self.queue = SqlQueueFacts(transaction)
+        self.fair_shares = SqlFairShares(transaction)
+        self.reservations = SqlReservations(transaction)
+        self.board = SqlBoard(transaction)
 
     @staticmethod
     def _raise_translated(error: BaseException | None) -> None:
@@ -123,12 +139,13 @@ async def _turn(writer: asyncio.Lock) -> AsyncIterator[None]:
 
 
 class SqlUnitOfWorkFactory:
-    """See ports.UnitOfWorkFactory."""
+    """See ports.UnitOfWorkFactory; `told` hears what each commit has touched."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, told: Hear = lambda _: None) -> None:
         self._engine = engine
+        self._told = told
         self._writer = asyncio.Lock() if engine.dialect.name == "sqlite" else None
 
     def __call__(self, *, write: bool = True) -> UnitOfWork:
         """A fresh unit of work."""
-        return SqlUnitOfWork(self._engine, self._writer, write=write)
+        return SqlUnitOfWork(self._engine, self._writer, self._told, write=write)

@@ -1,0 +1,48 @@
+"""What a scheduler's decision depends on, read for all jobs and tenants at once."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+
+from sqlalchemy import bindparam, func, or_, select, update
+
+from trellis.server.app.queue_ports import JobHold
+from trellis.server.domain.tenant import Tenant
+from trellis.server.domain.tuning_job import ACTIVE, JobState, QueueReason
+from trellis.server.store import tables
+from trellis.server.store.in_play import tenants_in_play
+from trellis.server.store.rows import named
+from trellis.server.store.tenants import read_tenant
+from trellis.server.store.transaction import Rows
+
+_j = tables.tuning_jobs.c
+_t = tables.tenants.c
+_c = tables.checkpoints.c
+_h = tables.holds.c
+
+
+class SqlQueueFacts(Rows):
+    """See queue_ports.QueueFacts."""
+
+    async def tenants(self) -> Sequence[Tenant]:
+        cohorts = select(_t.cohort).where(_t.tenant_id.in_(tenants_in_play()), _t.cohort != "")
+        concerned = or_(_t.tenant_id.in_(tenants_in_play()), _t.cohort.in_(cohorts))
+        return [read_tenant(row) for row in await self._transaction.rows(select(tables.tenants).where(concerned))]
+
+    async def saved_times(self) -> Mapping[str, datetime]:
+        of_active = select(_c.job_uid, func.max(_c.create_time).label("time")).join_from(
+            tables.tuning_jobs, tables.checkpoints, (_c.job_uid == _j.uid) & (_c.attempt == _j.attempt_count)
+        )
+        statement = of_active.where(_j.state.in_(sorted(ACTIVE))).group_by(_c.job_uid)
+        return {row.job_uid: row.time for row in await self._transaction.rows(statement)}
+
+    async def held(self, states: Collection[JobState]) -> Sequence[JobHold]:
+        statement = select(tables.holds).join(tables.tuning_jobs, _h.job_uid == _j.uid)
+        rows = await self._transaction.rows(statement.where(_j.state.in_(sorted(states)), _h.quantity > 0))
+        return [JobHold(**named(row)) for row in rows]
+
+    async def save_reasons(self, reasons: Mapping[str, QueueReason]) -> None:
+        # The one column alone, of those that still wait: whoever has locked a row writes the whole of it.
+        waits = update(tables.tuning_jobs).where(_j.uid == bindparam("the_uid"), _j.state == JobState.QUEUED)
+        rows = [{"the_uid": uid, "the_reason": asdict(reason)} for uid, reason in sorted(reasons.items())]
+        await self._transaction.change_all(waits.values(queue_reason=bindparam("the_reason")), rows)
