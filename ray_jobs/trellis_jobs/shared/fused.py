@@ -25,7 +25,8 @@ from trellis.engine.compatibility import (
     usable_context,
 )
 from trellis.lora import AdapterBank, HostAdapter, Segments, find_groups, install
-from trellis.lora.linear import LoraLinear, training_product
+from trellis.lora.linear import LoraLinear
+from trellis.lora.products import training_product
 from trellis.lora.weights import ROW_MULTIPLE
 from trellis.native.linear import serves
 from trellis_jobs.device import Device

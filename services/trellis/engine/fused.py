@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from trellis.engine.attention import Formula, attach, attention_of
-from trellis.lora.linear import packed_product
+from trellis.lora.products import packed_product
 from trellis.native import layers
 from trellis.native.build import available
 

@@ -1,18 +1,16 @@
 """The linears of a base model with the adapters of a bank beside them."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from trellis.lora.bank import AdapterBank, GroupBank
 from trellis.lora.groups import LoraGroup
-from trellis.lora.ops import Op, choose, choose_for_training, lora
+from trellis.lora.ops import Op, adapted, choose, choose_for_training, lora
+from trellis.lora.products import MakeProduct, PlainProduct, Product, TrainingProduct, packed_product
 from trellis.lora.segments import Segments
-from trellis.native.linear import DifferentiableLinear, PackedLinear, serves
 
 
 class Dropout(Protocol):
@@ -44,54 +42,27 @@ class ActiveLora:
         if self._segments is not None:
             self._op = choose(self._bank.device, self._bank.dtype, self._segments)
 
-    def add_to(self, y: Tensor, x: Tensor, bank: GroupBank) -> Tensor:
-        """The base's output and what the adapters add to it: in place, or with gradients where they are wanted."""
+    def compute(self, x: Tensor, product: Product, bank: GroupBank) -> Tensor:
+        """The base's output and what the adapters add to it, with gradients where they are wanted."""
         segments = self._segments
         if segments is None:
-            return y
-        y_TO, x_TI = y.view(-1, bank.group.columns), x.reshape(-1, bank.group.in_features)
+            return product(x)
+        x_TI = x.reshape(-1, bank.group.in_features)
         if torch.is_grad_enabled() and bank.a_RPI.requires_grad:
-            op = choose_for_training(x.device, x.dtype)
-            seen_TI = x_TI if self.dropout is None else self.dropout(bank.group, x_TI)
-            return (y_TO + lora(seen_TI, bank, segments, op)).view(y.shape)
+            return self._learning(x_TI, product, bank, segments).view(*x.shape[:-1], -1)
+        y = product(x)
         assert self._op is not None
         same_dtype = x.dtype == bank.a_RPI.dtype  # adapters in training are float32, whatever the base is
-        (self._op if same_dtype else choose_for_training(x.device, x.dtype)).add_lora(y_TO, x_TI, bank, segments)
+        op = self._op if same_dtype else choose_for_training(x.device, x.dtype)
+        op.add_lora(y.view(-1, bank.group.columns), x_TI, bank, segments)
         return y
 
-
-Product = Callable[[Tensor], Tensor]
-MakeProduct = Callable[[Tensor, Tensor | None], Product]
-
-
-def plain_product(weight_OI: Tensor, bias_O: Tensor | None) -> Product:
-    """x Wᵀ + bias by PyTorch, differentiable."""
-    return partial(functional.linear, weight=weight_OI, bias=bias_O)
-
-
-def training_product(weight_OI: Tensor, bias_O: Tensor | None) -> Product:
-    """x Wᵀ + bias, differentiable in x, as quickly as the CPU can; elsewhere by PyTorch."""
-    if serves(weight_OI) and serves(weight_OI.T):
-        return DifferentiableLinear(weight_OI, bias_O)
-    return plain_product(weight_OI, bias_O)
-
-
-def packed_product(weight_OI: Tensor, bias_O: Tensor | None) -> Product:
-    """x Wᵀ + bias in bfloat16, with the weight in the order in which it is read best; for inference on a CPU.
-
-    Measured over all linears of a 135 M Llama: oneDNN's order is 1.4 to 2.7 times as fast as none with 2 to 32 rows (two
-    cores with AMX); where there is no AMX, ours is 1.2 to 1.6 times as fast as oneDNN's with 8 to 32 (one core, AVX-512).
-    """
-    if serves(weight_OI):
-        return PackedLinear(weight_OI, bias_O)
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.contiguous(), None)  # noqa: SLF001  named so by PyTorch
-    run: Any = torch.ops.mkldnn._linear_pointwise.default  # noqa: SLF001
-
-    def product(x: Tensor) -> Tensor:
-        y: Tensor = run(x, packed, bias_O, "none", [], "")
-        return y
-
-    return product
+    def _learning(self, x_TI: Tensor, product: Product, bank: GroupBank, segments: Segments) -> Tensor:
+        op = choose_for_training(x_TI.device, x_TI.dtype)
+        if self.dropout is not None:
+            return product(x_TI) + lora(self.dropout(bank.group, x_TI), bank, segments, op)
+        assert isinstance(product, TrainingProduct), "this model was built for inference only"
+        return adapted(x_TI, product, bank, segments, op)
 
 
 class FusedGroup:
@@ -101,15 +72,14 @@ class FusedGroup:
     """
 
     def __init__(self, linears: Sequence[nn.Linear], bank: GroupBank, active: ActiveLora, make: MakeProduct) -> None:
-        weights, bias_O = [linear.weight.data for linear in linears], _fuse_biases(linears)
-        weight_OI = torch.cat(weights) if len(weights) > 1 else weights[0]
-        self._product = make(weight_OI, bias_O)
-        is_plain = isinstance(self._product, partial)
-        self.weights: tuple[Tensor, ...] = weight_OI.split(bank.group.out_features) if is_plain else ()
+        weights = [linear.weight.data for linear in linears]
+        self._product = make(torch.cat(weights) if len(weights) > 1 else weights[0], _fuse_biases(linears))
+        self.weights: tuple[Tensor, ...] = ()
         """Of each linear, as views of the one that is multiplied; none where it is in another order."""
-        self.biases: tuple[Tensor, ...] = (
-            bias_O.split(bank.group.out_features) if is_plain and bias_O is not None else ()
-        )
+        self.biases: tuple[Tensor, ...] = ()
+        if isinstance(self._product, PlainProduct):
+            self.weights = self._product.weight_OI.split(bank.group.out_features)
+            self.biases = () if self._product.bias_O is None else self._product.bias_O.split(bank.group.out_features)
         self._bank = bank
         self._active = active
         self._outs = bank.group.out_features
@@ -130,7 +100,7 @@ class FusedGroup:
         return y
 
     def _compute(self, x: Tensor) -> Tensor:
-        return self._active.add_to(self._product(x), x, self._bank)
+        return self._active.compute(x, self._product, self._bank)
 
 
 class LoraLinear(nn.Module):
@@ -171,7 +141,7 @@ def install(
     active = ActiveLora(bank)
     if prepack is None:
         prepack = bank.device.type == "cpu" and bank.dtype == torch.bfloat16 and _packs_bfloat16()
-    make = make or (packed_product if prepack else plain_product)
+    make = make or (packed_product if prepack else PlainProduct)
     for group in groups:
         linears = [model.get_submodule(path) for path in group.parts]
         assert all(isinstance(linear, nn.Linear) for linear in linears)

@@ -113,12 +113,14 @@ class DifferentiableLinear:
     """x Wᵀ + bias with gradients for x; of the frozen weight there are two copies, one for each direction."""
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
-        self._forth = PackedLinear(weight_OI, bias_O)
-        self._back = PackedLinear(weight_OI.T, None)
+        self.forth = PackedLinear(weight_OI, bias_O)
+        """The product alone."""
+        self.back = PackedLinear(weight_OI.T, None)
+        """From the result's gradient to that of x."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """(…, in-features) to (…, out-features)."""
-        y: Tensor = _Product.apply(x, self._forth, self._back)  # type: ignore[no-untyped-call]
+        y: Tensor = _Product.apply(x, self.forth, self.back)  # type: ignore[no-untyped-call]
         return y
 
 
