@@ -68,6 +68,15 @@ if TYPE_CHECKING:
         BaseModel as BaseModel,
     )
     from trellis.client.types import (
+        Budget as Budget,
+    )
+    from trellis.client.types import (
+        BudgetMeter as BudgetMeter,
+    )
+    from trellis.client.types import (
+        BudgetPeriod as BudgetPeriod,
+    )
+    from trellis.client.types import (
         ChatMessage as ChatMessage,
     )
     from trellis.client.types import (
@@ -149,6 +158,9 @@ if TYPE_CHECKING:
         Lengths as Lengths,
     )
     from trellis.client.types import (
+        LimitStatus as LimitStatus,
+    )
+    from trellis.client.types import (
         LineError as LineError,
     )
     from trellis.client.types import (
@@ -194,6 +206,12 @@ if TYPE_CHECKING:
         QueueReasonCode as QueueReasonCode,
     )
     from trellis.client.types import (
+        Quota as Quota,
+    )
+    from trellis.client.types import (
+        QuotaStatus as QuotaStatus,
+    )
+    from trellis.client.types import (
         ReportState as ReportState,
     )
     from trellis.client.types import (
@@ -201,6 +219,9 @@ if TYPE_CHECKING:
     )
     from trellis.client.types import (
         Role as Role,
+    )
+    from trellis.client.types import (
+        Scope as Scope,
     )
     from trellis.client.types import (
         Segment as Segment,
@@ -266,6 +287,9 @@ if TYPE_CHECKING:
         PermissionDenied as PermissionDenied,
     )
     from trellis.errors import (
+        QuotaViolation as QuotaViolation,
+    )
+    from trellis.errors import (
         Reason as Reason,
     )
     from trellis.errors import (
@@ -293,6 +317,9 @@ __all__ = [
     "ApiKey",
     "AsyncClient",
     "BaseModel",
+    "Budget",
+    "BudgetMeter",
+    "BudgetPeriod",
     "Cancelled",
     "ChatMessage",
     "Checkpoint",
@@ -333,6 +360,7 @@ __all__ = [
     "JobUsage",
     "LearningRateSchedule",
     "Lengths",
+    "LimitStatus",
     "LineError",
     "LogChunk",
     "LoraSpec",
@@ -352,12 +380,16 @@ __all__ = [
     "Quantization",
     "QueueReason",
     "QueueReasonCode",
+    "Quota",
+    "QuotaStatus",
+    "QuotaViolation",
     "Reason",
     "ReportState",
     "ResolvedSetting",
     "ResourceExhausted",
     "Retry",
     "Role",
+    "Scope",
     "Segment",
     "Stream",
     "Tenant",

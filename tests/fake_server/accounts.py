@@ -7,7 +7,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from tests.fake_server.faults import abort
 from tests.fake_server.pages import page_of
-from trellis.errors import AlreadyExists, NotFound
+from trellis.errors import AlreadyExists, FailedPrecondition, NotFound
 from trellis.v1 import api_key_pb2, base_model_pb2, tenant_pb2
 from trellis.v1.api_key_pb2_grpc import ApiKeyServiceServicer
 from trellis.v1.base_model_pb2_grpc import BaseModelServiceServicer
@@ -33,10 +33,12 @@ class Tenants(TenantServiceServicer):
         if name in self.tenants:
             abort(context, AlreadyExists("RESOURCE_EXISTS", f"{name} exists."))
         self.request_ids.append(request.request_id)
-        weight = request.tenant.serving_weight or 1.0
-        self.tenants[name] = tenant_pb2.Tenant(
-            name=name, display_name=request.tenant.display_name, etag="1", serving_weight=weight
-        )
+        tenant = self.tenants[name] = tenant_pb2.Tenant()
+        tenant.CopyFrom(request.tenant)
+        tenant.name, tenant.etag = name, "1"
+        tenant.serving_weight = tenant.serving_weight or 1.0
+        tenant.training_weight = tenant.training_weight or 1.0
+        tenant.quota.SetInParent()
         self.tenants[name].create_time.FromJsonString("2026-01-02T03:04:05Z")
         return self.tenants[name]
 
@@ -49,7 +51,7 @@ class Tenants(TenantServiceServicer):
 
     def UpdateTenant(self, request: Any, context: Any) -> Any:
         tenant = found(self.tenants, request.tenant.name, context)
-        request.update_mask.MergeMessage(request.tenant, tenant)
+        request.update_mask.MergeMessage(request.tenant, tenant, True, True)
         tenant.etag += "1"
         return tenant
 
@@ -78,6 +80,18 @@ class ApiKeys(ApiKeyServiceServicer):
         mine = [key for name, key in self.keys.items() if name.startswith(request.parent)]
         keys, token = page_of(mine, request)
         return api_key_pb2.ListApiKeysResponse(api_keys=keys, next_page_token=token)
+
+    def RotateApiKey(self, request: Any, context: Any) -> Any:
+        key = found(self.keys, request.name, context)
+        if key.HasField("revoke_time"):
+            abort(context, FailedPrecondition("INVALID_STATE", f"{key.name} was revoked."))
+        key.rotate_time.GetCurrentTime()
+        now = key.rotate_time.ToDatetime()
+        key.old_secret_expire_time.FromDatetime(now + request.overlap.ToTimedelta())
+        if request.HasField("expire_time"):
+            key.expire_time.CopyFrom(request.expire_time)
+        key.prefix = "tr_new"
+        return api_key_pb2.RotateApiKeyResponse(api_key=key, secret="tr_newsecret")
 
     def RevokeApiKey(self, request: Any, context: Any) -> Any:
         key = found(self.keys, request.name, context)

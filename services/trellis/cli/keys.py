@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import click
 from trellis.cli.commands import group
 from trellis.cli.output import print_json, print_many, print_one, said
 from trellis.cli.state import State
-from trellis.client.types import Role
+from trellis.client.types import CreatedApiKey, Role, Scope
 
 _UNITS = {"m": 60, "h": 3600, "d": 86400}
 
@@ -33,34 +34,76 @@ def keys() -> None:
     """API keys."""
 
 
+_SCOPES = ["read", "write", "generate", "manage"]
+_secret_file = click.option(
+    "--secret-file", type=click.Path(dir_okay=False, path_type=Path), help="Write the secret to a new file."
+)
+
+
+def _expires(text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option("--expires", "--expires-in", "expires_in", type=Span(), help=text)
+
+
 platform_option = click.option("--platform", is_flag=True, help="The platform's own keys, not a tenant's.")
 
 
 @keys.command("create")
 @click.option("--role", type=click.Choice(["member", "tenant-admin", "admin"]), help="[default: member]")
 @click.option("--display-name", default="", help="What it is for.")
-@click.option("--expires-in", type=Span(), help="Such as 90m, 12h or 30d.  [default: never]")
-@click.option("--secret-file", type=click.Path(dir_okay=False, path_type=Path), help="Write the secret to a new file.")
+@click.option(
+    "--scope", "scopes", multiple=True, type=click.Choice(_SCOPES), help="Narrow the key to this; repeatable."
+)
+@_expires("Such as 90m, 12h or 90d.  [default: never]")
+@_secret_file
 @platform_option
 @click.pass_obj
 def create(
     state: State,
     role: str | None,
     display_name: str,
+    scopes: tuple[str, ...],
     expires_in: timedelta | None,
     secret_file: Path | None,
     platform: bool,
 ) -> None:
     """Create a key and show its secret, this once."""
-    if secret_file and secret_file.exists():
-        raise click.UsageError(f"{secret_file} exists already.")
+    _must_be_new(secret_file)
     chosen = role or ("admin" if platform else "member")
     made = state.client.api_keys.create(
         "platform" if platform else None,
         role=Role(chosen.upper().replace("-", "_")),
         display_name=display_name,
-        expire_time=datetime.now(UTC) + expires_in if expires_in else None,
+        expire_time=_end(expires_in),
+        scopes=[Scope(scope.upper()) for scope in scopes],
     )
+    _show(state, made, secret_file)
+
+
+@keys.command("rotate")
+@click.argument("name")
+@click.option("--overlap", type=Span(), help="So long the old secret still opens, such as 24h.  [default: not at all]")
+@_expires("The key's new end, such as 90d from now.  [default: unchanged]")
+@_secret_file
+@click.pass_obj
+def rotate(
+    state: State, name: str, overlap: timedelta | None, expires_in: timedelta | None, secret_file: Path | None
+) -> None:
+    """Give a key a new secret and show it, this once."""
+    _must_be_new(secret_file)
+    made = state.client.api_keys.rotate(name, overlap=overlap or timedelta(0), expire_time=_end(expires_in))
+    _show(state, made, secret_file)
+
+
+def _end(expires_in: timedelta | None) -> datetime | None:
+    return datetime.now(UTC) + expires_in if expires_in else None
+
+
+def _must_be_new(path: Path | None) -> None:
+    if path and path.exists():
+        raise click.UsageError(f"{path} exists already.")
+
+
+def _show(state: State, made: CreatedApiKey, secret_file: Path | None) -> None:
     if secret_file:
         _write(secret_file, made.secret)
     if state.json:
@@ -92,7 +135,7 @@ def get(state: State, name: str) -> None:
 @click.pass_obj
 def list_(state: State, platform: bool) -> None:
     """List keys, revoked ones too."""
-    columns = ("name", "role", "prefix", "display_name", "create_time", "expire_time", "revoke_time")
+    columns = ("name", "role", "scopes", "prefix", "display_name", "last_use_time", "expire_time", "revoke_time")
     print_many(state.client.api_keys.list("platform" if platform else None), columns, as_json=state.json)
 
 

@@ -29,14 +29,19 @@ def file(tmp_path: Path) -> Path:
 
 def test_tenants(trellis: Run) -> None:
     made = trellis("tenants", "create", "acme", "--display-name", "Acme", "--format", "json")
+    nothing = {
+        "accelerators": None, "borrowing_limit": None, "lending_limit": None, "running_jobs": None, "open_jobs": None,
+        "dataset_bytes": None, "artifact_bytes": None, "deployed_adapters": None, "requests_per_minute": None,
+        "tokens_per_minute": None, "max_priority": None, "budgets": [],
+    }  # fmt: skip
     assert made.json == {
         "name": "tenants/acme", "display_name": "Acme", "create_time": "2026-01-02T03:04:05Z", "etag": "1",
-        "serving_weight": 1.0,
+        "serving_weight": 1.0, "training_weight": 1.0, "cohort": "", "quota": nothing,
     }  # fmt: skip
     assert trellis("--format", "json", "tenants", "list").json == [made.json]
     assert trellis("tenants", "--format", "json", "get", "acme").json == made.json
     listed = trellis("tenants", "list").out.splitlines()
-    assert listed[0].split() == ["NAME", "DISPLAY", "NAME", "SERVING", "WEIGHT", "CREATE", "TIME"]
+    assert listed[0].split()[:8] == ["NAME", "DISPLAY", "NAME", "SERVING", "WEIGHT", "TRAINING", "WEIGHT", "COHORT"]
     assert listed[1].startswith("tenants/acme   Acme")
     assert "name" in trellis("tenants", "get", "acme").out
     changed = trellis("tenants", "update", "acme", "--serving-weight", "2", "--format", "json").json
@@ -67,6 +72,18 @@ def test_keys(trellis: Run, tmp_path: Path) -> None:
     assert trellis("keys", "list", "--platform", "--format", "json").json[0]["name"] == "platform/apiKeys/k1"
     assert "TENANT_ADMIN" in trellis("keys", "list").out
     assert trellis("keys", "get", "k0", "--format", "json").json["revoke_time"] is None
+    narrow = trellis(
+        "keys", "create", "--scope", "generate", "--scope", "read", "--expires", "90d", "--format", "json"
+    ).json["api_key"]
+    assert (narrow["scopes"], narrow["expire_time"][-1]) == (["GENERATE", "READ"], "Z")
+    assert trellis("keys", "create", "--scope", "everything").code == 2
+    rotated = trellis("keys", "rotate", "k0", "--overlap", "24h", "--format", "json").json
+    assert rotated["secret"] == "tr_newsecret"
+    assert rotated["api_key"]["old_secret_expire_time"] > rotated["api_key"]["rotate_time"]
+    fresh = tmp_path / "fresh"
+    assert "tr_newsecret" not in trellis("keys", "rotate", "k0", "--secret-file", str(fresh)).out
+    assert fresh.read_text() == "tr_newsecret\n"
+    assert "tr_newsecret" in trellis("keys", "rotate", "k0").out
     assert trellis("keys", "revoke", "k0", "--format", "json").json["revoke_time"]
     assert trellis("keys", "create", "--expires-in", "soon").code == 2
 

@@ -54,7 +54,21 @@ async def test_api_keys(rig: Rig) -> None:
     assert (await got(keys.create("platform", role=trellis.Role.ADMIN))).api_key.name == "platform/apiKeys/k1"
     assert [key.name for key in await all_of(keys.list())] == ["tenants/acme/apiKeys/k0"]
     assert (await got(keys.get("k0"))).revoke_time is None
+    narrow = (await got(keys.create("other", scopes=[trellis.Scope.GENERATE, trellis.Scope.READ]))).api_key
+    assert (narrow.scopes, made.api_key.scopes) == ((trellis.Scope.GENERATE, trellis.Scope.READ), ())
+    rotated = await got(keys.rotate("k0", overlap=timedelta(hours=2)))
+    assert rotated.secret == "tr_newsecret"
+    assert rotated.secret not in repr(rotated)
+    assert rotated.api_key.rotate_time is not None
+    assert rotated.api_key.old_secret_expire_time == rotated.api_key.rotate_time + timedelta(hours=2)
+    assert rotated.api_key.expire_time == expiry
+    later = datetime(2031, 1, 1, tzinfo=UTC)
+    assert (await got(keys.rotate("k0", expire_time=later))).api_key.expire_time == later
     assert (await got(keys.revoke("k0"))).revoke_time is not None
+    with pytest.raises(trellis.FailedPrecondition):
+        await got(keys.rotate("k0"))
+    with pytest.raises(ValueError, match="time zone"):
+        await got(keys.rotate("k0", expire_time=datetime(2030, 1, 1)))  # noqa: DTZ001 - what is refused
     with pytest.raises(ValueError, match="time zone"):
         await got(keys.create(expire_time=datetime(2030, 1, 1)))  # noqa: DTZ001 - what is refused
 

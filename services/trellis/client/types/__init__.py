@@ -1,6 +1,7 @@
 """What the SDK takes and gives: frozen dataclasses with the field names of the API, real enums and datetimes."""
 
 from trellis.client.types.adapter import Adapter, Alias, Deployment
+from trellis.client.types.api_key import ApiKey, CreatedApiKey, Role, Scope
 from trellis.client.types.base_model import BaseModel
 from trellis.client.types.dataset import (
     Dataset,
@@ -38,8 +39,9 @@ from trellis.client.types.job import (
     ResolvedSetting,
     TuningJob,
 )
+from trellis.client.types.quota import Budget, BudgetMeter, BudgetPeriod, LimitStatus, Quota, QuotaStatus
 from trellis.client.types.report import CodeCount, DatasetReport, Lengths, Preview, ReportState, Segment
-from trellis.client.types.tenant import ApiKey, CreatedApiKey, Role, Tenant
+from trellis.client.types.tenant import Tenant
 from trellis.client.types.trainer import Trainer, TrainerRoom, TrainerState
 from trellis.client.types.tuning_spec import (
     DistributedSpec,
@@ -62,6 +64,9 @@ __all__ = [
     "Answer",
     "ApiKey",
     "BaseModel",
+    "Budget",
+    "BudgetMeter",
+    "BudgetPeriod",
     "ChatMessage",
     "Checkpoint",
     "CodeCount",
@@ -89,6 +94,7 @@ __all__ = [
     "JobUsage",
     "LearningRateSchedule",
     "Lengths",
+    "LimitStatus",
     "LineError",
     "LogChunk",
     "LoraSpec",
@@ -104,9 +110,12 @@ __all__ = [
     "Quantization",
     "QueueReason",
     "QueueReasonCode",
+    "Quota",
+    "QuotaStatus",
     "ReportState",
     "ResolvedSetting",
     "Role",
+    "Scope",
     "Segment",
     "Tenant",
     "TokenLogprob",

@@ -1,8 +1,9 @@
-"""Tenants and their keys."""
+"""Tenants."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
+
+from trellis.client.types.quota import Quota
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,35 +16,9 @@ class Tenant:
     etag: str
     serving_weight: float = 1.0
     """Its share of an engine's work beside other tenants that have work there."""
-
-
-class Role(StrEnum):
-    """Who a caller is allowed to be; a tenant admin may do all that a member may, an admin everything."""
-
-    UNSPECIFIED = "UNSPECIFIED"
-    MEMBER = "MEMBER"
-    TENANT_ADMIN = "TENANT_ADMIN"
-    ADMIN = "ADMIN"
-    ATTEMPT = "ATTEMPT"
-    TRAINER = "TRAINER"
-
-
-@dataclass(frozen=True, slots=True)
-class ApiKey:
-    """A key by which a caller is known, without its secret."""
-
-    name: str
-    display_name: str
-    role: Role
-    prefix: str
-    create_time: datetime | None
-    expire_time: datetime | None
-    revoke_time: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class CreatedApiKey:
-    """A fresh key and its secret, which is shown this once and never in a repr."""
-
-    api_key: ApiKey
-    secret: str = field(repr=False)
+    training_weight: float = 1.0
+    """Its share of training beside other tenants who want it."""
+    cohort: str = ""
+    """Tenants of one cohort lend each other the accelerators of their quotas that they do not use; empty for none."""
+    quota: Quota = Quota()
+    """What it may have."""
