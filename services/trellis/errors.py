@@ -64,6 +64,22 @@ class FieldViolation:
     description: str
 
 
+@dataclass(frozen=True, slots=True)
+class QuotaViolation:
+    """One limit of a quota that leaves no room for a call, in the limit's own unit."""
+
+    subject: str
+    """Whose limit it is, such as `tenants/acme`."""
+    limit: str
+    """The limit's field in the tenant's quota, such as `open_jobs`, or `budgets.tokens.month`."""
+    allowed: float
+    used: float
+    asked: float
+    """How much the call would have added."""
+    description: str
+    """All that as a sentence."""
+
+
 class TrellisError(Exception):
     """The root of all errors; `str()` is a sentence that says what is wrong, where, and what to do."""
 
@@ -76,6 +92,7 @@ class TrellisError(Exception):
         *,
         metadata: Mapping[str, str] | None = None,
         violations: tuple[FieldViolation, ...] = (),
+        quota_violations: tuple[QuotaViolation, ...] = (),
         retry_after: float | None = None,
         request_id: str = "",
     ) -> None:
@@ -84,6 +101,8 @@ class TrellisError(Exception):
         self.message = message
         self.metadata = dict(metadata or {})
         self.violations = violations
+        self.quota_violations = quota_violations
+        """The limits that leave no room, where that is why."""
         self.retry_after = retry_after
         """Seconds to wait before trying again; None where waiting does not help."""
         self.request_id = request_id

@@ -16,6 +16,7 @@ _PATTERNS = {
     "alias": _ID,
     "api_key": _ID,
     "export": _ID,
+    "cohort": _ID,
     "base_model": _MODEL_ID,
     "version": rf"(?:{_HEX}{{64}}|latest)",
     "adapter": rf"{_HEX}{{24}}",

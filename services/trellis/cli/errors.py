@@ -1,5 +1,6 @@
 """What went wrong, for people and for programs, and the exit code for it."""
 
+import dataclasses
 import json
 import sys
 import traceback
@@ -40,6 +41,7 @@ def document(error: Exception) -> dict[str, Any]:
         "reason": error.reason,
         "message": str(error),
         "violations": [{"field": v.field, "description": v.description} for v in error.violations],
+        "quota_violations": [dataclasses.asdict(violation) for violation in error.quota_violations],
         "metadata": error.metadata,
         "retry_after": error.retry_after,
         "request_id": error.request_id,
@@ -83,6 +85,9 @@ def _say_trellis(error: TrellisError) -> None:
     click.echo(f"{_red('Error:')} {message} [{error.reason}]", err=True)
     for violation in error.violations if several or not told else ():
         click.echo(f"  {violation.field}: {violation.description}", err=True)
+    for limit in error.quota_violations:
+        if limit.description not in str(error):
+            click.echo(f"  {limit.limit}: {limit.description}", err=True)
     if isinstance(error, InvalidDataset):
         from trellis.cli.report_view import show_errors
 

@@ -1,14 +1,29 @@
 """`trellis tenants …`."""
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import click
 
 from trellis.cli.commands import group
 from trellis.cli.output import deleted, print_many, print_one
+from trellis.cli.quota_options import changed_quota, quota_options
 from trellis.cli.state import State
+from trellis.client.types import Quota
 
-_serving_weight = click.option(
-    "--serving-weight", type=float, help="Its share of an engine's work beside others, 0.01 to 100.  [default: 1]"
-)
+
+def _tenant_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What `create` and `update` both take."""
+    serving = "Its share of an engine's work beside others, 0.01 to 100.  [default: 1]"
+    training = "Its share of training beside others, 0.01 to 100.  [default: 1]"
+    for option in (
+        click.option("--cohort", help="Whom it lends unused accelerators to, and borrows them from."),
+        click.option("--training-weight", type=float, help=training),
+        click.option("--serving-weight", type=float, help=serving),
+        click.option("--display-name", help="What people call it."),
+    ):
+        function = option(function)
+    return quota_options(function)
 
 
 @group("tenants")
@@ -18,12 +33,12 @@ def tenants() -> None:
 
 @tenants.command("create")
 @click.argument("tenant_id")
-@click.option("--display-name", default="", help="What people call it.")
-@_serving_weight
+@_tenant_options
 @click.pass_obj
-def create(state: State, tenant_id: str, display_name: str, serving_weight: float | None) -> None:
-    """Create a tenant."""
-    made = state.client.tenants.create(tenant_id, display_name=display_name, serving_weight=serving_weight or 0.0)
+def create(state: State, /, tenant_id: str, **options: Any) -> None:
+    """Create a tenant; without limits nothing binds it."""
+    quota = changed_quota(Quota(), options)
+    made = state.client.tenants.create(tenant_id, quota=quota, **_given(options))
     print_one(made, as_json=state.json)
 
 
@@ -39,21 +54,32 @@ def get(state: State, name: str) -> None:
 @click.pass_obj
 def list_(state: State) -> None:
     """List the tenants."""
-    columns = ("name", "display_name", "serving_weight", "create_time")
+    columns = ("name", "display_name", "serving_weight", "training_weight", "cohort", "create_time")
     print_many(state.client.tenants.list(), columns, as_json=state.json)
 
 
 @tenants.command("update")
 @click.argument("name")
-@click.option("--display-name", help="What people call it.")
-@_serving_weight
+@_tenant_options
 @click.pass_obj
-def update(state: State, name: str, display_name: str | None, serving_weight: float | None) -> None:
-    """Change a tenant."""
-    if display_name is None and serving_weight is None:
-        raise click.UsageError("Give --display-name or --serving-weight.")
-    changed = state.client.tenants.update(name, display_name=display_name, serving_weight=serving_weight)
+def update(state: State, /, name: str, **options: Any) -> None:
+    """Change a tenant; limits that are not named stay, and `none` lifts one."""
+    fields = _given(options)
+    quota, etag = None, ""
+    if changed_quota(Quota(), options) is not None:
+        # A quota is replaced as a whole: by its etag, so that nobody else's change is lost.
+        before = state.client.tenants.get(name)
+        quota, etag = changed_quota(before.quota, options), before.etag
+    elif not fields:
+        raise click.UsageError("Give an option that says what to change, such as --open-jobs; --help lists them.")
+    changed = state.client.tenants.update(name, quota=quota, etag=etag, **fields)
     print_one(changed, as_json=state.json)
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a tenant beside its quota that the command line names."""
+    names = ("display_name", "serving_weight", "training_weight", "cohort")
+    return {name: options[name] for name in names if options[name] is not None}
 
 
 @tenants.command("delete")

@@ -1,5 +1,6 @@
 """From a gRPC status to the exception that says it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -7,7 +8,7 @@ from typing import Any, Protocol
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from trellis.errors import CLASS_OF_STATUS, FieldViolation, TrellisError
+from trellis.errors import CLASS_OF_STATUS, FieldViolation, QuotaViolation, TrellisError
 
 _DETAILS = "grpc-status-details-bin"
 _NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
@@ -25,6 +26,7 @@ class Details:
     reason: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     violations: tuple[FieldViolation, ...] = ()
+    quota_violations: tuple[QuotaViolation, ...] = ()
     retry_after: float | None = None
     request_id: str = ""
 
@@ -33,15 +35,29 @@ def details_of(status: Any) -> Details:
     """Read the details of a google.rpc.Status; kinds that this version does not know are left out."""
     info = _unpack(status, error_details_pb2.ErrorInfo())
     bad = _unpack(status, error_details_pb2.BadRequest())
+    quota = _unpack(status, error_details_pb2.QuotaFailure())
     retry = _unpack(status, error_details_pb2.RetryInfo())
     request = _unpack(status, error_details_pb2.RequestInfo())
     return Details(
         reason=info.reason if info else "",
         metadata=dict(info.metadata) if info else {},
         violations=tuple(FieldViolation(v.field, v.description) for v in bad.field_violations) if bad else (),
+        quota_violations=tuple(map(_quota_violation, quota.violations)) if quota else (),
         retry_after=retry.retry_delay.ToTimedelta().total_seconds() if retry else None,
         request_id=request.request_id if request else "",
     )
+
+
+def _quota_violation(violation: Any) -> QuotaViolation:
+    numbers = {name: _number(violation.quota_dimensions.get(name, "")) for name in ("allowed", "used", "asked")}
+    return QuotaViolation(violation.subject, violation.quota_id, **numbers, description=violation.description)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _unpack(status: Any, kind: Any) -> Any:
@@ -72,6 +88,7 @@ def error_of_call(call: Any, endpoint: str) -> TrellisError:
         message if details.reason else _plain_message(code, message, endpoint),
         metadata=details.metadata,
         violations=details.violations,
+        quota_violations=details.quota_violations,
         retry_after=details.retry_after,
         request_id=details.request_id,
     )

@@ -6,10 +6,10 @@ from google.protobuf.empty_pb2 import Empty
 
 from trellis.client._blocking import Blocking, blocking, iterating
 from trellis.client._caller import Caller
-from trellis.client._convert import from_proto
+from trellis.client._convert import fill, from_proto
 from trellis.client._method import Method
 from trellis.client._names import Names, tenant_name
-from trellis.client.types import Tenant
+from trellis.client.types import Quota, Tenant
 from trellis.errors import InvalidArgument
 from trellis.v1 import tenant_pb2 as pb
 
@@ -28,16 +28,29 @@ class AsyncTenants:
         self._names = names
 
     async def create(
-        self, tenant_id: str, *, display_name: str = "", serving_weight: float = 0.0, request_id: str = ""
+        self,
+        tenant_id: str,
+        *,
+        display_name: str = "",
+        serving_weight: float = 0.0,
+        training_weight: float = 0.0,
+        cohort: str = "",
+        quota: Quota | None = None,
+        request_id: str = "",
     ) -> Tenant:
         """Create a tenant; `tenant_id` is the last part of its name.
 
-        `serving_weight` is its share of an engine's work beside others, 0.01 to 100; 1 when 0. Raises AlreadyExists.
+        `serving_weight` is its share of an engine's work beside others and `training_weight` its share of training, each
+        0.01 to 100 and 1 when 0. Tenants of one `cohort` lend each other unused accelerators. Without a `quota` nothing
+        binds it. Raises AlreadyExists, InvalidArgument.
         """
+        tenant = pb.Tenant(
+            display_name=display_name, serving_weight=serving_weight, training_weight=training_weight, cohort=cohort
+        )
+        if quota is not None:
+            fill(tenant.quota, quota)
         request = pb.CreateTenantRequest(
-            tenant_id=tenant_id,
-            tenant=pb.Tenant(display_name=display_name, serving_weight=serving_weight),
-            request_id=request_id or self._caller.new_request_id(),
+            tenant_id=tenant_id, tenant=tenant, request_id=request_id or self._caller.new_request_id()
         )
         return from_proto(Tenant, await self._caller.unary(_CREATE, request))
 
@@ -52,20 +65,38 @@ class AsyncTenants:
                 yield from_proto(Tenant, item)
 
     async def update(
-        self, name: str, *, display_name: str | None = None, serving_weight: float | None = None, etag: str = ""
+        self,
+        name: str,
+        *,
+        display_name: str | None = None,
+        serving_weight: float | None = None,
+        training_weight: float | None = None,
+        cohort: str | None = None,
+        quota: Quota | None = None,
+        etag: str = "",
     ) -> Tenant:
-        """Change what is not None; a `serving_weight` of 0 is the default again.
+        """Change what is not None; a weight of 0 is the default again, and `quota` replaces the whole quota.
 
-        Raises NotFound; Aborted when `etag` is an old one.
+        Raises NotFound, InvalidArgument; Aborted when `etag` is an old one.
         """
-        tenant = pb.Tenant(name=tenant_name(name), etag=etag)
-        request = pb.UpdateTenantRequest(tenant=tenant)
-        for field, value in (("display_name", display_name), ("serving_weight", serving_weight)):
+        changes = {
+            "display_name": display_name,
+            "serving_weight": serving_weight,
+            "training_weight": training_weight,
+            "cohort": cohort,
+        }
+        request = pb.UpdateTenantRequest(tenant=pb.Tenant(name=tenant_name(name), etag=etag))
+        for field, value in changes.items():
             if value is not None:
                 setattr(request.tenant, field, value)
                 request.update_mask.paths.append(field)
+        if quota is not None:
+            request.tenant.quota.SetInParent()
+            fill(request.tenant.quota, quota)
+            request.update_mask.paths.append("quota")
         if not request.update_mask.paths:
-            raise InvalidArgument.for_field("update_mask", "Give `display_name` or `serving_weight`.")
+            fields = ", ".join(f"`{field}`" for field in changes)
+            raise InvalidArgument.for_field("update_mask", f"Give one of {fields} and `quota`.")
         return from_proto(Tenant, await self._caller.unary(_UPDATE, request))
 
     async def delete(self, name: str, *, etag: str = "", force: bool = False) -> None:

@@ -22,6 +22,10 @@ async def test_each_reason_is_raised_as_its_class(rig: Rig, reason: trellis.Reas
         "What is wrong, and what to do.",
         metadata={"resource": "tenants/x"},
         violations=(trellis.FieldViolation("a.b", "It must be 1."), trellis.FieldViolation("c", "It must be 2.")),
+        quota_violations=(
+            trellis.QuotaViolation("tenants/x", "accelerators", 2.5, 2, 1, "2 of 2.5 are held."),
+            trellis.QuotaViolation("tenants/x", "open_jobs", 10, 10, 1, "10 of 10 are open."),
+        ),
         retry_after=0.25 if STATUS_OF_REASON[reason].STATUS == "UNAVAILABLE" else None,
     )
     rig.server.faults.plan("GetTenant", *[sent] * 5)
@@ -31,6 +35,7 @@ async def test_each_reason_is_raised_as_its_class(rig: Rig, reason: trellis.Reas
     assert type(error) is STATUS_OF_REASON[reason]
     assert (error.reason, str(error), error.metadata) == (reason, str(sent), sent.metadata)
     assert (error.violations, error.retry_after, error.request_id) == (sent.violations, sent.retry_after, "req-1")
+    assert error.quota_violations == sent.quota_violations
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again), again.__dict__) == (type(error), str(error), error.__dict__)
 

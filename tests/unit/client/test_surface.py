@@ -36,6 +36,8 @@ MODULES = (
 )  # fmt: skip
 MESSAGES: dict[type, type[Message]] = {
     types.Tenant: tenant_pb2.Tenant,
+    types.Quota: tenant_pb2.Quota,
+    types.Budget: tenant_pb2.Budget,
     types.ApiKey: api_key_pb2.ApiKey,
     types.CreatedApiKey: api_key_pb2.CreateApiKeyResponse,
     types.BaseModel: base_model_pb2.BaseModel,

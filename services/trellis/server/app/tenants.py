@@ -9,35 +9,53 @@ from typing import Any, Final
 from trellis.errors import NotFound, Reason, error_for
 from trellis.names import PLATFORM, TenantName
 from trellis.server.app import keys
+from trellis.server.app.asked_quota import AskedQuota, checked_quota
+from trellis.server.app.audit import record
 from trellis.server.app.context import Context
 from trellis.server.app.etags import check_etag
 from trellis.server.app.fields import Violations
 from trellis.server.app.idempotency import RequestKey, create_once
 from trellis.server.app.pages import Listed, PageQuery, read_page
 from trellis.server.app.ports import UnitOfWork
+from trellis.server.domain.quota import DEFAULT_TRAINING_WEIGHT
 from trellis.server.domain.tenant import DEFAULT_SERVING_WEIGHT, Tenant
 
+_DEFAULT_WEIGHTS: Final = {"serving_weight": DEFAULT_SERVING_WEIGHT, "training_weight": DEFAULT_TRAINING_WEIGHT}
 _LEAST_WEIGHT: Final = 0.01
 _MOST_WEIGHT: Final = 100.0
 
 
 async def create_tenant(
-    context: Context, tenant_id: str, display_name: str, key: RequestKey, *, serving_weight: float = 0.0
+    context: Context,
+    tenant_id: str,
+    display_name: str,
+    key: RequestKey,
+    *,
+    serving_weight: float = 0.0,
+    training_weight: float = 0.0,
+    cohort: str = "",
+    quota: AskedQuota | None = None,
 ) -> Tenant:
-    """Create a tenant; a weight of 0 stands for the default."""
+    """Create a tenant; a weight of 0 stands for the default, and without a quota nothing binds."""
     violations = Violations()
     violations.id("tenant", tenant_id, "tenant_id")
     if tenant_id == PLATFORM:
         violations.add("tenant_id", f"{PLATFORM!r} is the platform's own name.")
-    violations.text(display_name, "tenant.display_name")
-    _check_weight(serving_weight, violations)
+    wanted = {
+        "display_name": display_name,
+        "serving_weight": serving_weight,
+        "training_weight": training_weight,
+        "cohort": cohort,
+        "quota": quota,
+    }
+    chosen = _checked(wanted, violations)
     key.check(violations)
     violations.raise_any()
 
     async def create(unit: UnitOfWork) -> tuple[str, Tenant]:
-        weight = serving_weight or DEFAULT_SERVING_WEIGHT
-        tenant = Tenant(tenant_id, display_name, context.now(), serving_weight=weight)
+        tenant = Tenant(tenant_id, create_time=context.now(), **chosen)
         await unit.tenants.add(tenant)
+        await record(context, unit, None, tenant)
         return _name_of(tenant), tenant
 
     async def read(unit: UnitOfWork, name: str) -> Tenant:
@@ -72,6 +90,7 @@ async def update_tenant(
         if changed != tenant:
             changed = replace(changed, revision=tenant.revision + 1)
             await unit.tenants.save(changed)
+            await record(context, unit, tenant, changed)
             await unit.commit()
     return changed
 
@@ -85,6 +104,7 @@ async def delete_tenant(context: Context, name: str, etag: str, *, force: bool) 
         if not force:
             await _require_empty(unit, tenant_id)
         await unit.tenants.delete(tenant_id)
+        await record(context, unit, tenant, None)
         await unit.commit()
     await asyncio.to_thread(context.store.delete_prefix, keys.tenant_prefix(tenant_id))
 
@@ -114,18 +134,29 @@ def _changes(wanted: Mapping[str, Any], mask: Sequence[str]) -> Mapping[str, Any
     violations = Violations()
     for path in sorted(paths - wanted.keys()):
         violations.add("update_mask", f"{path[:50]!r} can't be changed, but {', '.join(sorted(wanted))} can.")
-    changes = {path: value for path, value in wanted.items() if path in paths}
-    violations.text(changes.get("display_name", ""), "tenant.display_name")
-    if "serving_weight" in changes:
-        _check_weight(changes["serving_weight"], violations)
-        changes["serving_weight"] = changes["serving_weight"] or DEFAULT_SERVING_WEIGHT
+    changes = _checked({path: value for path, value in wanted.items() if path in paths}, violations)
     violations.raise_any()
     return changes
 
 
-def _check_weight(weight: float, violations: Violations) -> None:
+def _checked(wanted: Mapping[str, Any], violations: Violations) -> dict[str, Any]:
+    """The tenant's fields, of those that are asked for; what is wrong with them is noted."""
+    fields = dict(wanted)
+    violations.text(fields.get("display_name", ""), "tenant.display_name")
+    for name, default in _DEFAULT_WEIGHTS.items():
+        if name in fields:
+            _check_weight(name, fields[name], violations)
+            fields[name] = fields[name] or default
+    if fields.get("cohort"):
+        violations.id("cohort", fields["cohort"], "tenant.cohort")
+    if "quota" in fields:
+        fields["quota"] = checked_quota(fields["quota"], violations)
+    return fields
+
+
+def _check_weight(name: str, weight: float, violations: Violations) -> None:
     if weight and not (math.isfinite(weight) and _LEAST_WEIGHT <= weight <= _MOST_WEIGHT):
-        violations.add("tenant.serving_weight", f"{weight} is not between {_LEAST_WEIGHT} and {_MOST_WEIGHT:g}.")
+        violations.add(f"tenant.{name}", f"{weight} is not between {_LEAST_WEIGHT} and {_MOST_WEIGHT:g}.")
 
 
 def _name_of(tenant: Tenant) -> str:

@@ -6,10 +6,25 @@ import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 from google.rpc.code_pb2 import Code
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, PreconditionFailure, RequestInfo, RetryInfo
+from google.rpc.error_details_pb2 import (
+    BadRequest,
+    ErrorInfo,
+    PreconditionFailure,
+    QuotaFailure,
+    RequestInfo,
+    RetryInfo,
+)
 from google.rpc.status_pb2 import Status
 
-from trellis.errors import DOMAIN, STATUS_OF_REASON, FailedPrecondition, InternalError, Reason, TrellisError
+from trellis.errors import (
+    DOMAIN,
+    STATUS_OF_REASON,
+    FailedPrecondition,
+    InternalError,
+    QuotaViolation,
+    Reason,
+    TrellisError,
+)
 from trellis.server.rpc.convert.times import duration
 
 # Trailing metadata has room for 8 KiB, and a character that is not ASCII may take nine bytes of it.
@@ -49,6 +64,8 @@ def _details(error: TrellisError, request_id: str) -> Iterator[Message]:
                 for v in error.violations[:_MAX_VIOLATIONS]
             ]
         )
+    if error.quota_violations:
+        yield QuotaFailure(violations=map(_quota_violation, error.quota_violations[:_MAX_VIOLATIONS]))
     if isinstance(error, FailedPrecondition):
         subject = next(iter(error.metadata.values()), "")
         violation = PreconditionFailure.Violation(
@@ -60,6 +77,20 @@ def _details(error: TrellisError, request_id: str) -> Iterator[Message]:
     if error.retry_after is not None:
         yield RetryInfo(retry_delay=duration(error.retry_after))
     yield RequestInfo(request_id=request_id)
+
+
+def _quota_violation(violation: QuotaViolation) -> QuotaFailure.Violation:
+    """The limit by its field; all numbers, which may be parts of one, as text, and what is allowed also as Google has it."""
+    numbers = {"allowed": violation.allowed, "used": violation.used, "asked": violation.asked}
+    return QuotaFailure.Violation(
+        subject=violation.subject,
+        description=_short(violation.description, _MAX_DESCRIPTION),
+        api_service=DOMAIN,
+        quota_metric=f"{DOMAIN}/{violation.limit}",
+        quota_id=violation.limit,
+        quota_dimensions={name: f"{number:.15g}" for name, number in numbers.items()},
+        quota_value=int(violation.allowed),
+    )
 
 
 def _packed(message: Message) -> AnyMessage:

@@ -1,9 +1,12 @@
 """TenantService."""
 
+from typing import Any
+
 from google.protobuf.empty_pb2 import Empty
 
 from trellis.server.app import tenants
 from trellis.server.app.context import Context
+from trellis.server.rpc.convert.quota import asked_quota
 from trellis.server.rpc.convert.tenant import tenant
 from trellis.server.rpc.servicers.requests import ServicerContext, page_query, request_key
 from trellis.v1 import tenant_pb2 as pb
@@ -18,10 +21,7 @@ class TenantServicer(TenantServiceServicer):
 
     async def CreateTenant(self, request: pb.CreateTenantRequest, _: ServicerContext) -> pb.Tenant:
         key = request_key(request, request.request_id)
-        wanted = request.tenant
-        made = await tenants.create_tenant(
-            self._context, request.tenant_id, wanted.display_name, key, serving_weight=wanted.serving_weight
-        )
+        made = await tenants.create_tenant(self._context, request.tenant_id, key=key, **_wanted(request.tenant))
         return tenant(made)
 
     async def GetTenant(self, request: pb.GetTenantRequest, _: ServicerContext) -> pb.Tenant:
@@ -33,12 +33,20 @@ class TenantServicer(TenantServiceServicer):
 
     async def UpdateTenant(self, request: pb.UpdateTenantRequest, _: ServicerContext) -> pb.Tenant:
         sent = request.tenant
-        wanted = {"display_name": sent.display_name, "serving_weight": sent.serving_weight}
-        changed = await tenants.update_tenant(
-            self._context, sent.name, sent.etag, wanted, tuple(request.update_mask.paths)
-        )
-        return tenant(changed)
+        mask = tuple(request.update_mask.paths)
+        return tenant(await tenants.update_tenant(self._context, sent.name, sent.etag, _wanted(sent), mask))
 
     async def DeleteTenant(self, request: pb.DeleteTenantRequest, _: ServicerContext) -> Empty:
         await tenants.delete_tenant(self._context, request.name, request.etag, force=request.force)
         return Empty()
+
+
+def _wanted(sent: pb.Tenant) -> dict[str, Any]:
+    """What of a tenant its admins choose."""
+    return {
+        "display_name": sent.display_name,
+        "serving_weight": sent.serving_weight,
+        "training_weight": sent.training_weight,
+        "cohort": sent.cohort,
+        "quota": asked_quota(sent.quota) if sent.HasField("quota") else None,
+    }
