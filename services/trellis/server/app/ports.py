@@ -6,13 +6,14 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
-from trellis.server.app.ledger_reading import Derived, LedgerRange, StoredBytes, Sums, UsageGroup
+from trellis.server.app.ledger_reading import LedgerRange, StoredBytes, Sums, UsageGroup
 from trellis.server.app.queue_ports import BoardRow, FairShares, QueueFacts, Reservations
 from trellis.server.domain.adapter import Adapter, AdapterShare, Alias
 from trellis.server.domain.audit import AuditEvent
 from trellis.server.domain.base_model import BaseModel
 from trellis.server.domain.caller import ApiKey
 from trellis.server.domain.dataset import Dataset, DatasetVersion, Report, Upload, UploadPart
+from trellis.server.domain.derived import Derived
 from trellis.server.domain.export import Export, ExportState
 from trellis.server.domain.ledger import LedgerEntry, UsageSum
 from trellis.server.domain.marks import JobMark, TrainerMark
@@ -334,7 +335,7 @@ class Adapters(Protocol):
         ...
 
     async def shares_of(self, owner: str, digest: str, limit: int, cursor: str | None) -> Page[AdapterShare]:
-        """The adapter's shares, by tenant."""
+        """The adapter's shares, oldest first."""
         ...
 
     async def is_shared(self, owner: str, digest: str, tenant: str) -> bool:
@@ -342,7 +343,7 @@ class Adapters(Protocol):
         ...
 
     async def shared_with(self, tenant: str, limit: int, cursor: str | None) -> Page[Adapter]:
-        """The adapters of others that the tenant may call, those shared last first."""
+        """The adapters of others that the tenant may call, oldest share first."""
         ...
 
 

@@ -89,3 +89,7 @@ def amount_nanos(meter: Meter, quantity: int, price_nanos: int) -> int:
     whole, rest = divmod(quantity * price_nanos, PRICE_UNITS[meter])
     twice = 2 * rest - PRICE_UNITS[meter]
     return whole + (twice > 0 or (twice == 0 and whole % 2 == 1))
+
+
+class NegativeHoldError(ValueError):
+    """A job would hold less than nothing: more was settled or released than was held."""

@@ -1,17 +1,20 @@
 """One transaction, and the few things that the two databases say differently."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, Delete, Row, Select, Table, Update, insert, text
+from sqlalchemy import Column, ColumnElement, Delete, Row, Select, Table, Update, func, insert, text, type_coerce
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from trellis.server.app.ports import Page
+from trellis.server.store.columns import UtcTime
 from trellis.server.store.pages import Keyset
 
 T = TypeVar("T")
 Values = Mapping[str, Any]
+_BATCH = 500
+"""Rows in one statement: databases bound how many values one may have."""
 
 
 class Transaction:
@@ -74,6 +77,29 @@ class Transaction:
             self.touched.add(table.name)
             await self._connection.execute(self._insert(table).on_conflict_do_nothing(), list(rows))
 
+    async def add_new(self, table: Table, rows: Sequence[Values], returning: Sequence[Any]) -> Sequence[Row[Any]]:
+        """Insert those rows that are not there yet, in this order, and return these columns of them."""
+        self._expect_open()
+        added: list[Row[Any]] = []
+        for batch in _batches(rows):
+            statement = self._insert(table).values(batch).on_conflict_do_nothing().returning(*returning)
+            added += (await self._connection.execute(statement)).all()
+        return added
+
+    async def add_up(self, table: Table, rows: Sequence[Values]) -> Sequence[int]:
+        """Insert rows of different keys, in this order, or add their quantity to that of the row which is there; the
+        quantities that they have then.
+        """
+        self._expect_open()
+        sums: list[int] = []
+        for batch in _batches(rows):
+            statement = self._insert(table).values(batch)
+            total = table.c.quantity + statement.excluded.quantity
+            keys: list[Column[Any]] = list(table.primary_key.columns)
+            upsert = statement.on_conflict_do_update(index_elements=keys, set_={"quantity": total})
+            sums += (await self._connection.execute(upsert.returning(table.c.quantity))).scalars()
+        return sums
+
     async def append(self, table: Table, rows: Sequence[Values]) -> None:
         """Insert rows that can't be there yet."""
         self._expect_open()
@@ -111,12 +137,23 @@ class Transaction:
         if self._connection.dialect.name == "postgresql":
             await self._connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
 
+    def day_of(self, time: ColumnElement[Any]) -> ColumnElement[Any]:
+        """The beginning of the time's day, in UTC."""
+        if self._connection.dialect.name == "postgresql":
+            return type_coerce(func.date_trunc("day", time, "UTC"), UtcTime)
+        return type_coerce(func.substr(time, 1, 10) + " 00:00:00.000000", UtcTime)
+
     def _expect_open(self) -> None:
         assert not self._committed, "this unit of work is committed: what is written now would be lost"
 
 
 def _table_of(statement: Any) -> str:
-    return str(statement.entity_description["name"])
+    return str(statement.table.name)
+
+
+def _batches(rows: Sequence[Values]) -> Iterator[list[Values]]:
+    for start in range(0, len(rows), _BATCH):
+        yield list(rows[start : start + _BATCH])
 
 
 class Rows:

@@ -17,6 +17,7 @@ from trellis.server.app.ports import (
     BaseModels,
     Datasets,
     Exports,
+    Ledger,
     Requests,
     Tenants,
     Trainers,
@@ -35,6 +36,7 @@ from trellis.server.store.engine import LOCK_SECONDS, options_for
 from trellis.server.store.exports import SqlExports
 from trellis.server.store.failures import busy, translated
 from trellis.server.store.fair_shares import SqlFairShares
+from trellis.server.store.ledger import SqlLedger
 from trellis.server.store.queue_facts import SqlQueueFacts
 from trellis.server.store.requests import SqlRequests
 from trellis.server.store.reservations import SqlReservations
@@ -57,6 +59,7 @@ class SqlUnitOfWork:
     adapters: Adapters
     exports: Exports
     usage: Usage
+    ledger: Ledger
     requests: Requests
     audit: AuditTrail
     queue: QueueFacts
@@ -110,6 +113,7 @@ class SqlUnitOfWork:
         self.adapters = SqlAdapters(transaction)
         self.exports = SqlExports(transaction)
         self.usage = SqlUsage(transaction)
+        self.ledger = SqlLedger(transaction)
         self.requests = SqlRequests(transaction)
         self.audit = SqlAuditTrail(transaction)
         self.queue = SqlQueueFacts(transaction)
