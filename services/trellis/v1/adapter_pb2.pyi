@@ -635,7 +635,7 @@ class AdapterShare(_message.Message):
     """`tenants/{tenant}` that may call it."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """Since when."""
+        """When it was last shared."""
 
     def __init__(
         self,

@@ -69,8 +69,9 @@ class AdapterServiceStub:
     DeleteAlias: _grpc.UnaryUnaryMultiCallable[_adapter_pb2.DeleteAliasRequest, _empty_pb2.Empty]
     """Deletes an alias; its adapter stays. Errors: NOT_FOUND, ABORTED (etag)."""
     ShareAdapter: _grpc.UnaryUnaryMultiCallable[_adapter_pb2.ShareAdapterRequest, _adapter_pb2.AdapterShare]
-    """Lets another tenant call the adapter, and see it, until that is revoked; its files stay with the owner. Sharing again
-    changes nothing. Errors: NOT_FOUND for the adapter; INVALID_ARGUMENT. Whether the other tenant exists is not said.
+    """Lets another tenant call the adapter, and see it without its manifest, until that is revoked; its files stay with the
+    owner. Sharing again only renews the time. Errors: NOT_FOUND for the adapter; INVALID_ARGUMENT. Whether the other tenant
+    exists is not said; a tenant that is created later does not come into what was shared before.
     """
     RevokeAdapterShare: _grpc.UnaryUnaryMultiCallable[_adapter_pb2.RevokeAdapterShareRequest, _empty_pb2.Empty]
     """Ends a share: the next call of the other tenant is refused. Ending it again changes nothing. Errors: NOT_FOUND for the
@@ -121,8 +122,9 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
     DeleteAlias: _aio.UnaryUnaryMultiCallable[_adapter_pb2.DeleteAliasRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes an alias; its adapter stays. Errors: NOT_FOUND, ABORTED (etag)."""
     ShareAdapter: _aio.UnaryUnaryMultiCallable[_adapter_pb2.ShareAdapterRequest, _adapter_pb2.AdapterShare]  # type: ignore[assignment]
-    """Lets another tenant call the adapter, and see it, until that is revoked; its files stay with the owner. Sharing again
-    changes nothing. Errors: NOT_FOUND for the adapter; INVALID_ARGUMENT. Whether the other tenant exists is not said.
+    """Lets another tenant call the adapter, and see it without its manifest, until that is revoked; its files stay with the
+    owner. Sharing again only renews the time. Errors: NOT_FOUND for the adapter; INVALID_ARGUMENT. Whether the other tenant
+    exists is not said; a tenant that is created later does not come into what was shared before.
     """
     RevokeAdapterShare: _aio.UnaryUnaryMultiCallable[_adapter_pb2.RevokeAdapterShareRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Ends a share: the next call of the other tenant is refused. Ending it again changes nothing. Errors: NOT_FOUND for the
@@ -242,8 +244,9 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _adapter_pb2.ShareAdapterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_pb2.AdapterShare, _abc.Awaitable[_adapter_pb2.AdapterShare]]:
-        """Lets another tenant call the adapter, and see it, until that is revoked; its files stay with the owner. Sharing again
-        changes nothing. Errors: NOT_FOUND for the adapter; INVALID_ARGUMENT. Whether the other tenant exists is not said.
+        """Lets another tenant call the adapter, and see it without its manifest, until that is revoked; its files stay with the
+        owner. Sharing again only renews the time. Errors: NOT_FOUND for the adapter; INVALID_ARGUMENT. Whether the other tenant
+        exists is not said; a tenant that is created later does not come into what was shared before.
         """
 
     @_abc_1.abstractmethod

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from trellis.v1 import access_pb2 as trellis_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16trellis/v1/audit.proto\x12\ntrellis.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17trellis/v1/access.proto\"\xb2\x02\n\nAuditEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x11\n\tprincipal\x18\x04 \x01(\t\x12\x1e\n\x04role\x18\x05 \x01(\x0e\x32\x10.trellis.v1.Role\x12\x0e\n\x06method\x18\x06 \x01(\t\x12\x10\n\x08resource\x18\x07 \x01(\t\x12\x0e\n\x06source\x18\x08 \x01(\t\x12\x12\n\nrequest_id\x18\t \x01(\t\x12\x0e\n\x06status\x18\n \x01(\t\x12\'\n\x06\x62\x65\x66ore\x18\x0b \x01(\x0b\x32\x17.google.protobuf.Struct\x12&\n\x05\x61\x66ter\x18\x0c \x01(\x0b\x32\x17.google.protobuf.Struct\"\x92\x02\n\x16ListAuditEventsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x34\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x32\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x17\n\tprincipal\x18\x06 \x01(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x06method\x18\x07 \x01(\tB\x04\xe2\x41\x01\x01\x12\x16\n\x08resource\x18\x08 \x01(\tB\x04\xe2\x41\x01\x01\"Z\n\x17ListAuditEventsResponse\x12&\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x16.trellis.v1.AuditEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2|\n\x0c\x41uditService\x12l\n\x0fListAuditEvents\x12\".trellis.v1.ListAuditEventsRequest\x1a#.trellis.v1.ListAuditEventsResponse\"\x10\xaa\xd4\x18\x0c\x08\x02\x12\x06parent \x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16trellis/v1/audit.proto\x12\ntrellis.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17trellis/v1/access.proto\"\xb2\x02\n\nAuditEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x11\n\tprincipal\x18\x04 \x01(\t\x12\x1e\n\x04role\x18\x05 \x01(\x0e\x32\x10.trellis.v1.Role\x12\x0e\n\x06method\x18\x06 \x01(\t\x12\x10\n\x08resource\x18\x07 \x01(\t\x12\x0e\n\x06source\x18\x08 \x01(\t\x12\x12\n\nrequest_id\x18\t \x01(\t\x12\x0e\n\x06status\x18\n \x01(\t\x12\'\n\x06\x62\x65\x66ore\x18\x0b \x01(\x0b\x32\x17.google.protobuf.Struct\x12&\n\x05\x61\x66ter\x18\x0c \x01(\x0b\x32\x17.google.protobuf.Struct\"\xc8\x02\n\x16ListAuditEventsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x34\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x32\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x17\n\tprincipal\x18\x06 \x01(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x06method\x18\x07 \x01(\tB\x04\xe2\x41\x01\x01\x12\x16\n\x08resource\x18\x08 \x01(\tB\x04\xe2\x41\x01\x01\x12!\n\x0e\x61\x66ter_sequence\x18\t \x01(\x03\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x42\x11\n\x0f_after_sequence\"Z\n\x17ListAuditEventsResponse\x12&\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x16.trellis.v1.AuditEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2|\n\x0c\x41uditService\x12l\n\x0fListAuditEvents\x12\".trellis.v1.ListAuditEventsRequest\x1a#.trellis.v1.ListAuditEventsResponse\"\x10\xaa\xd4\x18\x0c\x08\x02\x12\x06parent \x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,14 +51,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['method']._serialized_options = b'\342A\001\001'
   _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['resource']._loaded_options = None
   _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['resource']._serialized_options = b'\342A\001\001'
+  _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['after_sequence']._loaded_options = None
+  _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['after_sequence']._serialized_options = b'\342A\001\001'
   _globals['_AUDITSERVICE'].methods_by_name['ListAuditEvents']._loaded_options = None
   _globals['_AUDITSERVICE'].methods_by_name['ListAuditEvents']._serialized_options = b'\252\324\030\014\010\002\022\006parent \004'
   _globals['_AUDITEVENT']._serialized_start=160
   _globals['_AUDITEVENT']._serialized_end=466
   _globals['_LISTAUDITEVENTSREQUEST']._serialized_start=469
-  _globals['_LISTAUDITEVENTSREQUEST']._serialized_end=743
-  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_start=745
-  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_end=835
-  _globals['_AUDITSERVICE']._serialized_start=837
-  _globals['_AUDITSERVICE']._serialized_end=961
+  _globals['_LISTAUDITEVENTSREQUEST']._serialized_end=797
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_start=799
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_end=889
+  _globals['_AUDITSERVICE']._serialized_start=891
+  _globals['_AUDITSERVICE']._serialized_end=1015
 # @@protoc_insertion_point(module_scope)

@@ -42,7 +42,9 @@ class AuditEvent(_message.Message):
     sequence: _builtins.int
     """Its place in the trail: grows from event to event."""
     tenant: _builtins.str
-    """`tenants/{tenant}` that was touched; empty for what belongs to the platform."""
+    """`tenants/{tenant}` that was touched, or for a call that was refused, whose caller's tenant; empty for what belongs to
+    the platform, and for callers who were not known.
+    """
     principal: _builtins.str
     """Who did it: a key's name, `oidc:{issuer}#{subject}`, `platform` for what the platform does by itself; empty for a
     caller who was not known.
@@ -109,6 +111,7 @@ class ListAuditEventsRequest(_message.Message):
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
     RESOURCE_FIELD_NUMBER: _builtins.int
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`tenants/{tenant}`; for admins also `platform` for what touched no tenant, and `tenants/-` for everything."""
     page_size: _builtins.int
@@ -121,6 +124,10 @@ class ListAuditEventsRequest(_message.Message):
     """Only of this method, by its full name or its last part."""
     resource: _builtins.str
     """Only of this resource, and of what belongs to it."""
+    after_sequence: _builtins.int
+    """Only what comes after this place in the trail, oldest first: so an export goes on where it ended. What was begun
+    earlier and done later can come up before a place that was read already, within some seconds.
+    """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Only from this time on."""
@@ -140,12 +147,15 @@ class ListAuditEventsRequest(_message.Message):
         principal: _builtins.str = ...,
         method: _builtins.str = ...,
         resource: _builtins.str = ...,
+        after_sequence: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence", "after_sequence", b"after_sequence", "end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "method", b"method", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "principal", b"principal", "resource", b"resource", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence", "after_sequence", b"after_sequence", "end_time", b"end_time", "method", b"method", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "principal", b"principal", "resource", b"resource", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__after_sequence: _TypeAlias = _typing.Literal["after_sequence"]  # noqa: Y015
+    _WhichOneofArgType__after_sequence: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__after_sequence) -> _WhichOneofReturnType__after_sequence | None: ...
 
 Global___ListAuditEventsRequest: _TypeAlias = ListAuditEventsRequest  # noqa: Y015
 

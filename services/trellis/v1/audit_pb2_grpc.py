@@ -47,7 +47,8 @@ class AuditServiceServicer:
     """
 
     def ListAuditEvents(self, request, context):
-        """Lists events, newest first. Errors: INVALID_ARGUMENT, NOT_FOUND.
+        """Lists events, newest first, or after a place in the trail, oldest first. Events of a deleted tenant are for admins.
+        Errors: INVALID_ARGUMENT; NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,7 +34,9 @@ class AuditServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AuditServiceAsyncStub: ...
     ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ListAuditEventsRequest, _audit_pb2.ListAuditEventsResponse]
-    """Lists events, newest first. Errors: INVALID_ARGUMENT, NOT_FOUND."""
+    """Lists events, newest first, or after a place in the trail, oldest first. Events of a deleted tenant are for admins.
+    Errors: INVALID_ARGUMENT; NOT_FOUND.
+    """
 
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
@@ -42,7 +44,9 @@ class AuditServiceAsyncStub(AuditServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListAuditEvents: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListAuditEventsRequest, _audit_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
-    """Lists events, newest first. Errors: INVALID_ARGUMENT, NOT_FOUND."""
+    """Lists events, newest first, or after a place in the trail, oldest first. Events of a deleted tenant are for admins.
+    Errors: INVALID_ARGUMENT; NOT_FOUND.
+    """
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     """Who did what to what: an append-only list of every call that changed something, or was refused."""
@@ -53,6 +57,8 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_pb2.ListAuditEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.ListAuditEventsResponse, _abc.Awaitable[_audit_pb2.ListAuditEventsResponse]]:
-        """Lists events, newest first. Errors: INVALID_ARGUMENT, NOT_FOUND."""
+        """Lists events, newest first, or after a place in the trail, oldest first. Events of a deleted tenant are for admins.
+        Errors: INVALID_ARGUMENT; NOT_FOUND.
+        """
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

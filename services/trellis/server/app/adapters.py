@@ -8,6 +8,7 @@ from trellis.artifacts import MANIFEST_FILE, FileFacts, Manifest
 from trellis.errors import NotFound, Reason, error_for
 from trellis.names import AdapterName, AliasName, TenantName
 from trellis.server.app import keys
+from trellis.server.app.audit import record, unchanged
 from trellis.server.app.authorisation import require_names
 from trellis.server.app.context import Context
 from trellis.server.app.etags import check_etag
@@ -69,6 +70,7 @@ async def delete_adapter(context: Context, name: str, etag: str) -> None:
         check_etag(etag, name, adapter.create_time, adapter.revision)
         await _require_unused(unit, adapter)
         await unit.adapters.delete(adapter.tenant, adapter.adapter_id)
+        await record(context, unit, adapter, None)
         await unit.commit()
     await asyncio.to_thread(context.store.delete_prefix, adapter.key)
 
@@ -77,7 +79,7 @@ async def deploy_adapter(context: Context, name: str) -> Adapter:
     """Want the adapter to be callable; the control loops make it so."""
     parsed = AdapterName.parse(name)
     async with context.units() as unit:
-        adapter = await want_deployed(unit, await present_adapter(unit, parsed, for_update=True))
+        adapter = await want_deployed(context, unit, await present_adapter(unit, parsed, for_update=True))
         await unit.commit()
     return adapter
 
@@ -88,16 +90,18 @@ async def undeploy_adapter(context: Context, name: str) -> Adapter:
     async with context.units() as unit:
         adapter = await present_adapter(unit, parsed, for_update=True)
         if adapter.deployment is not Deployment.UNDEPLOYED:
-            adapter = await _save(unit, replace(adapter, deployment=Deployment.UNDEPLOYED, deployment_message=""))
+            changed = replace(adapter, deployment=Deployment.UNDEPLOYED, deployment_message="")
+            adapter = await _save(context, unit, adapter, changed)
             await unit.commit()
     return adapter
 
 
-async def want_deployed(unit: UnitOfWork, adapter: Adapter) -> Adapter:
+async def want_deployed(context: Context, unit: UnitOfWork, adapter: Adapter) -> Adapter:
     """The adapter, wanted from now on, which was read for update."""
     if adapter.deployment is not Deployment.UNDEPLOYED:
+        unchanged()
         return adapter
-    return await _save(unit, replace(adapter, deployment=Deployment.DEPLOYING))
+    return await _save(context, unit, adapter, replace(adapter, deployment=Deployment.DEPLOYING))
 
 
 async def set_alias(context: Context, caller: Caller, name: str, adapter: str, etag: str) -> Alias:
@@ -145,6 +149,7 @@ async def delete_alias(context: Context, name: str, etag: str) -> None:
         alias = await present_alias(unit, parsed, for_update=True)
         _check_alias_etag(etag, name, alias)
         await unit.adapters.delete_alias(alias.tenant, alias.alias_id)
+        await record(context, unit, alias, None)
         await unit.commit()
 
 
@@ -154,6 +159,7 @@ async def point_alias(context: Context, unit: UnitOfWork, tenant: str, alias_id:
     revision = before.revision + 1 if before else 1
     alias = Alias(tenant, alias_id, digest, context.now(), revision)
     await unit.adapters.put_alias(alias)
+    await record(context, unit, before, alias)
     return alias
 
 
@@ -178,9 +184,10 @@ async def discard_files(context: Context, tenant: str, import_id: str) -> None:
     await asyncio.to_thread(context.store.delete_prefix, keys.import_prefix(tenant, import_id))
 
 
-async def _save(unit: UnitOfWork, adapter: Adapter) -> Adapter:
+async def _save(context: Context, unit: UnitOfWork, before: Adapter, adapter: Adapter) -> Adapter:
     changed = replace(adapter, revision=adapter.revision + 1)
     await unit.adapters.save(changed)
+    await record(context, unit, before, changed)
     return changed
 
 

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 from trellis.errors import FailedPrecondition, Reason
 from trellis.server.app.api_keys import PREFIX_LENGTH, present_key
+from trellis.server.app.audit import record
 from trellis.server.app.authentication import secret_hash
 from trellis.server.app.authorisation import require_cover
 from trellis.server.app.context import Context
@@ -45,6 +46,7 @@ async def rotate_api_key(context: Context, caller: Caller, asked: Rotation) -> t
             expire_time=asked.expire_time or key.expire_time,
         )
         await unit.api_keys.save(rotated)
+        await record(context, unit, key, rotated)
         await unit.commit()
     return rotated, secret
 

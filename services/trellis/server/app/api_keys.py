@@ -5,6 +5,7 @@ from datetime import datetime
 
 from trellis.errors import InvalidArgument, NotFound
 from trellis.names import PLATFORM, ApiKeyName, PlatformApiKeyName, TenantName
+from trellis.server.app.audit import record
 from trellis.server.app.authentication import secret_hash
 from trellis.server.app.authorisation import require_cover
 from trellis.server.app.context import Context
@@ -54,6 +55,7 @@ async def create_api_key(context: Context, caller: Caller, new: NewApiKey) -> tu
         if tenant is not None:
             await present_tenant(unit, tenant)
         await unit.api_keys.add(key)
+        await record(context, unit, None, key)
         await unit.commit()
     return key, secret
 
@@ -80,8 +82,9 @@ async def revoke_api_key(context: Context, name: str) -> ApiKey:
     async with context.units() as unit:
         key = await present_key(unit, name)
         if key.revoke_time is None:
-            key = replace(key, revoke_time=context.now())
+            before, key = key, replace(key, revoke_time=context.now())
             await unit.api_keys.save(key)
+            await record(context, unit, before, key)
             await unit.commit()
         return key
 

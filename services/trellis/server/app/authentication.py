@@ -3,6 +3,7 @@
 import hashlib
 
 from trellis.errors import Reason, TrellisError, error_for
+from trellis.server.app.audit import record
 from trellis.server.app.context import Context
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.app.tokens import ATTEMPT_PREFIX, TRAINER_PREFIX
@@ -85,6 +86,7 @@ async def create_first_admin_key(context: Context, secret: str = "") -> str | No
             create_time=context.now(),
         )
         await unit.api_keys.add(key)
+        await record(context, unit, None, key, deed="FirstStart")
         await unit.commit()
     return secret
 

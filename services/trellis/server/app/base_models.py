@@ -7,6 +7,7 @@ from pathlib import Path
 from trellis.bases import BaseFacts, BaseModelError, read_base
 from trellis.errors import InvalidArgument, NotFound, Reason, TrellisError, error_for
 from trellis.names import BaseModelName
+from trellis.server.app.audit import record
 from trellis.server.app.context import Context
 from trellis.server.app.etags import check_etag
 from trellis.server.app.fields import Violations
@@ -52,6 +53,7 @@ async def create_base_model(context: Context, new: NewBaseModel, key: RequestKey
             create_time=context.now(),
         )
         await unit.base_models.add(base)
+        await record(context, unit, None, base, deed="FirstStart")
         return base.name, base
 
     return await create_once(context, "CreateBaseModel", key, create, present_base_model)
@@ -80,6 +82,7 @@ async def delete_base_model(context: Context, name: str, etag: str) -> None:
             message = f"{name} is needed by {used_by}."
             raise error_for(Reason.RESOURCE_IN_USE, message, metadata={"used_by": used_by})
         await unit.base_models.delete(base.base_model_id)
+        await record(context, unit, base, None)
         await unit.commit()
 
 

@@ -9,6 +9,7 @@ import structlog
 from trellis.errors import InvalidArgument, NotFound
 from trellis.names import CheckpointName, TuningJobName
 from trellis.objects import ObjectStore
+from trellis.server.app.audit import record
 from trellis.server.app.context import Context
 from trellis.server.app.pages import Listed, PageQuery, read_page
 from trellis.server.app.ports import Page, UnitOfWork
@@ -61,8 +62,9 @@ async def update_checkpoint(context: Context, name: str, mask: Sequence[str], *,
     async with context.units() as unit:
         job, checkpoint = await present_checkpoint(unit, parsed, for_update=True)
         if checkpoint.pinned != pinned:
-            checkpoint = replace(checkpoint, pinned=pinned)
+            before, checkpoint = checkpoint, replace(checkpoint, pinned=pinned)
             await unit.jobs.add_checkpoint(job.uid, checkpoint)
+            await record(context, unit, before, checkpoint, name=str(parsed))
             rated = await _rated(unit, parsed, checkpoint)
             released = await release_surplus(unit, job)
             await unit.commit()

@@ -22,6 +22,7 @@ from trellis.server.app import keys
 from trellis.server.app.adapters import point_alias, want_deployed
 from trellis.server.app.attempt_usage import AttemptUsage, settled, with_usage
 from trellis.server.app.attempts import COMPLETED, current_attempt, reference, renewed
+from trellis.server.app.audit import record
 from trellis.server.app.context import Context
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.app.whole_model import check_model, export_of
@@ -184,14 +185,16 @@ async def _record(
 
 
 async def _add_adapter(context: Context, unit: UnitOfWork, job: TuningJob, adapter: Adapter) -> None:
-    if not await unit.adapters.add(adapter) and job.deploy:
-        await _deploy_same(unit, adapter)
+    if await unit.adapters.add(adapter):
+        await record(context, unit, None, adapter)
+    elif job.deploy:
+        await _deploy_same(context, unit, adapter)
     if job.alias_id:
         await point_alias(context, unit, job.tenant, job.alias_id, adapter.digest)
 
 
-async def _deploy_same(unit: UnitOfWork, adapter: Adapter) -> None:
+async def _deploy_same(context: Context, unit: UnitOfWork, adapter: Adapter) -> None:
     """Deploy the adapter of the same digest, which is there already."""
     present = await unit.adapters.get(adapter.tenant, adapter.adapter_id, for_update=True)
     if present is not None:
-        await want_deployed(unit, present)
+        await want_deployed(context, unit, present)

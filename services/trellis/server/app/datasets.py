@@ -7,6 +7,7 @@ from dataclasses import replace
 from trellis.errors import InvalidArgument, NotFound, Reason, error_for
 from trellis.names import LATEST, DatasetName, DatasetVersionName, TenantName
 from trellis.server.app import keys
+from trellis.server.app.audit import record
 from trellis.server.app.context import Context
 from trellis.server.app.etags import check_etag
 from trellis.server.app.fields import Violations
@@ -37,6 +38,7 @@ async def create_dataset(context: Context, parent: str, dataset_id: str, display
         await present_tenant(unit, tenant.tenant)
         made = new_dataset(context, DatasetName(tenant.tenant, dataset_id), display_name)
         await unit.datasets.add(made)
+        await record(context, unit, None, made)
         return dataset_name(made), made
 
     async def read(unit: UnitOfWork, name: str) -> Dataset:
@@ -73,6 +75,7 @@ async def delete_dataset(context: Context, name: str, etag: str) -> None:
             used_by = ", ".join(users)
             raise error_for(Reason.RESOURCE_IN_USE, f"{name} is read by {used_by}.", metadata={"used_by": used_by})
         await unit.datasets.delete(parsed.tenant, parsed.dataset)
+        await record(context, unit, dataset, None)
         await unit.commit()
     for prefix in (keys.dataset_prefix, keys.uploads_prefix):
         await asyncio.to_thread(context.store.delete_prefix, prefix(parsed.tenant, parsed.dataset))

@@ -10,6 +10,7 @@ from trellis.exports import ExportManifest
 from trellis.names import AdapterName, AliasName, CheckpointName, ExportName, TenantName, TuningJobName
 from trellis.server.app import keys
 from trellis.server.app.adapters import present_adapter, present_alias
+from trellis.server.app.audit import record
 from trellis.server.app.authorisation import require_names
 from trellis.server.app.base_models import base_model_unavailable
 from trellis.server.app.context import Context
@@ -85,6 +86,7 @@ async def create_export(context: Context, caller: Caller, new: NewExport, key: R
             create_time=context.now(),
         )
         await unit.exports.add(export)
+        await record(context, unit, None, export)
         return export.name, export
 
     async def read(unit: UnitOfWork, name: str) -> Export:
@@ -116,6 +118,7 @@ async def delete_export(context: Context, name: str) -> None:
     async with context.units() as unit:
         export = await present_export(unit, parsed, for_update=True)
         await unit.exports.delete(export.tenant, export.export_id)
+        await record(context, unit, export, None)
         await unit.commit()
     await asyncio.to_thread(context.store.delete_prefix, export.key)
 

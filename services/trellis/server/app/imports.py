@@ -21,6 +21,7 @@ from trellis.names import AdapterName, BaseModelName, TenantName
 from trellis.objects import ObjectStore
 from trellis.server.app import keys
 from trellis.server.app.adapters import discard_files
+from trellis.server.app.audit import record
 from trellis.server.app.base_models import chosen_base_model, read_facts
 from trellis.server.app.context import Context
 from trellis.server.app.fields import Violations
@@ -207,6 +208,7 @@ async def _record(context: Context, adapter: Adapter) -> Adapter:
             found = await unit.adapters.get(adapter.tenant, adapter.adapter_id)
             assert found is not None, "an adapter that can't be added is there"
             return found
+        await record(context, unit, None, adapter)
         await unit.commit()
     return adapter
 

@@ -12,6 +12,7 @@ from trellis.server.app.base_models import present_base_model
 from trellis.server.app.context import Context
 from trellis.server.app.generate_request import check_generate
 from trellis.server.app.ports import UnitOfWork, UsageRecord
+from trellis.server.app.shares import shared_adapter
 from trellis.server.domain.adapter import Adapter, Deployment
 from trellis.server.domain.caller import Caller
 from trellis.server.domain.tenant import DEFAULT_SERVING_WEIGHT
@@ -87,6 +88,9 @@ async def _resolve(unit: UnitOfWork, caller: Caller, name: str) -> _Model:
         BaseModelName.parse(name, "model")
         base = await present_base_model(unit, name)
         return _Model(base.base_model_id, None, caller.tenant or PLATFORM_TENANT)
+    if not caller.may_touch(tenant):
+        adapter = await shared_adapter(unit, caller, name)
+        return _Model(BaseModelName.parse(adapter.base_model).base_model, adapter, caller.tenant or PLATFORM_TENANT)
     if "/aliases/" in name:
         alias = await present_alias(unit, AliasName.parse(name, "model"))
         adapter = await present_adapter(unit, AdapterName.for_digest(tenant, alias.adapter_digest))

@@ -19,6 +19,7 @@ from trellis.errors import FailedPrecondition, NotFound, Reason, error_for
 from trellis.names import CheckpointName
 from trellis.objects import ObjectNotFoundError, ObjectStore
 from trellis.server.app import keys
+from trellis.server.app.audit import record
 from trellis.server.app.checkpoints import present_checkpoint
 from trellis.server.app.context import Context
 from trellis.server.app.fields import Violations
@@ -105,6 +106,7 @@ def _adapter(
 async def _recorded(context: Context, adapter: Adapter) -> Adapter:
     async with context.units() as unit:
         if await unit.adapters.add(adapter):
+            await record(context, unit, None, adapter)
             await unit.commit()
             return adapter
         found = await unit.adapters.get(adapter.tenant, adapter.adapter_id)

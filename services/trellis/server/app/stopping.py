@@ -5,6 +5,7 @@ from dataclasses import replace
 from trellis.errors import Reason, TrellisError, error_for
 from trellis.names import TuningJobName
 from trellis.server.app.attempts import MAX_MESSAGE
+from trellis.server.app.audit import record
 from trellis.server.app.context import Context
 from trellis.server.app.fields import Violations, printable
 from trellis.server.app.ports import UnitOfWork
@@ -25,10 +26,10 @@ async def pause_tuning_job(context: Context, name: str) -> TuningJob:
             await _withdraw(context, unit, job, "The job was paused before its process had begun.")
             paused = job.moved(JobState.PAUSED, context.now())
             message = "The job is paused and holds no capacity; it is queued again when it is resumed."
-            saved = await _save(context, unit, paused, message)
+            saved = await _save(context, unit, job, paused, message)
         elif job.state in {JobState.RUNNING, JobState.PREEMPTING}:
             message = "The job was asked to pause: it saves a checkpoint and leaves."
-            saved = await _save(context, unit, job.moved(JobState.PAUSING, context.now()), message)
+            saved = await _save(context, unit, job, job.moved(JobState.PAUSING, context.now()), message)
         else:
             raise _wrong_state(job, "Only a job that waits or runs can be paused.")
         await unit.commit()
@@ -42,10 +43,10 @@ async def resume_tuning_job(context: Context, name: str) -> TuningJob:
         job = await present_job(unit, parsed, for_update=True)
         if job.state is JobState.PAUSED:
             message = "The job was resumed and is queued; it goes on from its last checkpoint."
-            saved = await _save(context, unit, job.moved(JobState.QUEUED, context.now()), message)
+            saved = await _save(context, unit, job, job.moved(JobState.QUEUED, context.now()), message)
         elif job.state is JobState.PAUSING:
             message = "The job was resumed before it had paused; it goes on, or is queued when its process has left."
-            saved = await _save(context, unit, job.moved(JobState.RUNNING, context.now()), message)
+            saved = await _save(context, unit, job, job.moved(JobState.RUNNING, context.now()), message)
         else:
             raise _wrong_state(job, "Only a paused job can be resumed.")
         await unit.commit()
@@ -66,10 +67,10 @@ async def preempt_tuning_job(context: Context, name: str, reason: str = "") -> T
         if job.state is JobState.STARTING:
             await _withdraw(context, unit, job, "The job was preempted before its process had begun.")
             message = f"The job gave back its capacity before it had begun, and is queued again.{why}"
-            saved = await _save(context, unit, job.moved(JobState.QUEUED, context.now()), message)
+            saved = await _save(context, unit, job, job.moved(JobState.QUEUED, context.now()), message)
         elif job.state is JobState.RUNNING:
             message = f"The job was asked to give back its capacity: it saves a checkpoint and is queued again.{why}"
-            saved = await _save(context, unit, job.moved(JobState.PREEMPTING, context.now()), message)
+            saved = await _save(context, unit, job, job.moved(JobState.PREEMPTING, context.now()), message)
         else:
             raise _wrong_state(job, "Only a job that starts or runs can be preempted.")
         await unit.commit()
@@ -84,7 +85,8 @@ async def _withdraw(context: Context, unit: UnitOfWork, job: TuningJob, outcome:
         await unit.jobs.save_attempt(replace(attempt, end_time=context.now(), outcome=outcome))
 
 
-async def _save(context: Context, unit: UnitOfWork, job: TuningJob, message: str) -> TuningJob:
+async def _save(context: Context, unit: UnitOfWork, before: TuningJob, job: TuningJob, message: str) -> TuningJob:
+    await record(context, unit, before, job)
     return await unit.jobs.save(job, [JobEvent(context.now(), EventLevel.INFO, message, state=job.state)])
 
 

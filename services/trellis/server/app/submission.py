@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from trellis.errors import FieldViolation
 from trellis.names import TuningJobName
+from trellis.server.app.audit import record
 from trellis.server.app.authorisation import require_names
 from trellis.server.app.auto_settings import resolved_spec
 from trellis.server.app.base_models import base_model_unavailable, find_base_model, read_facts
@@ -46,6 +47,7 @@ async def create_tuning_job(context: Context, caller: Caller, new: NewTuningJob,
         await unit.jobs.add(job)
         event = JobEvent(context.now(), EventLevel.INFO, "The job was submitted.", state=JobState.QUEUED)
         saved = await unit.jobs.save(job, [event])
+        await record(context, unit, None, saved)
         return job.name, saved
 
     async def read(unit: UnitOfWork, name: str) -> TuningJob:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from trellis.errors import NotFound, Reason, error_for
 from trellis.names import ALL_TENANTS, TenantName, TuningJobName
 from trellis.server.app import keys
+from trellis.server.app.audit import record
 from trellis.server.app.context import Context
 from trellis.server.app.etags import check_etag
 from trellis.server.app.pages import Listed, PageQuery, read_page
@@ -64,6 +65,7 @@ async def cancel_tuning_job(context: Context, name: str) -> TuningJob:
         state = JobState.CANCELLED if waits else JobState.CANCELLING
         message = "The job was cancelled." if waits else "The job was asked to stop."
         saved = await unit.jobs.save(job.moved(state, now), [JobEvent(now, EventLevel.INFO, message, state=state)])
+        await record(context, unit, job, saved)
         await unit.commit()
     return saved
 
@@ -79,6 +81,7 @@ async def delete_tuning_job(context: Context, name: str, etag: str) -> None:
             raise error_for(Reason.INVALID_STATE, message, metadata={"state": job.state.value})
         await _require_unread(unit, job)
         await unit.jobs.delete(parsed.tenant, parsed.tuning_job)
+        await record(context, unit, job, None)
         await unit.commit()
     await asyncio.to_thread(context.store.delete_prefix, keys.job_prefix(parsed.tenant, job.uid))
 

@@ -10,6 +10,7 @@ from trellis.formats import HEAD_BYTES, FileFormat, FormatError, detect_format
 from trellis.names import DatasetName
 from trellis.objects import ObjectNotFoundError
 from trellis.server.app import keys
+from trellis.server.app.audit import record, unchanged
 from trellis.server.app.base_models import chosen_base_model
 from trellis.server.app.composing import ChecksumError, compose
 from trellis.server.app.context import Context
@@ -126,6 +127,7 @@ async def _begin(context: Context, new: NewVersion, name: DatasetName) -> Datase
         version = await unit.datasets.get_version(name.tenant, name.dataset, new.sha256)
         if version is not None:
             await ensure_report(context, unit, version, base.name if new.base_model else version.base_model)
+            unchanged()
             await unit.commit()
             return version
         upload = await unit.datasets.get_upload(name.tenant, name.dataset, new.sha256)
@@ -143,7 +145,9 @@ async def _ensure_dataset(context: Context, unit: UnitOfWork, new: NewVersion, n
     await present_tenant(unit, name.tenant)
     if new.allow_missing and await unit.datasets.get(name.tenant, name.dataset) is None:
         with contextlib.suppress(AlreadyExists):  # another stream was faster
-            await unit.datasets.add(new_dataset(context, name))
+            made = new_dataset(context, name)
+            await unit.datasets.add(made)
+            await record(context, unit, None, made)
             return True
     await present_dataset(unit, name)
     return False
@@ -186,6 +190,7 @@ async def _made_by_another(context: Context, upload: Upload) -> DatasetVersion:
         version = await unit.datasets.get_version(upload.tenant, upload.dataset_id, upload.sha256)
     if version is None:
         raise incomplete(replace(upload, parts=()))
+    unchanged()
     return version
 
 
@@ -197,7 +202,9 @@ async def _record(context: Context, version: DatasetVersion) -> DatasetVersion:
         if not await unit.datasets.add_version(version):
             found = await unit.datasets.get_version(version.tenant, version.dataset_id, version.sha256)
             assert found is not None, "a version that can't be added is there"
+            unchanged()
             return found
+        await record(context, unit, None, version)
         await unit.datasets.save(
             replace(
                 dataset,
@@ -218,6 +225,7 @@ async def _drop(context: Context, upload: Upload, *, with_dataset: bool) -> None
         dataset = await unit.datasets.get(upload.tenant, upload.dataset_id, for_update=True)
         if with_dataset and dataset is not None and dataset.latest_sha256 is None:
             await unit.datasets.delete(upload.tenant, upload.dataset_id)
+            await record(context, unit, dataset, None)
         await unit.commit()
     await _delete_parts(context, upload)
 

@@ -29,6 +29,8 @@ class Access:
     platform_names_allowed: bool
     scope: Scope | None = None
     """What a narrowed key needs; None for methods of attempts and trainers, who have no scopes."""
+    shared_allowed: bool = False
+    """Whether the name may also be one that another tenant shares: then the check of the share decides."""
 
     def name_in(self, request: Message) -> str | None:
         """The name that says which tenant is touched; None for methods that touch none."""
@@ -38,6 +40,11 @@ class Access:
         for part in self.tenant_field:
             value = getattr(value, part)
         return str(value)
+
+    def asks_for_share(self, caller: Caller, name: str) -> bool:
+        """Whether the name is another tenant's, and the method one that such names may come through to."""
+        tenant = tenant_of(name)
+        return self.shared_allowed and tenant is not None and not caller.may_touch(tenant)
 
     def check_role(self, caller: Caller) -> None:
         """Raise PermissionDenied unless the caller has the role and reaches the scope."""
@@ -83,4 +90,4 @@ def _read(method: str, option: access_pb2.Access) -> Access:
         raise MissingAccessError(f"{method} must name a scope if callers with keys may call it, and else none.")
     scope = Scope(option.scope) if option.scope else None
     fields = tuple(option.tenant_field.split(".")) if option.tenant_field else ()
-    return Access(Role(option.role), fields, option.platform_names_allowed, scope)
+    return Access(Role(option.role), fields, option.platform_names_allowed, scope, option.shared_allowed)

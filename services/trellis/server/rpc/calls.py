@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import grpc
 
+from trellis.server.app.audit import Actor
 from trellis.server.domain.caller import Caller
+from trellis.server.rpc.peer import address_of
 
 REQUEST_ID = "x-request-id"
 VERSION = "x-trellis-version"
@@ -22,15 +24,25 @@ class Call:
     method: str
     request_id: str
     caller: Caller | None = None
+    source: str = ""
+    """The caller's address."""
+    resource: str = ""
+    """What the request names, if it was read so far."""
+
+    def actor(self) -> Actor:
+        """As the audit trail has it: who calls, as far as that is known."""
+        caller = self.caller
+        role = caller.role.name if caller else ""
+        return Actor(caller.principal if caller else "", role, self.method, self.source, self.request_id)
 
 
 _current: ContextVar[Call] = ContextVar("trellis_call")
 
 
-def begin(method: str, metadata: dict[str, str]) -> Call:
+def begin(method: str, metadata: dict[str, str], peer: str = "") -> Call:
     """The call that this task answers from now on; its id is the caller's own, if it is a sound one."""
     sent = metadata.get(REQUEST_ID, "")
-    call = Call(method, sent if _SOUND.fullmatch(sent) else secrets.token_hex(8))
+    call = Call(method, sent if _SOUND.fullmatch(sent) else secrets.token_hex(8), source=address_of(peer))
     _current.set(call)
     return call
 

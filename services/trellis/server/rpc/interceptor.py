@@ -14,9 +14,12 @@ from grpc_status import rpc_status  # type: ignore[import-untyped]
 
 from trellis.errors import InvalidArgument, Reason, TrellisError, Unavailable, error_for
 from trellis.names import tenant_of
+from trellis.server.app.audit import Actor, act_as
 from trellis.server.app.authentication import authenticate
 from trellis.server.app.context import Context
-from trellis.server.domain.caller import Role
+from trellis.server.app.refusals import Refusals
+from trellis.server.app.shares import require_shared
+from trellis.server.domain.caller import Role, Scope
 from trellis.server.rpc import calls, metrics
 from trellis.server.rpc.access import Access
 from trellis.server.rpc.calls import Call
@@ -24,6 +27,8 @@ from trellis.server.rpc.statuses import status_code, status_of
 
 ServicerContext = Any
 _log = structlog.get_logger(__name__)
+_CHANGING = frozenset({Scope.WRITE, Scope.MANAGE})
+_REFUSED = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
 _VERSION = importlib.metadata.version("trellis")
 
 
@@ -36,6 +41,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, context: Context, methods: Mapping[str, Access]) -> None:
         self._context = context
         self._methods = methods
+        self._refusals = Refusals(context)
 
     async def intercept_service(
         self,
@@ -65,9 +71,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _unary_unary(self, method: str, access: Access, answer: Any) -> Any:
         async def guarded(request: Message, context: ServicerContext) -> Any:
             async with self._answering(method, context) as call:
-                await self._identify(call, access, context)
-                self._authorise(call, access, request)
-                return await answer(request, context)
+                call.resource = access.name_in(request) or ""
+                actor = await self._identify(call, access, context)
+                await self._authorise(call, access, request)
+                response = await answer(request, context)
+                _expect_recorded(access, actor)
+                return response
 
         return guarded
 
@@ -75,8 +84,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         # Writes to the context: a cancelled call then ends the servicer's generator at once, wherever it is.
         async def guarded(request: Message, context: ServicerContext) -> None:
             async with self._answering(method, context) as call:
+                call.resource = access.name_in(request) or ""
                 await self._identify(call, access, context)
-                self._authorise(call, access, request)
+                await self._authorise(call, access, request)
                 async with aclosing(answer(request, context)) as responses:
                     async for response in responses:
                         await context.write(response)
@@ -86,18 +96,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _stream_unary(self, method: str, access: Access, answer: Any) -> Any:
         async def guarded(requests: AsyncIterator[Message], context: ServicerContext) -> Any:
             async with self._answering(method, context) as call:
-                await self._identify(call, access, context)
+                actor = await self._identify(call, access, context)
                 first = await anext(aiter(requests), None)
                 if first is None:
                     raise InvalidArgument.for_field("header", "The stream has no message; the first must be a header.")
-                self._authorise(call, access, first)
-                return await answer(_chained(first, requests), context)
+                await self._authorise(call, access, first)
+                response = await answer(_chained(first, requests), context)
+                _expect_recorded(access, actor)
+                return response
 
         return guarded
 
     @asynccontextmanager
     async def _answering(self, method: str, context: ServicerContext) -> AsyncIterator[Call]:
-        call = calls.begin(method, calls.metadata_of(context))
+        call = calls.begin(method, calls.metadata_of(context), context.peer())
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=call.request_id)
         begun, status = time.perf_counter(), grpc.StatusCode.OK
@@ -111,6 +123,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             except Exception as error:  # noqa: BLE001 - the edge of every rpc; logged in _translated
                 translated = _translated(error, call)
                 status = status_code(translated)
+                self._note_refusal(call, status)
                 await _abort(context, translated, call.request_id)
             finally:
                 seconds = time.perf_counter() - begun
@@ -118,9 +131,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 metrics.SECONDS.labels(method).observe(seconds)
                 _log.info("rpc", method=method, status=status.name, seconds=round(seconds, 4))
 
-    async def _identify(self, call: Call, access: Access, context: ServicerContext) -> None:
+    async def _identify(self, call: Call, access: Access, context: ServicerContext) -> Actor:
         authorization = calls.metadata_of(context).get("authorization", "")
         call.caller = await authenticate(self._context, authorization)
+        actor = call.actor()
+        act_as(actor)
         access.check_role(call.caller)
         attempt = call.caller.attempt
         if attempt is not None:
@@ -129,16 +144,29 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             structlog.contextvars.bind_contextvars(trainer=call.caller.trainer_uid)
         elif call.caller.tenant is not None:
             structlog.contextvars.bind_contextvars(tenant=call.caller.tenant)
+        return actor
 
-    @staticmethod
-    def _authorise(call: Call, access: Access, request: Message) -> None:
+    def _note_refusal(self, call: Call, status: grpc.StatusCode) -> None:
+        if status in _REFUSED:
+            self._refusals.note(call.actor(), status.name, call.caller.tenant if call.caller else None, call.resource)
+
+    async def _authorise(self, call: Call, access: Access, request: Message) -> None:
         assert call.caller is not None
-        access.check_tenant(call.caller, request)
-        name = access.name_in(request) or ""
+        call.resource = access.name_in(request) or ""
+        name = call.resource
+        if access.asks_for_share(call.caller, name):
+            await require_shared(self._context, call.caller, name)
+        else:
+            access.check_tenant(call.caller, request)
         if tenant := tenant_of(name):
             structlog.contextvars.bind_contextvars(tenant=tenant)
         if "/tuningJobs/" in name:
             structlog.contextvars.bind_contextvars(job=name[:200])
+
+
+def _expect_recorded(access: Access, actor: Actor) -> None:
+    """A use case that changes something must say so in the audit trail, in the transaction that does it."""
+    assert access.scope not in _CHANGING or not actor.forgot, f"{actor.method} changed something and recorded nothing"
 
 
 async def _chained(first: Message, rest: AsyncIterator[Message]) -> AsyncIterator[Message]:

@@ -13,8 +13,8 @@ from trellis.server.store.rows import named
 from trellis.server.store.transaction import Rows
 
 _s, _t = tables.adapter_shares.c, tables.tenants.c
-_BY_TENANT = Keyset((_s.tenant,))
-_LAST_FIRST = Keyset((_s.create_time, _s.owner, _s.digest), descending=True)
+_OF_AN_ADAPTER = Keyset((_s.create_time, _s.tenant))
+_WITH_A_TENANT = Keyset((_s.create_time, _s.owner, _s.digest))
 
 
 def _read(row: Row[Any]) -> AdapterShare:
@@ -46,10 +46,10 @@ class ShareRows(Rows):
 
     async def shares_of(self, owner: str, digest: str, limit: int, cursor: str | None) -> Page[AdapterShare]:
         statement = select(tables.adapter_shares).where(_s.owner == owner, _s.digest == digest)
-        return await self._transaction.page(_BY_TENANT, statement, limit, cursor, _read)
+        return await self._transaction.page(_OF_AN_ADAPTER, statement, limit, cursor, _read)
 
     async def is_shared(self, owner: str, digest: str, tenant: str) -> bool:
         return await self._transaction.row(_live().where(_is(owner, digest, tenant))) is not None
 
     async def _shares_with(self, tenant: str, limit: int, cursor: str | None) -> Page[AdapterShare]:
-        return await self._transaction.page(_LAST_FIRST, _live().where(_s.tenant == tenant), limit, cursor, _read)
+        return await self._transaction.page(_WITH_A_TENANT, _live().where(_s.tenant == tenant), limit, cursor, _read)

@@ -4,11 +4,11 @@ import json
 
 from google.protobuf import json_format
 
-from trellis.names import AdapterName
+from trellis.names import AdapterName, TenantName
 from trellis.server.app.adapters import AdapterFile, alias_name
 from trellis.server.app.etags import etag_of
 from trellis.server.app.imports import ImportedFile, ImportHeader
-from trellis.server.domain.adapter import Adapter, Alias
+from trellis.server.domain.adapter import Adapter, AdapterShare, Alias
 from trellis.server.rpc.convert.enums import to_wire
 from trellis.server.rpc.convert.times import timestamp
 from trellis.v1 import adapter_pb2 as pb
@@ -43,6 +43,15 @@ def alias(value: Alias) -> pb.Alias:
         adapter=str(AdapterName.for_digest(value.tenant, value.adapter_digest)),
         update_time=timestamp(value.update_time),
         etag=etag_of(name, value.update_time, value.revision),
+    )
+
+
+def share(value: AdapterShare) -> pb.AdapterShare:
+    """The share on the wire."""
+    return pb.AdapterShare(
+        adapter=str(AdapterName.for_digest(value.owner, value.digest)),
+        tenant=str(TenantName(value.tenant)),
+        create_time=timestamp(value.create_time),
     )
 
 

@@ -9,6 +9,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from trellis.server.app.context import Context
 from trellis.server.rpc.servicers.adapter import AdapterServicer
 from trellis.server.rpc.servicers.api_key import ApiKeyServicer
+from trellis.server.rpc.servicers.audit import AuditServicer
 from trellis.server.rpc.servicers.base_model import BaseModelServicer
 from trellis.server.rpc.servicers.dataset import DatasetServicer
 from trellis.server.rpc.servicers.export import ExportServicer
@@ -23,6 +24,8 @@ from trellis.v1 import (
     adapter_pb2_grpc,
     api_key_pb2,
     api_key_pb2_grpc,
+    audit_pb2,
+    audit_pb2_grpc,
     base_model_pb2,
     base_model_pb2_grpc,
     dataset_pb2,
@@ -64,6 +67,7 @@ SERVICES = (
     _service(tuning_job_pb2, "TuningJobService", TuningJobServicer, tuning_job_pb2_grpc),
     _service(adapter_pb2, "AdapterService", AdapterServicer, adapter_pb2_grpc),
     _service(export_pb2, "ExportService", ExportServicer, export_pb2_grpc),
+    _service(audit_pb2, "AuditService", AuditServicer, audit_pb2_grpc),
     _service(inference_pb2, "InferenceService", InferenceServicer, inference_pb2_grpc),
     _service(worker_pb2, "WorkerService", WorkerServicer, worker_pb2_grpc),
     _service(trainer_pb2, "TrainerService", TrainerServicer, trainer_pb2_grpc),

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 from google.protobuf.empty_pb2 import Empty
 
 from trellis.errors import InvalidArgument
-from trellis.server.app import adapters, imports
+from trellis.server.app import adapters, imports, shares
 from trellis.server.app.context import Context
 from trellis.server.app.imports import ImportedFile
 from trellis.server.rpc.calls import current_caller
-from trellis.server.rpc.convert.adapter import adapter, alias, file_header, import_header, imported_file
+from trellis.server.rpc.convert.adapter import adapter, alias, file_header, import_header, imported_file, share
 from trellis.server.rpc.servicers.requests import ServicerContext, page_query
 from trellis.v1 import adapter_pb2 as pb
 from trellis.v1.adapter_pb2_grpc import AdapterServiceServicer
@@ -22,7 +22,7 @@ class AdapterServicer(AdapterServiceServicer):
         self._context = context
 
     async def GetAdapter(self, request: pb.GetAdapterRequest, _: ServicerContext) -> pb.Adapter:
-        return adapter(await adapters.get_adapter(self._context, request.name))
+        return adapter(await shares.visible_adapter(self._context, current_caller(), request.name))
 
     async def ListAdapters(self, request: pb.ListAdaptersRequest, _: ServicerContext) -> pb.ListAdaptersResponse:
         page = await adapters.list_adapters(self._context, request.parent, page_query(request))
@@ -72,6 +72,26 @@ class AdapterServicer(AdapterServiceServicer):
     async def DeleteAlias(self, request: pb.DeleteAliasRequest, _: ServicerContext) -> Empty:
         await adapters.delete_alias(self._context, request.name, request.etag)
         return Empty()
+
+    async def ShareAdapter(self, request: pb.ShareAdapterRequest, _: ServicerContext) -> pb.AdapterShare:
+        return share(await shares.share_adapter(self._context, request.name, request.tenant))
+
+    async def RevokeAdapterShare(self, request: pb.RevokeAdapterShareRequest, _: ServicerContext) -> Empty:
+        await shares.revoke_share(self._context, request.name, request.tenant)
+        return Empty()
+
+    async def ListAdapterShares(
+        self, request: pb.ListAdapterSharesRequest, _: ServicerContext
+    ) -> pb.ListAdapterSharesResponse:
+        page = await shares.list_shares(self._context, request.parent, page_query(request))
+        return pb.ListAdapterSharesResponse(shares=map(share, page.items), next_page_token=page.next_page_token)
+
+    async def ListSharedAdapters(
+        self, request: pb.ListSharedAdaptersRequest, _: ServicerContext
+    ) -> pb.ListSharedAdaptersResponse:
+        page = await shares.list_shared_adapters(self._context, request.parent, page_query(request))
+        found = [adapter(item, with_manifest=False) for item in page.items]
+        return pb.ListSharedAdaptersResponse(adapters=found, next_page_token=page.next_page_token)
 
 
 async def _parts(requests: AsyncIterator[pb.ImportAdapterRequest]) -> AsyncIterator[ImportedFile | bytes]:
