@@ -26,7 +26,7 @@ bench: setup  ## every script of tests/bench, its rows as JSON in build/bench (A
 	@set -e; for script in tests/bench/*.py; do name=$$(basename $$script .py); [ $$name != __init__ ] || continue; \
 	    echo "== $$name"; .venv/bin/python -m tests.bench.$$name $(ARGS) --json build/bench/$$name.json; done
 
-proto: setup  ## generate services/trellis/v1 from proto/
+proto: setup  ## generate services/trellis/v1 and docs/access.md from proto/
 	@scripts/generate-proto
 
 lock:  ## resolve every dependency anew and write requirements.lock

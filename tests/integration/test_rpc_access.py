@@ -1,33 +1,57 @@
-"""Every method by everybody: who comes in, told from the API's own annotations."""
+"""Every method by everybody, naming everything: who comes in, held against the table that follows from the annotations."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.descriptor import MethodDescriptor
+from google.api import resource_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, MethodOptions
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from tests.contract.store import samples
 from tests.contract.store.conftest import engine, migrated_url, sqlite_template, units
-from tests.rpc_server import Door, open_door, refusal
+from tests.rpc_server import Door, make_key, open_door, refusal
 from tests.server_fakes import admit, make_world, prepare, submit, upload
 
+from trellis.access_table import CallerKind, Method, Named, Outcome, as_markdown, methods, services
 from trellis.server.app.authentication import secret_hash
 from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.app.tokens import trainer_token
+from trellis.server.domain.caller import Role, Scope
 from trellis.server.rpc.access import MissingAccessError, read_access
 from trellis.server.rpc.servicers import SERVICES
 from trellis.v1 import access_pb2
 
 __all__ = ["engine", "migrated_url", "sqlite_template", "units"]
-METHODS = [method for service in SERVICES for method in service.descriptor.methods]
-CALLERS = ("nobody", "unknown", "member", "tenant-admin", "stranger", "admin", "attempt", "trainer")
+SERVICERS: dict[str, Any] = {service.descriptor.full_name: service.build for service in SERVICES}
+
+
+def is_served(method: Method) -> bool:
+    """Whether somebody answers it, other than what was generated."""
+    return method.descriptor.name in vars(SERVICERS.get(method.service, object))
+
+
+METHODS = [method for method in methods() if is_served(method)]
+SECRETS = {
+    CallerKind.NOBODY: ("nobody", "unknown"),
+    CallerKind.MEMBER: ("member",),
+    CallerKind.TENANT_ADMIN: ("tenant-admin",),
+    CallerKind.ADMIN: ("admin",),
+    CallerKind.ATTEMPT: ("attempt",),
+    CallerKind.TRAINER: ("trainer",),
+}
+NAMES = {
+    Named.PLATFORM: ("platform", "platform/apiKeys/k1", "tenants/-"),
+    Named.BASE_MODEL: ("baseModels/tiny",),
+    Named.NO_NAME: ("", "tenants/../adapters/x", "//", "tenants/Acme/datasets/d1", "x" * 5000),
+}
 REFUSED = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
-IDS = {"apiKeys": "k1", "datasets": "d1", "tuningJobs": "j1", "adapters": "0" * 24, "aliases": "a1", "exports": "e1"}
+UNFORESEEN = {"INTERNAL", "UNKNOWN", "UNIMPLEMENTED"}
+MADE_UP = {"adapter": "0" * 24, "version": "0" * 64, "checkpoint": "7"}
 
 
 @pytest.fixture
@@ -39,139 +63,175 @@ def database() -> str:
 async def door(units: UnitOfWorkFactory, tmp_path: Path) -> AsyncIterator[Door]:
     world = make_world(units, tmp_path)
     await prepare(world.context, "acme", "globex")
-    await upload(world.context, "acme")
+    for tenant in ("acme", "globex"):
+        await upload(world.context, tenant)
     token, _ = await admit(world.context, await submit(world.context, "acme"))
+    await submit(world.context, "globex")
     trainer = trainer_token(b"", "trainer-1")
     async with units() as unit:
         await unit.trainers.add(samples.trainer(token_hash=secret_hash(trainer), create_time=world.clock.now()))
         await unit.commit()
     async with open_door(world) as opened:
         opened.secrets.update({"attempt": token, "trainer": trainer, "unknown": "trk_unknown"})
+        for scope in Scope:
+            opened.secrets[scope.name] = await make_key(
+                world, "", Role.ADMIN, parent="platform", scopes=frozenset({scope})
+            )
         yield opened
 
 
-def names_for(method: MethodDescriptor, tenant: str) -> str:
-    """A name that the method may take, in the tenant."""
-    if method.name == "DeleteTenant" or (
-        "Tenant" in method.full_name.split(".")[-2] and "Tuning" not in method.full_name
-    ):
-        return f"tenants/{tenant}"
-    kind = method.containing_service.name.removesuffix("Service")
-    collections = {"ApiKey": "apiKeys", "Dataset": "datasets", "TuningJob": "tuningJobs", "Adapter": "adapters"}
-    collections["Export"] = "exports"
-    collection = "aliases" if "Alias" in method.name else collections.get(kind, "adapters")
-    return f"tenants/{tenant}/{collection}/{IDS[collection]}"
+def patterns() -> dict[str, str]:
+    """By its name in the singular, the pattern of every resource in a tenant."""
+    found = {}
+    for service in services():
+        for message in service.file.message_types_by_name.values():
+            resource = message.GetOptions().Extensions[resource_pb2.resource]
+            if any(pattern.startswith("tenants/{tenant}") for pattern in resource.pattern):
+                found[message.name] = resource.pattern[0]
+    return found
 
 
-def request_for(method: MethodDescriptor, tenant: str) -> Message:
-    request = GetMessageClass(method.input_type)()
-    access = method.GetOptions().Extensions[access_pb2.access]
-    if access.tenant_field:
-        *path, last = access.tenant_field.split(".")
-        target: Any = request
-        for part in path:
-            target = getattr(target, part)
-        setattr(target, last, names_for(method, tenant))
-    return request
+PATTERNS = patterns()
 
 
-async def status_of(door: Door, method: MethodDescriptor, who: str, tenant: str) -> str:
-    service = method.containing_service
-    path = f"/{service.full_name}/{method.name}"
-    codec = {
-        "request_serializer": lambda message: message.SerializeToString(),
-        "response_deserializer": GetMessageClass(method.output_type).FromString,
-    }
-    request = request_for(method, tenant)
-    metadata = door.key(who)
-    try:
-        if method.client_streaming:
-            await door.channel.stream_unary(path, **codec)(iter([request]), metadata=metadata)
-        elif method.server_streaming:
-            async for _ in door.channel.unary_stream(path, **codec)(request, metadata=metadata):
-                pass
-        else:
-            await door.channel.unary_unary(path, **codec)(request, metadata=metadata)
-    except grpc.aio.AioRpcError as error:
-        said = refusal(error)
-        assert said.reason
-        assert said.request_id
-        return said.code
-    return "OK"
+def name_for(method: Method, tenant: str, ids: dict[str, str]) -> str:
+    """A name that the method may take, in the tenant: of what it is named for, or of what that is in."""
+    words = str(method.descriptor.name).replace("Aliases", "Aliass").replace("Logs", "")
+    resource = max((name for name in PATTERNS if name in words), key=len, default="")
+    pattern = PATTERNS.get(resource, "tenants/{tenant}")
+    if method.access.tenant_field.endswith("parent"):
+        pattern = pattern.rpartition("/")[0].rpartition("/")[0] or "tenants/{tenant}"
+    for part in pattern.split("{")[1:]:
+        variable = part.partition("}")[0]
+        value = tenant if variable == "tenant" else ids.get(variable, MADE_UP.get(variable, "x1"))
+        pattern = pattern.replace(f"{{{variable}}}", value)
+    return pattern
 
 
-def expected(method: MethodDescriptor, who: str) -> set[str]:
-    """UNAUTHENTICATED or PERMISSION_DENIED, or neither of both, which is empty here."""
-    access = method.GetOptions().Extensions[access_pb2.access]
-    if who in {"nobody", "unknown"}:
-        return {"UNAUTHENTICATED"}
-    for role, outsider in ((access_pb2.ROLE_ATTEMPT, "attempt"), (access_pb2.ROLE_TRAINER, "trainer")):
-        if (access.role == role) != (who == outsider):
-            return {"PERMISSION_DENIED"}
-    ranks = {"member": 1, "tenant-admin": 2, "stranger": 2, "admin": 3, "attempt": 4, "trainer": 5}
-    foreign = who == "stranger" and bool(access.tenant_field)
-    return {"PERMISSION_DENIED"} if ranks[who] < access.role or foreign else set()
-
-
-async def test_every_method_lets_in_whom_it_says(door: Door) -> None:
-    wrong = []
-    for method in METHODS:
-        for who in CALLERS:
-            found = await status_of(door, method, who, "acme")
-            wanted = expected(method, who)
-            if found not in wanted if wanted else found in {*REFUSED, "INTERNAL", "UNKNOWN"}:
-                wrong.append(f"{method.full_name} by {who}: {found}, not {wanted or 'let in'}")
-    assert wrong == []
-
-
-async def test_another_tenants_things_look_the_same_whether_they_exist_or_not(door: Door) -> None:
-    for method in METHODS:
-        if expected(method, "stranger") == {"PERMISSION_DENIED"} and not method.client_streaming:
-            for tenant in ("acme", "nonesuch"):
-                assert await status_of(door, method, "stranger", tenant) == "PERMISSION_DENIED", method.full_name
-
-
-@pytest.mark.parametrize("name", ["", "tenants/../adapters/x", "tenants/-", "platform", "baseModels/tiny", "//"])
-async def test_names_of_no_tenant_open_nothing_to_tenants(door: Door, name: str) -> None:
-    for method in METHODS:
-        access = method.GetOptions().Extensions[access_pb2.access]
-        if not access.tenant_field or access.platform_names_allowed:
-            continue
-        request = request_for(method, "acme")
-        *path, last = access.tenant_field.split(".")
+def request_for(method: Method, name: str) -> Message:
+    """A request that names this where the annotation says, and nothing else."""
+    request = GetMessageClass(method.descriptor.input_type)()
+    if method.access.tenant_field:
+        *path, last = method.access.tenant_field.split(".")
         target: Any = request
         for part in path:
             target = getattr(target, part)
         setattr(target, last, name)
-        code = await _raw_status(door, method, request)
-        assert code in {"PERMISSION_DENIED", "INVALID_ARGUMENT"}, (method.full_name, code)
+    return request
 
 
-async def _raw_status(door: Door, method: MethodDescriptor, request: Message) -> str:
-    path = f"/{method.containing_service.full_name}/{method.name}"
+async def answer_to(door: Door, method: Method, who: str, name: str = "") -> tuple[str, str]:
+    """The status and the message of the answer."""
     codec = {
         "request_serializer": lambda message: message.SerializeToString(),
-        "response_deserializer": GetMessageClass(method.output_type).FromString,
+        "response_deserializer": GetMessageClass(method.descriptor.output_type).FromString,
     }
-    metadata = door.key("tenant-admin")
+    request, metadata = request_for(method, name), door.key(who)
     try:
-        if method.client_streaming:
-            await door.channel.stream_unary(path, **codec)(iter([request]), metadata=metadata)
-        elif method.server_streaming:
-            async for _ in door.channel.unary_stream(path, **codec)(request, metadata=metadata):
+        if method.descriptor.client_streaming:
+            await door.channel.stream_unary(method.path, **codec)(iter([request]), metadata=metadata)
+        elif method.descriptor.server_streaming:
+            async for _ in door.channel.unary_stream(method.path, **codec)(request, metadata=metadata):
                 pass
         else:
-            await door.channel.unary_unary(path, **codec)(request, metadata=metadata)
+            await door.channel.unary_unary(method.path, **codec)(request, metadata=metadata)
     except grpc.aio.AioRpcError as error:
-        return error.code().name
-    return "OK"
+        said = refusal(error)
+        assert said.reason
+        assert said.request_id
+        return said.code, said.message
+    return "OK", ""
+
+
+def fits(outcome: Outcome, status: str) -> bool:
+    """Whether the status is the one of the table; nobody shares anything here."""
+    if outcome is Outcome.LET_IN:
+        return status not in REFUSED | UNFORESEEN
+    return status == ("PERMISSION_DENIED" if outcome is Outcome.IF_SHARED else outcome.name)
+
+
+def names_of(method: Method, named: Named) -> tuple[str, ...]:
+    if named in (Named.OWN, Named.OTHER):
+        return (name_for(method, "acme" if named is Named.OWN else "globex", {}),)
+    return NAMES.get(named, ("",))
+
+
+async def test_every_method_answers_everybody_as_the_table_says(door: Door) -> None:
+    wrong: list[str] = []
+
+    async def check(method: Method, kind: CallerKind, named: Named, who: str, name: str) -> None:
+        outcome = method.expected(kind, named)
+        status, message = await answer_to(door, method, who, name)
+        if not fits(outcome, status):
+            wrong.append(f"{method.path} by {who} of {name[:80]!r}: {status} ({message}), not {outcome.name}")
+
+    for method in METHODS:
+        async with asyncio.TaskGroup() as tasks:
+            for kind, secrets in SECRETS.items():
+                for named in method.names:
+                    for who in secrets:
+                        for name in names_of(method, named):
+                            tasks.create_task(check(method, kind, named, who, name))
+    assert wrong == []
+
+
+async def test_a_narrowed_key_reaches_its_scope_and_no_other(door: Door) -> None:
+    async def check(method: Method, scope: Scope) -> None:
+        status, message = await answer_to(door, method, scope.name, name_for(method, "acme", {}))
+        if scope == method.access.scope:
+            assert status not in REFUSED, f"{method.path} with {scope.name}: {status} ({message})"
+        else:
+            assert status == "PERMISSION_DENIED", f"{method.path} with {scope.name}: {status} ({message})"
+            wanted = access_pb2.Scope.Name(method.access.scope).removeprefix("SCOPE_")
+            assert (f"scope {wanted}; the key is narrowed to {scope.name}" in message) == bool(method.access.scope)
+
+    for method in METHODS:
+        async with asyncio.TaskGroup() as tasks:
+            for scope in Scope:
+                tasks.create_task(check(method, scope))
+
+
+async def test_another_tenants_things_look_the_same_whether_they_exist_or_not(door: Door) -> None:
+    async with door.world.context.units(write=False) as unit:
+        jobs = await unit.jobs.list("acme", [], 1, None)
+        versions = await unit.datasets.list_versions("acme", "questions", 1, None)
+    real = {"dataset": "questions", "version": versions.items[0].sha256, "tuning_job": jobs.items[0].uid}
+    seen = 0
+    for method in METHODS:
+        names = {name_for(method, tenant, ids) for tenant in ("acme", "nonesuch") for ids in (real, {})}
+        answers = {await answer_to(door, method, "stranger", name) for name in names}
+        if method.expected(CallerKind.TENANT_ADMIN, method.names[-1]) is Outcome.INVALID_ARGUMENT:
+            assert {status for status, _ in answers} == {"PERMISSION_DENIED"}, method.path
+            assert len(answers) == 1, answers
+            seen += len(names) > 2
+    assert seen > 10  # methods whose names are of something that is really there
+
+
+def test_the_table_has_every_method_that_is_served() -> None:
+    known = {method.path for method in methods()}
+    assert known >= set(read_access(service.descriptor for service in SERVICES))
+    assert (Path(__file__).parents[2] / "docs" / "access.md").read_text() == as_markdown(), "run: make proto"
+
+
+def test_the_table_fills_in_real_names() -> None:
+    assert PATTERNS["DatasetVersion"] == "tenants/{tenant}/datasets/{dataset}/versions/{version}"
+    names = {str(m.descriptor.name): name_for(m, "acme", {}) for m in METHODS if m.access.tenant_field}
+    assert names["GetDatasetVersion"] == f"tenants/acme/datasets/x1/versions/{'0' * 64}"
+    assert names["ListDatasetVersions"] == "tenants/acme/datasets/x1"
+    assert names["WatchTuningJob"] == "tenants/acme/tuningJobs/x1"
+    assert names["CreateTuningJob"] == names["ListAliases"] == "tenants/acme"
 
 
 def bare_services() -> Iterator[tuple[str, bytes]]:
     yield "no option", b""
-    options = MethodOptions()
-    options.Extensions[access_pb2.access].tenant_field = "name"
-    yield "no role", options.SerializeToString()
+    for name, option in {
+        "no role": access_pb2.Access(tenant_field="name"),
+        "no scope": access_pb2.Access(role=access_pb2.ROLE_MEMBER),
+        "a scope of an attempt": access_pb2.Access(role=access_pb2.ROLE_ATTEMPT, scope=access_pb2.SCOPE_READ),
+    }.items():
+        options = MethodOptions()
+        options.Extensions[access_pb2.access].CopyFrom(option)
+        yield name, options.SerializeToString()
 
 
 @pytest.mark.parametrize("options", [data for _, data in bare_services()], ids=[name for name, _ in bare_services()])

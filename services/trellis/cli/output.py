@@ -81,7 +81,7 @@ def _width(text: str) -> int:
 
 def cell(value: Any) -> str:
     """A value in a table."""
-    if value is None or value == "":
+    if value in (None, "", ()):
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
