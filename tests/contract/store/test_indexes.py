@@ -66,6 +66,13 @@ async def _look_ups(unit: UnitOfWork) -> None:
     await unit.exports.get_by_uid("0")
     await unit.usage.totals("acme")
     await unit.requests.get("scope", "id")
+    await unit.used.open_jobs("acme", 10)
+    await unit.used.deployed_adapters("acme", 10)
+    await unit.used.accelerators("acme")
+    await unit.used.dataset_bytes("acme")
+    await unit.used.artifact_bytes("acme")
+    await unit.used.cohort("research")
+    await unit.rates.get("acme")
 
 
 async def _loops(unit: UnitOfWork) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 from trellis.server.app.ledger_reading import LedgerRange, StoredBytes, Sums, UsageGroup
 from trellis.server.app.queue_ports import BoardRow, FairShares, QueueFacts, Reservations
+from trellis.server.app.quota_ports import RateBuckets, UsedQuota
 from trellis.server.domain.adapter import Adapter, AdapterShare, Alias
 from trellis.server.domain.audit import AuditEvent
 from trellis.server.domain.base_model import BaseModel
@@ -508,6 +509,8 @@ class UnitOfWork(Protocol):
     fair_shares: FairShares
     reservations: Reservations
     board: BoardRow
+    used: UsedQuota
+    rates: RateBuckets
 
     async def __aenter__(self) -> Self: ...
     async def __aexit__(

@@ -46,6 +46,7 @@ tenants = Table(
     Column("cohort", Words, nullable=False, server_default=text("''")),
     Column("quota", Json),
     Index(None, "create_time", "tenant_id"),
+    Index(None, "cohort"),
 )
 
 api_keys = Table(
@@ -477,7 +478,7 @@ rate_buckets = Table(
     Column("tenant", Words, ForeignKey(tenants.c.tenant_id, ondelete="CASCADE"), primary_key=True),
     Column("kind", Words, primary_key=True),  # requests or tokens
     Column("level", Double, nullable=False),  # what may be taken at once; negative where more was used than foreseen
-    Column("time", UtcTime, nullable=False),  # when the level was so
+    Column("time", Double, nullable=False),  # when the level was so, in seconds since 1970
 )
 
 fair_shares = Table(

@@ -26,6 +26,7 @@ from trellis.server.app.ports import (
     Usage,
 )
 from trellis.server.app.queue_ports import BoardRow, FairShares, QueueFacts, Reservations
+from trellis.server.app.quota_ports import RateBuckets, UsedQuota
 from trellis.server.store.adapters import SqlAdapters
 from trellis.server.store.api_keys import SqlApiKeys
 from trellis.server.store.audit import SqlAuditTrail
@@ -38,6 +39,7 @@ from trellis.server.store.failures import busy, translated
 from trellis.server.store.fair_shares import SqlFairShares
 from trellis.server.store.ledger import SqlLedger
 from trellis.server.store.queue_facts import SqlQueueFacts
+from trellis.server.store.rate_buckets import SqlRateBuckets
 from trellis.server.store.requests import SqlRequests
 from trellis.server.store.reservations import SqlReservations
 from trellis.server.store.tenants import SqlTenants
@@ -45,6 +47,7 @@ from trellis.server.store.trainers import SqlTrainers
 from trellis.server.store.transaction import Transaction
 from trellis.server.store.tuning_jobs import SqlTuningJobs
 from trellis.server.store.usage import SqlUsage
+from trellis.server.store.used_quota import SqlUsedQuota
 
 
 class SqlUnitOfWork:
@@ -66,6 +69,8 @@ class SqlUnitOfWork:
     fair_shares: FairShares
     reservations: Reservations
     board: BoardRow
+    used: UsedQuota
+    rates: RateBuckets
 
     def __init__(self, engine: AsyncEngine, writer: asyncio.Lock | None, told: Hear, *, write: bool) -> None:
         self._engine = engine
@@ -120,6 +125,8 @@ class SqlUnitOfWork:
         self.fair_shares = SqlFairShares(transaction)
         self.reservations = SqlReservations(transaction)
         self.board = SqlBoard(transaction)
+        self.used = SqlUsedQuota(transaction)
+        self.rates = SqlRateBuckets(transaction)
 
     @staticmethod
     def _raise_translated(error: BaseException | None) -> None:

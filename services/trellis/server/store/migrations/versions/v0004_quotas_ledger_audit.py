@@ -100,7 +100,7 @@ def upgrade() -> None:
         sa.Column("tenant", sa.Text(), nullable=False),
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("level", sa.Double(), nullable=False),
-        sa.Column("time", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("time", sa.Double(), nullable=False),
         sa.ForeignKeyConstraint(
             ["tenant"], ["tenants.tenant_id"], name=op.f("fk_rate_buckets_tenants"), ondelete="CASCADE"
         ),
@@ -184,6 +184,7 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("training_weight", sa.Double(), server_default=sa.text("1"), nullable=False))
         batch_op.add_column(sa.Column("cohort", sa.Text(), server_default=sa.text("''"), nullable=False))
         batch_op.add_column(sa.Column("quota", sa.Text(), nullable=True))
+        batch_op.create_index(batch_op.f("ix_tenants_cohort"), ["cohort"], unique=False)
 
     with op.batch_alter_table("tuning_jobs", schema=None) as batch_op:
         batch_op.add_column(sa.Column("priority", sa.BigInteger(), server_default=sa.text("0"), nullable=False))
@@ -219,6 +220,7 @@ def downgrade() -> None:
         batch_op.drop_column("priority")
 
     with op.batch_alter_table("tenants", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_tenants_cohort"))
         batch_op.drop_column("quota")
         batch_op.drop_column("cohort")
         batch_op.drop_column("training_weight")
