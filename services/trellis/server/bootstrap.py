@@ -7,6 +7,7 @@ import grpc
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from trellis.objects import ObjectStore
+from trellis.server.app.bell import Bell, in_state
 from trellis.server.app.context import AppSettings, Context
 from trellis.server.app.key_uses import KeyUses
 from trellis.server.app.waiting import Pause
@@ -31,6 +32,7 @@ from trellis.server.control.watch import WatchAttempts
 from trellis.server.control.watch_trainers import WatchTrainers
 from trellis.server.control.watchdog import WatchSteps
 from trellis.server.domain.stop import Graces
+from trellis.server.domain.tuning_job import ENDED, STOPPING, JobState
 from trellis.server.rpc.health import ServerHealth
 from trellis.server.rpc.server import build_grpc_server, make_health
 from trellis.server.secret import derived, read_or_make_secret
@@ -73,7 +75,8 @@ def build(config: ServerConfig) -> Platform:
     store = ObjectStore.open(config.store_url)
     engines = ServeCluster(config.ray_dashboard_url, _engine_settings(config, secret), ray_token)
     cluster = RayJobCluster(config.ray_dashboard_url, ray_token)
-    units, clock, ids = SqlUnitOfWorkFactory(database), SystemClock(), RandomIds()
+    bell = Bell()
+    units, clock, ids = SqlUnitOfWorkFactory(database, bell.ring), SystemClock(), RandomIds()
     pause = Pause(_WATCH_SECONDS)
     lease = timedelta(seconds=config.lease_seconds)
     graces = Graces(leave=timedelta(seconds=config.stop_grace_seconds))
@@ -90,6 +93,9 @@ def build(config: ServerConfig) -> Platform:
         units, clock, ids, cluster, engines, ThreadedObjects(store), _control_settings(config, secret, lease)
     )
     servicer = make_health()
+    loops = _loops(control, store, context.key_uses)
+    for hear in (context.jobs.ring, context.trainers.ring, *(loop.hear for loop in loops)):
+        bell.listen(hear)
     return Platform(
         config=config,
         database=database,
@@ -97,31 +103,32 @@ def build(config: ServerConfig) -> Platform:
         pause=pause,
         health=servicer,
         server=build_grpc_server(context, servicer),
-        loops=_loops(control, store, context.key_uses),
+        loops=loops,
         cluster=cluster,
         engines=engines,
     )
 
 
 def _loops(control: ControlContext, store: ObjectStore, uses: KeyUses) -> tuple[ControlLoop, ...]:
-    """The loops, each with the seconds between two rounds."""
+    """The loops, each with the seconds between two rounds, and what wakes it sooner."""
+    moves_the_queue = {*map(in_state, (JobState.QUEUED, JobState.PAUSED, *ENDED)), "reports", "trainers"}
     return (
         # Two, so that a large file does not hold up everybody's small ones.
-        ControlLoop(ValidateDatasets(control, store), 0.3),
-        ControlLoop(ValidateDatasets(control, store), 0.3),
-        ControlLoop(AdmitJobs(control), 0.5),
-        ControlLoop(LaunchJobs(control), 0.5),
-        ControlLoop(LaunchTrainers(control), 0.5),
+        ControlLoop(ValidateDatasets(control, store), 1.0, wakes_on=["reports"]),
+        ControlLoop(ValidateDatasets(control, store), 1.0, wakes_on=["reports"]),
+        ControlLoop(AdmitJobs(control), 1.0, wakes_on=moves_the_queue),
+        ControlLoop(LaunchJobs(control), 1.0, wakes_on=[in_state(JobState.STARTING)]),
+        ControlLoop(LaunchTrainers(control), 1.0, wakes_on=["trainers"]),
         ControlLoop(WatchAttempts(control), 2.0),
         ControlLoop(WatchTrainers(control), 2.0),
-        ControlLoop(StopJobs(control), 1.0),
+        ControlLoop(StopJobs(control), 1.0, wakes_on=map(in_state, STOPPING)),
         ControlLoop(WatchSteps(control), 15.0),
         ControlLoop(ReapRuns(control), 2.0),
         ControlLoop(ReapTrainers(control), 2.0),
         ControlLoop(ReapOrphans(control), 30.0),
         ControlLoop(SweepObjects(control), 600.0),
-        ControlLoop(DeployAdapters(control), 1.0),
-        ControlLoop(MakeExports(control, store), 1.0),
+        ControlLoop(DeployAdapters(control), 1.0, wakes_on=["adapters"]),
+        ControlLoop(MakeExports(control, store), 1.0, wakes_on=["exports"]),
         ControlLoop(ReapExports(control), 10.0),
         ControlLoop(MeasureJobs(control), 5.0),
         ControlLoop(MeasureTrainers(control), 5.0),

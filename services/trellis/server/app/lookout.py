@@ -52,7 +52,7 @@ class Lookout(Generic[Mark]):
 
         Never at once: a pause passes before the first look, for the caller has just looked itself.
         """
-        waiting = _Waiting(key, is_news, until)
+        waiting = _Waiting[Mark](key, is_news, until)
         self._waiting.add(waiting)
         if self._looking is None or self._looking.done():
             # Not in the caller's context: its request id belongs to no look.

@@ -3,6 +3,8 @@
 import asyncio
 import random
 import time
+from collections.abc import Iterable
+from contextvars import ContextVar
 from typing import Protocol
 
 import structlog
@@ -12,6 +14,10 @@ _log = structlog.get_logger(__name__)
 _SECONDS = Histogram("trellis_control_loop_seconds", "Duration of one round of a control loop.", ["loop"])
 _ERRORS = Counter("trellis_control_loop_errors_total", "Rounds of a control loop that raised.", ["loop"])
 _LONGEST_PAUSE = 30.0
+_SHORTEST_PAUSE = 0.05
+"""Between two rounds, however often the loop is woken."""
+_running: ContextVar[object] = ContextVar("trellis_control_loop", default=None)
+"""The loop whose round this is: what it changes itself is no reason for another round."""
 
 
 class Step(Protocol):
@@ -25,32 +31,47 @@ class Step(Protocol):
 
 
 class ControlLoop:
-    """Runs a step every `interval` seconds, sooner when it says that there is more or somebody wakes it."""
+    """Runs a step every `interval` seconds, sooner when it says that there is more or what it works on was changed.
 
-    def __init__(self, step: Step, interval: float, rng: random.Random | None = None) -> None:
+    `wakes_on` names what concerns it, as app.bell does: a change by this process wakes it at once, one by another
+    process is found after the interval.
+    """
+
+    def __init__(
+        self, step: Step, interval: float, rng: random.Random | None = None, *, wakes_on: Iterable[str] = ()
+    ) -> None:
         self._step = step
         self._interval = interval
+        self._wakes_on = frozenset(wakes_on)
         self._rng = rng or random.Random()
-        self._stopping = False
+        self._stop = asyncio.Event()
         self._wake = asyncio.Event()
         self._failures = 0
+        self._took = 0.0
+        """Seconds of the last round."""
 
     @property
     def name(self) -> str:
         """The step's name."""
         return self._step.name
 
+    def hear(self, touched: frozenset[str]) -> None:
+        """Something was committed by this process; see app.bell."""
+        if not self._wakes_on.isdisjoint(touched) and _running.get() is not self:
+            self._wake.set()
+
     def stop(self) -> None:
         """Ends the loop after its present round."""
-        self._stopping = True
+        self._stop.set()
         self._wake.set()
 
     async def run(self) -> None:
         """Rounds until `stop`."""
-        while not self._stopping:
+        _running.set(self)
+        while not self._stop.is_set():
             self._wake.clear()
             more = await self._round()
-            if not more and not self._stopping:
+            if not more and not self._stop.is_set():
                 await self._pause()
 
     async def _round(self) -> bool:
@@ -63,14 +84,25 @@ class ControlLoop:
             _log.exception("control_loop_failed", loop=self.name, failures=self._failures)
             return False
         finally:
-            _SECONDS.labels(self.name).observe(time.perf_counter() - begun)
+            self._took = time.perf_counter() - begun
+            _SECONDS.labels(self.name).observe(self._took)
         self._failures = 0
         return more
 
     async def _pause(self) -> None:
         # Servers that started together shall not knock on the database together; failures wait longer each time.
         longest = min(_LONGEST_PAUSE, self._interval * (1 << min(self._failures, 8)))
+        pause = longest * self._rng.uniform(0.8, 1.2)
+        if self._wakes_on and not self._failures:
+            # A round over a long queue may be woken all the time; it shall leave half of the time to others.
+            shortest = min(max(_SHORTEST_PAUSE, self._took), pause)
+            await self._sleep(shortest, self._stop)
+            pause -= shortest
+        await self._sleep(pause, self._stop if self._failures else self._wake)
+
+    @staticmethod
+    async def _sleep(seconds: float, unless: asyncio.Event) -> None:
         try:
-            await asyncio.wait_for(self._wake.wait(), longest * self._rng.uniform(0.8, 1.2))
+            await asyncio.wait_for(unless.wait(), seconds)
         except TimeoutError:
             return

@@ -31,6 +31,7 @@ class AttemptRows(Rows):
     async def add_attempt(self, attempt: Attempt) -> None:
         if not await self._transaction.add(tables.attempts, asdict(attempt)):
             raise already_exists(_name(attempt))
+        self._transaction.touched.add(attempt.trainer_uid)
 
     async def get_attempt(self, uid: str, number: int) -> Attempt | None:
         row = await self._transaction.row(select(tables.attempts).where(_a.job_uid == uid, _a.number == number))

@@ -27,6 +27,7 @@ class LogRows(Rows):
         )
         if end is None:
             raise NotFound.for_resource(f"The job {uid}")
+        self._transaction.touched.add(uid)
         piece = {"job_uid": uid, "end_offset": end, "attempt": attempt, "text": text}
         await self._transaction.append(tables.job_logs, [piece])
 

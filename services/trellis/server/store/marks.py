@@ -19,7 +19,7 @@ class JobMarkRows(Rows):
     async def marks(self, uids: Collection[str]) -> Mapping[str, JobMark]:
         statement = select(_j.uid, _j.state, _j.event_count, _j.log_size).where(_j.uid.in_(uids))
         rows = await self._transaction.rows(statement)
-        return {uid: JobMark(state, event_count, log_size) for uid, state, event_count, log_size in rows}
+        return {row.uid: JobMark(row.state, row.event_count, row.log_size) for row in rows}
 
 
 class TrainerMarkRows(Rows):
@@ -28,4 +28,5 @@ class TrainerMarkRows(Rows):
     async def marks(self, uids: Collection[str]) -> Mapping[str, TrainerMark]:
         given = exists().where(_a.trainer_uid == _t.uid, _a.end_time.is_(None), _a.start_time.is_(None))
         statement = select(_t.uid, _t.state, given.label("given")).where(_t.uid.in_(uids))
-        return {uid: TrainerMark(state, bool(has)) for uid, state, has in await self._transaction.rows(statement)}
+        rows = await self._transaction.rows(statement)
+        return {row.uid: TrainerMark(row.state, row.given) for row in rows}

@@ -43,6 +43,7 @@ class SqlTrainers(TrainerMarkRows):
         return _read(row) if row else None
 
     async def save(self, trainer: Trainer) -> None:
+        self._transaction.touched.add(trainer.uid)
         statement = update(tables.trainers).where(_t.uid == trainer.uid).values(asdict(trainer))
         expect_one(await self._transaction.change(statement), f"Trainer {trainer.uid}")
 

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, delete, func, select, union_all, update
 
 from trellis.errors import NotFound
+from trellis.server.app.bell import in_state
 from trellis.server.app.ports import Claim, Page
 from trellis.server.domain.tuning_job import (
     Estimate,
@@ -91,6 +92,7 @@ class SqlTuningJobs(EventRows, AttemptRows, MetricRows, CheckpointRows, LogRows,
         assert job.event_count == 0, "events are appended by save"
         if not await self._transaction.add(tables.tuning_jobs, {**_write(job), "event_count": 0, "log_size": 0}):
             raise already_exists(job.name)
+        self._transaction.touched.add(in_state(job.state))
         self._locked.add(job.uid)
 
     async def get(self, tenant: str, job_id: str, *, for_update: bool = False) -> TuningJob | None:
@@ -125,6 +127,7 @@ class SqlTuningJobs(EventRows, AttemptRows, MetricRows, CheckpointRows, LogRows,
         )
         if count is None:
             raise NotFound.for_resource(job.name)
+        self._transaction.touched.update((job.uid, in_state(job.state)))
         await self._append_events(job.uid, events, first=count - len(events) + 1)
         return replace(job, event_count=count)
 
