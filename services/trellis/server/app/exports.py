@@ -18,11 +18,13 @@ from trellis.server.app.fields import Violations
 from trellis.server.app.idempotency import RequestKey, create_once
 from trellis.server.app.pages import Listed, PageQuery, read_page
 from trellis.server.app.ports import UnitOfWork
+from trellis.server.app.quota import limited_tenant, require_artifact
 from trellis.server.app.reading import read_pieces
 from trellis.server.app.tenants import present_tenant
 from trellis.server.app.tuning_jobs import present_job
+from trellis.server.domain.base_model import BaseModel
 from trellis.server.domain.caller import Caller
-from trellis.server.domain.export import Export, ExportFile, ExportFormat, ExportState
+from trellis.server.domain.export import Export, ExportFile, ExportFormat, ExportState, export_size
 from trellis.server.domain.tuning_job import Checkpoint, TuningJob
 
 _PAGE = 1000
@@ -67,9 +69,10 @@ async def create_export(context: Context, caller: Caller, new: NewExport, key: R
     tenant, named = _checked(new, key)
 
     async def create(unit: UnitOfWork) -> tuple[str, Export]:
-        await present_tenant(unit, tenant)
+        limited = await limited_tenant(unit, tenant, "artifact_bytes")
         source = await _resolved(unit, named)
-        await _check_base(unit, source)
+        base = await _present_base(unit, source)
+        await require_artifact(unit, limited, export_size(base.parameter_count))
         uid = context.ids.new_id("export")
         export = Export(
             tenant=tenant,
@@ -214,7 +217,7 @@ async def _present_checkpoint(unit: UnitOfWork, name: CheckpointName, job: Tunin
             raise NotFound.for_resource(name)
 
 
-async def _check_base(unit: UnitOfWork, source: _Source) -> None:
+async def _present_base(unit: UnitOfWork, source: _Source) -> BaseModel:
     base = await unit.base_models.get(source.base_model.removeprefix("baseModels/"))
     if base is None:
         raise base_model_unavailable(source.base_model)
@@ -222,3 +225,4 @@ async def _check_base(unit: UnitOfWork, source: _Source) -> None:
         message = f"{source.name} was made for revision {source.base_revision} of {base.name}, which is now registered"
         details = {"base_model": base.name}
         raise error_for(Reason.BASE_MODEL_UNAVAILABLE, f"{message} in revision {base.revision}.", metadata=details)
+    return base

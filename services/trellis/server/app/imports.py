@@ -26,6 +26,7 @@ from trellis.server.app.base_models import chosen_base_model, read_facts
 from trellis.server.app.context import Context
 from trellis.server.app.fields import Violations
 from trellis.server.app.parts import MAX_CHUNK_BYTES
+from trellis.server.app.quota import limited_tenant, require_artifact
 from trellis.server.app.tenants import present_tenant
 from trellis.server.domain.adapter import Adapter
 from trellis.server.domain.base_model import BaseModel
@@ -202,10 +203,14 @@ def _store(store: ObjectStore, folder: Path, adapter: Adapter, manifest: Manifes
 
 async def _record(context: Context, adapter: Adapter) -> Adapter:
     async with context.units() as unit:
+        tenant = await limited_tenant(unit, adapter.tenant, "artifact_bytes")
         # The base may have been taken out of the register meanwhile.
         await chosen_base_model(unit, adapter.base_model, "header.base_model")
+        found = await unit.adapters.get(adapter.tenant, adapter.adapter_id)
+        if found is None:
+            await require_artifact(unit, tenant, adapter.size_bytes)
         if not await unit.adapters.add(adapter):
-            found = await unit.adapters.get(adapter.tenant, adapter.adapter_id)
+            found = found or await unit.adapters.get(adapter.tenant, adapter.adapter_id)
             assert found is not None, "an adapter that can't be added is there"
             return found
         await record(context, unit, None, adapter)

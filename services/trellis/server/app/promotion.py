@@ -23,6 +23,7 @@ from trellis.server.app.audit import record
 from trellis.server.app.checkpoints import present_checkpoint
 from trellis.server.app.context import Context
 from trellis.server.app.fields import Violations
+from trellis.server.app.quota import limited_tenant, require_artifact
 from trellis.server.domain.adapter import Adapter
 from trellis.server.domain.tuning_job import Checkpoint, TuningJob
 
@@ -105,6 +106,10 @@ def _adapter(
 
 async def _recorded(context: Context, adapter: Adapter) -> Adapter:
     async with context.units() as unit:
+        tenant = await limited_tenant(unit, adapter.tenant, "artifact_bytes")
+        if await unit.adapters.get(adapter.tenant, adapter.adapter_id) is None:
+            # What was copied is left to the sweep: another call may have recorded it by now.
+            await require_artifact(unit, tenant, adapter.size_bytes)
         if await unit.adapters.add(adapter):
             await record(context, unit, None, adapter)
             await unit.commit()

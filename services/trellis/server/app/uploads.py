@@ -18,8 +18,8 @@ from trellis.server.app.datasets import new_dataset, present_dataset
 from trellis.server.app.fields import Violations
 from trellis.server.app.parts import PartWriter, incomplete, offset_mismatch
 from trellis.server.app.ports import UnitOfWork
+from trellis.server.app.quota import limited_tenant, require_dataset
 from trellis.server.app.reports import ensure_report
-from trellis.server.app.tenants import present_tenant
 from trellis.server.domain.dataset import DatasetVersion, Upload, VersionState
 
 _COMPRESSED = {FileFormat.JSONL: FileFormat.JSONL_GZ, FileFormat.CSV: FileFormat.CSV_GZ}
@@ -122,6 +122,7 @@ async def _begin(context: Context, new: NewVersion, name: DatasetName) -> Datase
     """The version if the file is there already; else the upload so far."""
     fresh = Upload(name.tenant, name.dataset, new.sha256, new.size_bytes, context.now())
     async with context.units() as unit:
+        tenant = await limited_tenant(unit, name.tenant, "dataset_bytes")
         made_dataset = await _ensure_dataset(context, unit, new, name)
         base = await chosen_base_model(unit, new.base_model, "header.base_model")
         version = await unit.datasets.get_version(name.tenant, name.dataset, new.sha256)
@@ -134,6 +135,7 @@ async def _begin(context: Context, new: NewVersion, name: DatasetName) -> Datase
         if upload is None or upload.size_bytes != new.size_bytes:
             # The same sha256 with another size: one of the two was wrong, and the newer word counts.
             await unit.datasets.delete_upload(name.tenant, name.dataset, new.sha256)
+            await require_dataset(unit, tenant, new.size_bytes)
             await unit.datasets.start_upload(fresh)
             upload = fresh
         await unit.commit()
@@ -142,7 +144,6 @@ async def _begin(context: Context, new: NewVersion, name: DatasetName) -> Datase
 
 async def _ensure_dataset(context: Context, unit: UnitOfWork, new: NewVersion, name: DatasetName) -> bool:
     """Whether the dataset had to be made."""
-    await present_tenant(unit, name.tenant)
     if new.allow_missing and await unit.datasets.get(name.tenant, name.dataset) is None:
         with contextlib.suppress(AlreadyExists):  # another stream was faster
             made = new_dataset(context, name)

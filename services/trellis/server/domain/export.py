@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Self
+from typing import Final, Self
 
 from trellis.server.domain.tuning_job import JobError
 
@@ -22,6 +22,15 @@ class ExportState(StrEnum):
     RUNNING = "RUNNING"
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
+
+
+_WEIGHT_BYTES: Final = 2
+"""Of each parameter, in the half precisions that bases have."""
+
+
+def export_size(parameter_count: int) -> int:
+    """How many bytes an export is taken to have until it is made."""
+    return _WEIGHT_BYTES * parameter_count
 
 
 @dataclass(frozen=True, slots=True)

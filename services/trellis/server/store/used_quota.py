@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, FromClause, func, literal, select
 
 from trellis.server.app.quota_ports import Kept
 from trellis.server.domain.adapter import Deployment
-from trellis.server.domain.export import ExportState
+from trellis.server.domain.export import ExportState, export_size
 from trellis.server.domain.quota import Quota
 from trellis.server.domain.tuning_job import ACTIVE
 from trellis.server.store import tables
@@ -23,8 +23,6 @@ _c = tables.checkpoints.c
 _x = tables.exports.c
 _b = tables.base_models.c
 _WANTED = tuple(deployment for deployment in Deployment if deployment is not Deployment.UNDEPLOYED)
-_WEIGHT_BYTES = 2
-"""Of each of a base's parameters, in an export that is still to be made."""
 
 
 class SqlUsedQuota(Rows):
@@ -79,5 +77,5 @@ class SqlUsedQuota(Rows):
             if row.state is ExportState.SUCCEEDED:
                 made += sum(file["size_bytes"] for file in row.files)
             elif row.state is not ExportState.FAILED:
-                coming += _WEIGHT_BYTES * (row.parameter_count or 0)
+                coming += export_size(row.parameter_count or 0)
         return made, coming
