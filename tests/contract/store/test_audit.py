@@ -8,8 +8,8 @@ from sqlalchemy.exc import DatabaseError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.contract.store import samples
 
-from trellis.server.app.ports import AuditQuery, UnitOfWorkFactory
-from trellis.server.domain.audit import AuditEvent
+from trellis.server.app.ports import UnitOfWorkFactory
+from trellis.server.domain.audit import AuditEvent, AuditQuery
 
 EVERYTHING = AuditQuery(everything=True)
 

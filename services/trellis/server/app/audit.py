@@ -72,7 +72,7 @@ async def record(
     if actor is not None:
         actor.records += 1
     was, now_is = changes(before, after)
-    if not was and not now_is:
+    if before is not None and after is not None and was == now_is:
         return
     resource = name or described(after if after is not None else before)
     await unit.audit.append(

@@ -6,9 +6,9 @@ from trellis.names import ALL_TENANTS, PLATFORM, TenantName
 from trellis.server.app.context import Context
 from trellis.server.app.fields import Violations
 from trellis.server.app.pages import Listed, PageQuery, read_page
-from trellis.server.app.ports import AuditQuery, UnitOfWork
+from trellis.server.app.ports import UnitOfWork
 from trellis.server.app.tenants import present_tenant
-from trellis.server.domain.audit import AuditEvent
+from trellis.server.domain.audit import AuditEvent, AuditQuery
 from trellis.server.domain.caller import Caller, Role
 
 _MAX_FILTER = 300

@@ -374,33 +374,6 @@ class Exports(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class UsageRecord:
-    """What was measured of one call or attempt: tokens, or accelerator-seconds. Append-only, once a key."""
-
-    tenant: str
-    key: str
-    """The same key is recorded once."""
-    kind: str
-    """`inference_prompt_tokens`, `inference_completion_tokens`, `training_tokens`, `training_seconds`."""
-    quantity: float
-    resource: str
-    """The adapter, base model or job that it was for."""
-    time: datetime
-
-
-class Usage(Protocol):
-    """What was measured."""
-
-    async def add(self, records: Sequence[UsageRecord]) -> None:
-        """Records whose key is there already are ignored."""
-        ...
-
-    async def totals(self, tenant: str) -> dict[str, float]:
-        """The sum of each kind."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
 class AuditQuery:
     """Which events are asked for; what is empty or None does not narrow them."""
 
@@ -490,6 +463,30 @@ class Requests(Protocol):
         ...
 
 
+class Leases(Protocol):
+    """What one server at a time does; the claim's token says who holds a lease."""
+
+    async def acquire(self, name: str, claim: Claim, now: datetime) -> bool:
+        """Hold the lease by the claim, if nobody else does any more; whether it is held."""
+        ...
+
+    async def renew(self, name: str, claim: Claim) -> bool:
+        """Hold it until the claim expires, if it is held by the claim's token; False, and nothing changes, if not."""
+        ...
+
+    async def expire_time(self, name: str) -> datetime | None:
+        """Until when somebody holds it, or did; None if nobody does."""
+        ...
+
+    async def holds(self, name: str, token: str) -> bool:
+        """Whether it is held by this token; it then stays so to the end of this unit of work, which writes."""
+        ...
+
+    async def release(self, name: str, token: str) -> None:
+        """Let it go, if it is held by this token."""
+        ...
+
+
 class UnitOfWork(Protocol):
     """One transaction; what was not committed when the block ends did not happen. No network call inside."""
 
@@ -501,9 +498,9 @@ class UnitOfWork(Protocol):
     trainers: Trainers
     adapters: Adapters
     exports: Exports
-    usage: Usage
     ledger: Ledger
     requests: Requests
+    leases: Leases
     audit: AuditTrail
     queue: QueueFacts
     fair_shares: FairShares

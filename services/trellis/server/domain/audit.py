@@ -29,3 +29,23 @@ class AuditEvent:
     """The fields that were changed, as they are since."""
     sequence: int = 0
     """Its place in the trail; given by the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditQuery:
+    """Which events are asked for; what is empty or None does not narrow them."""
+
+    tenant: str | None = None
+    """None for what belongs to no tenant."""
+    everything: bool = False
+    """Whether it is about all tenants and the platform."""
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    """Only before it."""
+    principal: str = ""
+    method: str = ""
+    """Its full name or its last part."""
+    resource: str = ""
+    """It, and what belongs to it."""
+    after_sequence: int | None = None
+    """Only what comes after it, oldest first; newest first when None."""

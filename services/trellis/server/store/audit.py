@@ -5,8 +5,8 @@ from typing import Any
 
 from sqlalchemy import Row, Select, or_, select
 
-from trellis.server.app.ports import AuditQuery, Page
-from trellis.server.domain.audit import AuditEvent
+from trellis.server.app.ports import Page
+from trellis.server.domain.audit import AuditEvent, AuditQuery
 from trellis.server.store import tables
 from trellis.server.store.pages import Keyset
 from trellis.server.store.rows import named

@@ -4,8 +4,7 @@ from google.protobuf import json_format
 
 from trellis.names import TenantName
 from trellis.server.app.audit_events import AuditFilter
-from trellis.server.app.ports import AuditQuery
-from trellis.server.domain.audit import AuditEvent
+from trellis.server.domain.audit import AuditEvent, AuditQuery
 from trellis.server.rpc.convert.times import moment, timestamp
 from trellis.v1 import access_pb2
 from trellis.v1 import audit_pb2 as pb
