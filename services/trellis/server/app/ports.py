@@ -10,7 +10,7 @@ from trellis.server.app.ledger_reading import LedgerRange, StoredBytes, Sums, Us
 from trellis.server.app.queue_ports import BoardRow, FairShares, QueueFacts, Reservations
 from trellis.server.app.quota_ports import RateBuckets, UsedQuota
 from trellis.server.domain.adapter import Adapter, AdapterShare, Alias
-from trellis.server.domain.audit import AuditEvent
+from trellis.server.domain.audit import AuditEvent, AuditQuery
 from trellis.server.domain.base_model import BaseModel
 from trellis.server.domain.caller import ApiKey
 from trellis.server.domain.dataset import Dataset, DatasetVersion, Report, Upload, UploadPart
@@ -371,26 +371,6 @@ class Exports(Protocol):
 
     async def save(self, export: Export) -> None: ...
     async def delete(self, tenant: str, export_id: str) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class AuditQuery:
-    """Which events are asked for; what is empty or None does not narrow them."""
-
-    tenant: str | None = None
-    """None for what belongs to no tenant."""
-    everything: bool = False
-    """Whether it is about all tenants and the platform."""
-    start_time: datetime | None = None
-    end_time: datetime | None = None
-    """Only before it."""
-    principal: str = ""
-    method: str = ""
-    """Its full name or its last part."""
-    resource: str = ""
-    """It, and what belongs to it."""
-    after_sequence: int | None = None
-    """Only what comes after it, oldest first; newest first when None."""
 
 
 class AuditTrail(Protocol):
