@@ -1,7 +1,9 @@
 """Builds everything: the only place that knows what is behind each port."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import grpc
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -21,8 +23,10 @@ from trellis.server.control.export import MakeExports, ReapExports
 from trellis.server.control.key_uses import WriteKeyUses
 from trellis.server.control.launch import LaunchJobs
 from trellis.server.control.launch_trainers import LaunchTrainers
-from trellis.server.control.loop import ControlLoop
+from trellis.server.control.lease import LEASE
+from trellis.server.control.loop import ControlLoop, Step
 from trellis.server.control.metrics import MeasureJobs, MeasureTrainers
+from trellis.server.control.one_server import OneServer
 from trellis.server.control.reap import ReapOrphans, ReapRuns
 from trellis.server.control.reap_trainers import ReapTrainers
 from trellis.server.control.stop import StopJobs
@@ -82,7 +86,10 @@ def build(config: ServerConfig) -> Platform:
     graces = Graces(leave=timedelta(seconds=config.stop_grace_seconds))
     settings = AppSettings(
         max_upload_bytes=config.max_upload_bytes,
+        capacity_cpus=config.capacity_cpus,
         capacity_gpus=config.capacity_gpus,
+        job_cpus=config.job_cpus,
+        job_gpus=config.job_gpus,
         lease=lease,
         graces=graces,
         server_secret=_attempts_secret(secret),
@@ -125,15 +132,24 @@ def _loops(control: ControlContext, store: ObjectStore, uses: KeyUses) -> tuple[
         ControlLoop(WatchSteps(control), 15.0),
         ControlLoop(ReapRuns(control), 2.0),
         ControlLoop(ReapTrainers(control), 2.0),
-        ControlLoop(ReapOrphans(control), 30.0),
-        ControlLoop(SweepObjects(control), 600.0),
-        ControlLoop(DeployAdapters(control), 1.0, wakes_on=["adapters"]),
+        _by_one_server(control, ReapOrphans, 30.0),
+        _by_one_server(control, SweepObjects, 600.0),
+        _by_one_server(control, DeployAdapters, 1.0, wakes_on=["adapters"]),
         ControlLoop(MakeExports(control, store), 1.0, wakes_on=["exports"]),
         ControlLoop(ReapExports(control), 10.0),
         ControlLoop(MeasureJobs(control), 5.0),
         ControlLoop(MeasureTrainers(control), 5.0),
         ControlLoop(WriteKeyUses(control, uses), 30.0),
     )
+
+
+def _by_one_server(
+    control: ControlContext, step: Callable[[ControlContext], Step], interval: float, wakes_on: Iterable[str] = ()
+) -> ControlLoop:
+    """A loop of which one server at a time does the rounds. Who holds the lease renews it in each of them."""
+    length = max(LEASE, timedelta(seconds=2.5 * interval))
+    leased = OneServer(control, step(control).name, step, length)
+    return ControlLoop(leased, interval, wakes_on=wakes_on, at_end=leased.leave)
 
 
 def _engine_settings(config: ServerConfig, secret: bytes) -> EngineSettings:
@@ -146,6 +162,11 @@ def _engine_settings(config: ServerConfig, secret: bytes) -> EngineSettings:
     )
 
 
+def _worker_ca(config: ServerConfig) -> str:
+    """Read once: a job has it from its start to its end."""
+    return Path(config.tls.worker_ca_file).read_text(encoding="ascii") if config.tls.worker_ca_file else ""
+
+
 def _attempts_secret(secret: bytes) -> bytes:
     return derived(secret, "attempts").encode()
 
@@ -153,6 +174,7 @@ def _attempts_secret(secret: bytes) -> bytes:
 def _control_settings(config: ServerConfig, secret: bytes, lease: timedelta) -> ControlSettings:
     return ControlSettings(
         worker_endpoint=config.advertised_endpoint,
+        worker_ca=_worker_ca(config),
         server_secret=_attempts_secret(secret),
         installation=derived(secret, "installation")[:8],
         python=config.job_python,
@@ -164,6 +186,7 @@ def _control_settings(config: ServerConfig, secret: bytes, lease: timedelta) -> 
         lease=lease,
         graces=Graces(leave=timedelta(seconds=config.stop_grace_seconds)),
         trainers=config.trainer,
+        scheduler=config.scheduler,
         step_timeout=timedelta(seconds=config.step_timeout_seconds),
         always_on=config.always_on,
     )

@@ -287,6 +287,10 @@ class Trainers(Protocol):
         """What each of these trainers would hear if it asked, by uid; without those that are gone."""
         ...
 
+    async def newest_measured(self, base_model: str) -> Trainer | None:
+        """The newest trainer of the base model that has said how fast it trains."""
+        ...
+
     async def to_clean_up(self, limit: int) -> Sequence[Trainer]:
         """Those that are over but not cleaned up; who ended first comes first."""
         ...

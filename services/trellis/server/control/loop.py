@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -38,11 +38,18 @@ class ControlLoop:
     """
 
     def __init__(
-        self, step: Step, interval: float, rng: random.Random | None = None, *, wakes_on: Iterable[str] = ()
+        self,
+        step: Step,
+        interval: float,
+        rng: random.Random | None = None,
+        *,
+        wakes_on: Iterable[str] = (),
+        at_end: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._step = step
         self._interval = interval
         self._wakes_on = frozenset(wakes_on)
+        self._at_end = at_end
         self._rng = rng or random.Random()
         self._stop = asyncio.Event()
         self._wake = asyncio.Event()
@@ -66,13 +73,15 @@ class ControlLoop:
         self._wake.set()
 
     async def run(self) -> None:
-        """Rounds until `stop`."""
+        """Rounds until `stop`, and at last `at_end`."""
         _running.set(self)
         while not self._stop.is_set():
             self._wake.clear()
             more = await self._round()
             if not more and not self._stop.is_set():
                 await self._pause()
+        if self._at_end is not None:
+            await self._at_end()
 
     async def _round(self) -> bool:
         begun = time.perf_counter()

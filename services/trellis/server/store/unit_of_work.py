@@ -17,13 +17,13 @@ from trellis.server.app.ports import (
     BaseModels,
     Datasets,
     Exports,
+    Leases,
     Ledger,
     Requests,
     Tenants,
     Trainers,
     TuningJobs,
     UnitOfWork,
-    Usage,
 )
 from trellis.server.app.queue_ports import BoardRow, FairShares, QueueFacts, Reservations
 from trellis.server.app.quota_ports import RateBuckets, UsedQuota
@@ -37,6 +37,7 @@ from trellis.server.store.engine import LOCK_SECONDS, options_for
 from trellis.server.store.exports import SqlExports
 from trellis.server.store.failures import busy, translated
 from trellis.server.store.fair_shares import SqlFairShares
+from trellis.server.store.leases import SqlLeases
 from trellis.server.store.ledger import SqlLedger
 from trellis.server.store.queue_facts import SqlQueueFacts
 from trellis.server.store.rate_buckets import SqlRateBuckets
@@ -46,7 +47,6 @@ from trellis.server.store.tenants import SqlTenants
 from trellis.server.store.trainers import SqlTrainers
 from trellis.server.store.transaction import Transaction
 from trellis.server.store.tuning_jobs import SqlTuningJobs
-from trellis.server.store.usage import SqlUsage
 from trellis.server.store.used_quota import SqlUsedQuota
 
 
@@ -61,9 +61,9 @@ class SqlUnitOfWork:
     trainers: Trainers
     adapters: Adapters
     exports: Exports
-    usage: Usage
     ledger: Ledger
     requests: Requests
+    leases: Leases
     audit: AuditTrail
     queue: QueueFacts
     fair_shares: FairShares
@@ -117,9 +117,9 @@ class SqlUnitOfWork:
         self.trainers = SqlTrainers(transaction)
         self.adapters = SqlAdapters(transaction)
         self.exports = SqlExports(transaction)
-        self.usage = SqlUsage(transaction)
         self.ledger = SqlLedger(transaction)
         self.requests = SqlRequests(transaction)
+        self.leases = SqlLeases(transaction)
         self.audit = SqlAuditTrail(transaction)
         self.queue = SqlQueueFacts(transaction)
         self.fair_shares = SqlFairShares(transaction)
