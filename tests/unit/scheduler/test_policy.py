@@ -88,7 +88,15 @@ def test_a_tenant_at_its_limit_is_told_so() -> None:
 def test_who_finds_no_room_is_told_its_place() -> None:
     decisions = decide(snapshot([queued("a1"), queued("a2"), queued("b3")], [active("c9")], Resources(1)))
     assert {uid: reason.position for uid, reason in decisions.waiting.items()} == {"a1": 0, "b3": 1, "a2": 2}
-    assert {reason.code for reason in decisions.waiting.values()} == {QueueCode.CAPACITY}
+    assert {uid: reason.code for uid, reason in decisions.waiting.items()} == {
+        "a1": QueueCode.CAPACITY,
+        "b3": QueueCode.FAIR_SHARE,
+        "a2": QueueCode.FAIR_SHARE,
+    }
+    assert decisions.order == ("a1", "b3", "a2")
+    assert decisions.waiting["b3"].message == (
+        "It needs 1 CPU; jobs of other tenants go first, by priority or as their tenants have had less of their share."
+    )
     assert decisions.waiting["a1"].message == "It needs 1 CPU; what is free of 1 CPU is taken by jobs before it."
 
 
@@ -108,7 +116,7 @@ def test_what_can_never_fit_is_told_so_and_holds_nobody_up() -> None:
     large = queued("a1", needs=Resources(1, 8))
     decisions = decide(snapshot([large, queued("a2"), queued("b3")], capacity=Resources(2, 4)))
     assert admitted_by(decisions) == ("a2", "b3")
-    assert decisions.waiting["a1"].code is QueueCode.CAPACITY
+    assert decisions.waiting["a1"].code is QueueCode.NEVER_FITS
     assert decisions.waiting["a1"].message == (
         "It needs 1 CPU and 8 GPUs, more than the platform has in all (2 CPUs and 4 GPUs): ask its operator."
     )

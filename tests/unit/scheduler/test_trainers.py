@@ -161,7 +161,7 @@ def test_trainers_hold_their_capacity() -> None:
 
 def test_workers_of_a_trainer_are_reserved_together() -> None:
     decisions = decide(seen([queued("a1")], cpus=3, workers=4))
-    assert decisions.waiting["a1"].code is QueueCode.CAPACITY
+    assert decisions.waiting["a1"].code is QueueCode.NEVER_FITS
     assert decisions.waiting["a1"].message == (
         "It needs a trainer of baseModels/small, which takes 4 CPUs, more than the platform has in all (3 CPUs): ask its "
         "operator."
@@ -237,7 +237,10 @@ def test_a_waiting_job_keeps_its_place_under_the_limit() -> None:
     busy = trainer("t1", room=room(), open_jobs=1, job_count=1, ago=1)
     decisions = decide(seen(jobs, [busy], limit=2))
     assert placed(decisions) == "a2@t1"
-    assert decisions.waiting["a3"].code is QueueCode.CAPACITY
+    assert decisions.waiting["a3"].code is QueueCode.TENANT_LIMIT
+    assert decisions.waiting["a3"].message == (
+        "At most 2 of the tenant's jobs may run at once; the place that is left is kept for one before it."
+    )
 
 
 def test_a_tenant_at_its_limit_gets_no_trainer() -> None:

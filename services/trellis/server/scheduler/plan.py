@@ -1,160 +1,152 @@
 """What is decided so far, and what that leaves, while one job after the other is looked at."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from datetime import timedelta
-
 from trellis.server.domain.trainer import TrainerBase
-from trellis.server.scheduler.capacity import Ledger, Resources
-from trellis.server.scheduler.snapshot import Alone, PresentTrainer, QueuedJob, Shared, Snapshot
-from trellis.server.scheduler.trainers import Places
-
-
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """A job that starts, by itself or on a trainer."""
-
-    uid: str
-    trainer: str = ""
-    """The uid of a present trainer or the key of a new one; empty for by itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class NewTrainer:
-    """A trainer to start."""
-
-    key: str
-    """By which admissions name it."""
-    base: TrainerBase
-
-
-@dataclass
-class _Seat:
-    """A trainer that takes jobs, present or new."""
-
-    key: str
-    base: TrainerBase
-    places: Places
-    present: PresentTrainer | None = None
-    given: int = field(default=0)
-
-    @property
-    def jobs(self) -> int:
-        return self.given + (self.present.open_jobs if self.present else 0)
+from trellis.server.domain.tuning_job import QueueCode
+from trellis.server.scheduler.accounts import Accounts
+from trellis.server.scheduler.backfill import End, Head, end_of, present_ends
+from trellis.server.scheduler.capacity import Resources
+from trellis.server.scheduler.decisions import Admission as Admission
+from trellis.server.scheduler.decisions import Preemption
+from trellis.server.scheduler.fairness import Shares
+from trellis.server.scheduler.lines import Lines
+from trellis.server.scheduler.seats import NewTrainer as NewTrainer
+from trellis.server.scheduler.seats import Seat, Seats
+from trellis.server.scheduler.snapshot import Alone, QueuedJob, Shared, Snapshot
 
 
 class Plan:
-    """Jobs are offered in their order; each is placed, or holds up those that want what it waits for."""
+    """Jobs are offered in their order; each is placed, or keeps what it waits for from those behind it."""
 
     def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.capacity, self.trainer_needs = snapshot.capacity, snapshot.trainer_needs
+        self.accounts = Accounts(snapshot)
+        self.shares = Shares(self.accounts, snapshot.capacity)
+        self.seats = Seats(snapshot)
+        self.lines = Lines()
         self.admit: list[Admission] = []
-        self.start: list[NewTrainer] = []
-        self.drain: list[str] = []
-        self.ledger = Ledger(snapshot.capacity, snapshot.tenant_running_limit)
-        self._snapshot = snapshot
-        self._reserved = False
-        """Whether an earlier job waits for capacity: nothing later may take it, so that small ones can't keep a large
-        one waiting for ever."""
+        self.refuse: dict[str, str] = {}
+        self.preempt: list[Preemption] = []
+        self.reserve: dict[str, Resources] = {}
+        """What is kept by name."""
+        self.head: Head | None = None
+        """The first job that waits for capacity."""
+        self.free = self._present_free()
         self._held_up: set[TrainerBase] = set()
         """Bases whose trainers have no room for an earlier job."""
-        self.ledger.hold(snapshot.held)
-        for job in snapshot.active:
-            self.ledger.take(job.tenant, job.needs)
-        for trainer in snapshot.trainers:
-            self.ledger.hold(trainer.needs)
-        takers = sorted((t for t in snapshot.trainers if t.takes_jobs), key=lambda t: (t.create_time, t.uid))
-        self._seats = [_Seat(t.uid, t.base, Places(snapshot.options.max_jobs, t), t) for t in takers]
+        self._started: list[End] = []
 
-    def seats(self, base: TrainerBase) -> int:
-        """How many trainers of the base take jobs."""
-        return sum(seat.base == base for seat in self._seats)
+    @property
+    def room(self) -> Resources:
+        """What jobs without a reservation may take of what is free."""
+        return self.free
 
-    def can_ever(self, job: QueuedJob) -> bool:
+    def may_ever_run(self, job: QueuedJob) -> bool:
+        """Whether the platform has as much in all, and its tenant may have as much."""
+        return self.fits_platform(job) and self.accounts.of(job.tenant).ever_allows(self.accounts.claim(job))
+
+    def fits_platform(self, job: QueuedJob) -> bool:
         """Whether there is as much in all as the job needs."""
-        if isinstance(job.work, Alone):
-            return job.work.needs.fits_into(self.ledger.capacity)
-        return self.seats(job.work.base) > 0 or self._snapshot.trainer_needs.fits_into(self.ledger.capacity)
+        if isinstance(job.work, Shared) and self.seats.count(job.work.base) > 0:
+            return True
+        return self.needs(job).fits_into(self.capacity)
+
+    def needs(self, job: QueuedJob) -> Resources:
+        """What must be free for it if no trainer takes it."""
+        return job.work.needs if isinstance(job.work, Alone) else self.trainer_needs
 
     def offer(self, job: QueuedJob) -> None:
         """Place the job if it can be."""
-        if not self.ledger.may_run(job.tenant):
-            return
+        account, claim = self.accounts.of(job.tenant), self.accounts.claim(job)
+        obstacle = next(account.obstacles(job.uid, claim), None)
+        if obstacle is None and self._place(job):
+            account.take(claim)
+            self.shares.changed(job.tenant)
+        elif obstacle is not QueueCode.BUDGET:
+            account.promise(job.uid, claim, obstacle)
+            if obstacle is None:
+                self._wait(job)
+                self.shares.foresee(job.tenant, claim.resources)
+
+    def lets(self, job: QueuedJob) -> bool:
+        """Whether the job would not delay the first one that waits for capacity."""
+        if self.head is None:
+            return True
+        end = end_of(job, self.snapshot) if isinstance(job.work, Alone) else None
+        return self.head.lets(self.needs(job), end)
+
+    def _place(self, job: QueuedJob) -> bool:
         if isinstance(job.work, Alone):
-            self._place_alone(job, job.work.needs)
-        elif job.work.base not in self._held_up:
-            self._place_shared(job, job.work)
-
-    def _place_alone(self, job: QueuedJob, needs: Resources) -> None:
-        if self._reserved or not needs.fits_into(self.ledger.free):
-            self._wait_for_capacity(job, needs)
-            return
-        self.ledger.take(job.tenant, needs)
-        self.admit.append(Admission(job.uid))
-
-    def _place_shared(self, job: QueuedJob, work: Shared) -> None:
-        seat = next((s for s in self._seats if s.base == work.base and s.places.fits(work)), None) or self._new(work)
+            if not self._may_take(job):
+                return False
+            self._take(job)
+            self.admit.append(Admission(job.uid))
+            return True
+        if job.work.base in self._held_up:
+            return False
+        seat = self.seats.free(job.work) or self._opened(job, job.work)
         if seat is None:
-            self._held_up.add(work.base)
-            self._wait_for_room(job, work)
-            return
-        seat.places.take(work)
-        seat.given += 1
-        self.ledger.take(job.tenant, Resources())
+            return False
+        self.seats.give(seat, job.work)
         self.admit.append(Admission(job.uid, seat.key))
+        return True
 
-    def _new(self, work: Shared) -> _Seat | None:
-        needs = self._snapshot.trainer_needs
-        is_one_more = self.seats(work.base) < self._snapshot.options.max_replicas
-        if self._reserved or not is_one_more or not needs.fits_into(self.ledger.free):
+    def _opened(self, job: QueuedJob, work: Shared) -> Seat | None:
+        if not self.seats.may_open(work.base) or not self._may_take(job):
             return None
-        self.ledger.hold(needs)
-        new = NewTrainer(f"new-{len(self.start)}", work.base)
-        self.start.append(new)
-        seat = _Seat(new.key, work.base, Places(self._snapshot.options.max_jobs))
-        self._seats.append(seat)
-        return seat
+        self._take(job)
+        return self.seats.open(work.base)
 
-    def _wait_for_room(self, job: QueuedJob, work: Shared) -> None:
-        if self.seats(work.base) == 0:
-            self._wait_for_capacity(job, self._snapshot.trainer_needs)
-        elif not self._reserved and self.seats(work.base) < self._snapshot.options.max_replicas:
-            # It has a trainer, though a full one: for a second one, idle ones make room, and nobody is kept waiting.
-            self._make_room(self._snapshot.trainer_needs, self._idle(work.base))
+    def _may_take(self, job: QueuedJob) -> bool:
+        return self.needs(job).fits_into(self.room) and self.lets(job)
 
-    def _wait_for_capacity(self, job: QueuedJob, needs: Resources) -> None:
-        self.ledger.promise(job.tenant)
-        if self._reserved:
+    def _take(self, job: QueuedJob) -> None:
+        needs, is_alone = self.needs(job), isinstance(job.work, Alone)
+        end = end_of(job, self.snapshot) if is_alone else None
+        if self.head is not None:
+            self.head.passed(needs, end)
+        if end is not None:
+            self._started.append(End(end, job.uid, needs))
+        self.free = self.free.minus(needs)
+
+    def _wait(self, job: QueuedJob) -> None:
+        if isinstance(job.work, Alone):
+            self._wait_for_capacity(job, None)
             return
-        self._reserved = True
-        base = job.work.base if isinstance(job.work, Shared) else None
-        self._make_room(needs, self._idle(base), self._used_up(job, base))
+        base, has_trainer = job.work.base, self.seats.count(job.work.base) > 0
+        is_first = base not in self._held_up
+        self._held_up.add(base)
+        if not has_trainer:
+            self._wait_for_capacity(job, base)
+            return
+        self.lines.join(job, base)
+        if is_first and self.head is None and self.seats.may_open(base):
+            # It has a trainer, though a full one: for a second one, idle ones make room, and nobody is kept waiting.
+            self.seats.make_room(self.trainer_needs, self._in_sight(), self.seats.idle(base))
 
-    def _make_room(self, needs: Resources, idle: Iterable[_Seat], used_up: Iterable[_Seat] = ()) -> None:
-        """Tell as many trainers to leave as are needed; none if that would not do."""
-        room = self.ledger.free
-        for trainer in self._snapshot.trainers:
+    def _wait_for_capacity(self, job: QueuedJob, base: TrainerBase | None) -> None:
+        self.lines.join(job, None)
+        if self.head is not None:
+            return
+        self.head = Head(job, self.needs(job))
+        leave = [*self.seats.idle(base), *self.seats.used_up(job, base)]
+        self.seats.make_room(self.head.needs, self._in_sight(), leave)
+        self._expect()
+
+    def _expect(self) -> None:
+        """Reckon when the head can start, as far as is known now."""
+        if self.head is not None:
+            self.head.expect(self.snapshot.now, self.free, [*present_ends(self.snapshot), *self._started])
+
+    def _in_sight(self) -> Resources:
+        """What will be free when those have left that were asked to."""
+        sight = self.free
+        for trainer in self.snapshot.trainers:
             if not trainer.takes_jobs:
-                room = room.plus(trainer.needs)
-        chosen = []
-        for seat in (*idle, *used_up):
-            if needs.fits_into(room):
-                break
-            assert seat.present is not None
-            room = room.plus(seat.present.needs)
-            chosen.append(seat)
-        if needs.fits_into(room):
-            self.drain += [seat.key for seat in chosen]
-            self._seats = [seat for seat in self._seats if seat not in chosen]
+                sight = sight.plus(trainer.needs)
+        return sight
 
-    def _idle(self, but: TrainerBase | None) -> Iterator[_Seat]:
-        return (s for s in self._seats if s.present and s.jobs == 0 and s.base != but)
-
-    def _used_up(self, job: QueuedJob, but: TrainerBase | None) -> list[_Seat]:
-        """Trainers with jobs that had their turn, those with fewest jobs first, if the job has waited for a turn too."""
-        turn, now = timedelta(seconds=self._snapshot.options.turn_seconds), self._snapshot.now
-        if now - self._snapshot.waits_since(job) < turn:
-            return []
-        busy = [
-            s for s in self._seats if s.present and s.jobs and s.base != but and now - s.present.create_time >= turn
-        ]
-        return sorted(busy, key=lambda seat: (seat.jobs, seat.key))
+    def _present_free(self) -> Resources:
+        holders = [*(job.needs for job in self.snapshot.active), *(t.needs for t in self.snapshot.trainers)]
+        used = Resources(sum(one.cpus for one in holders), sum(one.gpus for one in holders))
+        return self.capacity.minus(self.snapshot.held).minus(used)

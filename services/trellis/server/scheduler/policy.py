@@ -1,114 +1,86 @@
 """Which queued jobs are admitted now, which trainers start and leave for them, and what each other job waits for. Pure:
 the same snapshot, the same answer.
 
-Tenants take turns: the one that runs fewest jobs goes first, of equals the one whose job is oldest. Inside a tenant
-the oldest job that may start goes first. When the next job in turn does not find the capacity that it needs, nothing
-behind it gets any, so that small jobs can't keep a large one waiting for ever; trainers that hold the capacity are told
-to leave, idle ones at once, others when they have had their turn. Jobs that need none, as a trainer of their base has
-room, are admitted all the same.
+Jobs with a priority beyond 0 go first; then tenants within their soft budgets; then the tenant with the least share of the
+platform by its weight, past use included (turns, fairness). What a tenant may have at once and over a period is never
+passed (accounts, cohorts). The first job in turn that does not find the capacity that it needs gets a reservation, which
+later ones may not delay (backfill); trainers that hold the capacity are told to leave, idle ones at once, others when
+they have had their turn. Jobs that need none, as a trainer of their base has room, are admitted all the same.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import UTC
+from dataclasses import replace
 
-from trellis.server.domain.tuning_job import QueueCode, QueueReason
-from trellis.server.scheduler.capacity import Resources
-from trellis.server.scheduler.plan import Admission, NewTrainer, Plan
-from trellis.server.scheduler.snapshot import Alone, QueuedJob, Shared, Snapshot
-from trellis.server.scheduler.trainers import refusal
-from trellis.server.scheduler.turns import Turns, in_order
+from trellis.server.scheduler.decisions import Admission, Decisions, Preemption
+from trellis.server.scheduler.fairness import Shares
+from trellis.server.scheduler.plan import Plan
+from trellis.server.scheduler.reasons import is_ready, reasons_of
+from trellis.server.scheduler.snapshot import QueuedJob, Shared, Snapshot
+from trellis.server.scheduler.trainers import refusal, whole_rooms
+from trellis.server.scheduler.turns import Tiers, Turns
 
-
-@dataclass(frozen=True, slots=True)
-class Preemption:
-    """A running job that gives way."""
-
-    victim: str
-    """Its uid."""
-    beneficiary: str
-    """The uid of the queued job that gets what it frees."""
-    reason: str
-    """For the victim's user, as a sentence."""
-
-
-@dataclass(frozen=True, slots=True)
-class Decisions:
-    """Every queued job is in one of `admit`, `refuse` and `waiting`."""
-
-    admit: tuple[Admission, ...]
-    """Jobs to start, in the order of their turns."""
-    start: tuple[NewTrainer, ...]
-    """Trainers to start for them."""
-    drain: tuple[str, ...]
-    """The uids of trainers to be told to leave."""
-    refuse: Mapping[str, str]
-    """By uid: why the job can never run, as a sentence."""
-    waiting: Mapping[str, QueueReason]
-    """By uid: why the job waits."""
-    preempt: tuple[Preemption, ...] = ()
-    """Running jobs to be asked to give way."""
-    reserve: Mapping[str, Resources] = field(default_factory=dict)
-    """By the uid of a queued job: all that is to be kept free for it from now on; a reservation that is not here ends."""
-    order: tuple[str, ...] = ()
-    """The uids of the jobs that wait, in the order in which they are looked at."""
+__all__ = [
+    "Admission",
+    "Decisions",
+    "Plan",
+    "Preemption",
+    "decide",
+    "decisions_of",
+    "order_of",
+    "plan_of",
+    "would_start",
+]
 
 
 def decide(snapshot: Snapshot) -> Decisions:
     """Say of each queued job whether it starts now, and if not, why."""
+    return decisions_of(plan_of(snapshot))
+
+
+def plan_of(snapshot: Snapshot, until: str = "") -> Plan:
+    """The plan that the decisions are taken from: all jobs placed that can be. With `until`, it ends with the job of that
+    uid: whether that one starts is known, and of those behind it nothing."""
     plan = Plan(snapshot)
-    ready = [job for job in snapshot.queued if _obstacle(job, snapshot) is None]
-    refused = {job.uid: why for job in ready if (why := _refusal(job, snapshot))}
-    able = [job for job in ready if job.uid not in refused and plan.can_ever(job)]
-    for job in in_order(able, snapshot, plan.ledger.running):
+    rooms = whole_rooms(snapshot.trainers)
+    ready = [job for job in snapshot.queued if is_ready(job, snapshot)]
+    for job in ready:
+        if isinstance(job.work, Shared) and (why := refusal(job.work, rooms)):
+            plan.refuse[job.uid] = why
+    able = [job for job in ready if job.uid not in plan.refuse and plan.may_ever_run(job)]
+    for job in Turns(able, Tiers(able, snapshot).of, plan.shares.of):
         plan.offer(job)
-    placed = {admission.uid for admission in plan.admit} | refused.keys()
-    left = Turns([job for job in snapshot.queued if job.uid not in placed], plan.ledger.running)
-    waiting = {job.uid: _reason(job, at, snapshot, plan) for at, job in enumerate(left)}
-    return Decisions(tuple(plan.admit), tuple(plan.start), tuple(plan.drain), refused, waiting)
+        if job.uid == until:
+            break
+    return plan
 
 
-def _obstacle(job: QueuedJob, snapshot: Snapshot) -> tuple[QueueCode, str] | None:
-    """What keeps the job from starting, whatever is free."""
-    if not job.report_ready:
-        return QueueCode.DATASET_VALIDATING, "It starts when the report on its dataset is done."
-    if job.retry_time is not None and job.retry_time > snapshot.now:
-        at = job.retry_time.astimezone(UTC)
-        return QueueCode.RETRY_BACKOFF, f"Its last attempt ended early; it is tried again at {at:%H:%M:%S} UTC."
-    return None
+def would_start(snapshot: Snapshot, changed: QueuedJob) -> bool:
+    """Whether a queued job would start now if it were as given; it costs less than to decide on all."""
+    queued = tuple(changed if job.uid == changed.uid else job for job in snapshot.queued)
+    plan = plan_of(replace(snapshot, queued=queued), changed.uid)
+    return any(admission.uid == changed.uid for admission in plan.admit)
 
 
-def _refusal(job: QueuedJob, snapshot: Snapshot) -> str | None:
-    return refusal(job.work, snapshot.trainers) if isinstance(job.work, Shared) else None
+def decisions_of(plan: Plan) -> Decisions:
+    """What a whole plan says of each job."""
+    order = order_of(plan)
+    return Decisions(
+        admit=tuple(plan.admit),
+        start=tuple(plan.seats.start),
+        drain=tuple(plan.seats.drain),
+        refuse=plan.refuse,
+        waiting={job.uid: next(reasons_of(job, plan.snapshot, plan, at)) for at, job in enumerate(order)},
+        preempt=tuple(plan.preempt),
+        reserve=plan.reserve,
+        order=tuple(job.uid for job in order),
+    )
 
 
-def _reason(job: QueuedJob, position: int, snapshot: Snapshot, plan: Plan) -> QueueReason:
-    code, message = _obstacle(job, snapshot) or _shortage(job, snapshot, plan)
-    return QueueReason(code, message, position)
-
-
-def _shortage(job: QueuedJob, snapshot: Snapshot, plan: Plan) -> tuple[QueueCode, str]:
-    ledger = plan.ledger
-    if not plan.can_ever(job):
-        message = f"{_needs(job, snapshot)}, more than the platform has in all ({ledger.capacity}): ask its operator."
-        return QueueCode.CAPACITY, message
-    if ledger.at_limit(job.tenant):
-        message = f"{ledger.running[job.tenant]} of the tenant's jobs run, and at most {ledger.limit} may run at once."
-        return QueueCode.TENANT_LIMIT, message
-    if isinstance(job.work, Shared) and (trainers := plan.seats(job.work.base)):
-        which = "The trainer" if trainers == 1 else f"None of the {trainers} trainers"
-        has = "has no" if trainers == 1 else "has"
-        message = f"{which} of {job.work.base.base_model} {has} room for it and the jobs before it; it starts when others end."
-        return QueueCode.CAPACITY, message
-    takers = "jobs before it"
-    if not isinstance(job.work, Alone) or snapshot.trainers:
-        takers += " and by trainers"
-    if snapshot.held != Resources():
-        takers += " and by an export"
-    return QueueCode.CAPACITY, f"{_needs(job, snapshot)}; what is free of {ledger.capacity} is taken by {takers}."
-
-
-def _needs(job: QueuedJob, snapshot: Snapshot) -> str:
-    if isinstance(job.work, Alone):
-        return f"It needs {job.work.needs}"
-    return f"It needs a trainer of {job.work.base.base_model}, which takes {snapshot.trainer_needs}"
+def order_of(plan: Plan) -> list[QueuedJob]:
+    """The jobs that wait, in their turns from here on."""
+    placed = {admission.uid for admission in plan.admit} | plan.refuse.keys()
+    left = [job for job in plan.snapshot.queued if job.uid not in placed]
+    shares, order = Shares(plan.accounts, plan.capacity), []
+    for job in Turns(left, Tiers(left, plan.snapshot).of, shares.of):
+        order.append(job)
+        shares.foresee(job.tenant, plan.accounts.claim(job).resources)
+    return order

@@ -1,8 +1,9 @@
 """The arithmetic of shared trainers' room."""
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
-from trellis.server.domain.trainer import Room
+from trellis.server.domain.trainer import Room, TrainerBase
 from trellis.server.scheduler.snapshot import PresentTrainer, Shared
 
 _ROW_MULTIPLE = 8
@@ -25,10 +26,16 @@ class Places:
         self._rows = None if room is None else room.rank_rows - sum(unseen)
         self._line_tokens = None if room is None else room.line_tokens
 
-    def fits(self, work: Shared) -> bool:
-        """Whether there is room for a job; before the trainer has said, anything fits but too many."""
+    @property
+    def is_full(self) -> bool:
+        """Whether it has as many jobs as it takes."""
+        return self._jobs < 1
+
+    def fits(self, work: Shared, leaving: int = 0) -> bool:
+        """Whether there is room for a job when so many have left, whose rank rows count as if they stayed; before the
+        trainer has said, anything fits but too many."""
         return (
-            self._jobs >= 1
+            self._jobs + leaving >= 1
             and (self._rows is None or work.rank_rows <= self._rows)
             and (self._line_tokens is None or work.line_tokens <= self._line_tokens)
         )
@@ -40,9 +47,18 @@ class Places:
             self._rows -= work.rank_rows
 
 
-def refusal(work: Shared, trainers: Sequence[PresentTrainer]) -> str | None:
+def whole_rooms(trainers: Sequence[PresentTrainer]) -> Mapping[TrainerBase, Sequence[Room]]:
+    """By base: what its trainers said when they had no job."""
+    rooms: dict[TrainerBase, list[Room]] = defaultdict(list)
+    for trainer in trainers:
+        if trainer.room and trainer.is_idle and trainer.job_count == 0:
+            rooms[trainer.base].append(trainer.room)
+    return rooms
+
+
+def refusal(work: Shared, rooms: Mapping[TrainerBase, Sequence[Room]]) -> str | None:
     """Why the job can't run on a trainer of its base even if no other does; None if it may."""
-    for room in _whole_rooms(work, trainers):
+    for room in rooms.get(work.base, ()):
         if work.line_tokens > room.line_tokens:
             return (
                 f"Its context_length is {work.line_tokens} tokens, and a trainer of {work.base.base_model} has the "
@@ -54,10 +70,3 @@ def refusal(work: Shared, trainers: Sequence[PresentTrainer]) -> str | None:
                 f"{room.rank_rows} in all. Lower the rank, or ask for `distributed`."
             )
     return None
-
-
-def _whole_rooms(work: Shared, trainers: Sequence[PresentTrainer]) -> Iterator[Room]:
-    """What trainers of the base said when they had no job."""
-    for trainer in trainers:
-        if trainer.base == work.base and trainer.room and trainer.is_idle and trainer.job_count == 0:
-            yield trainer.room

@@ -1,65 +1,84 @@
 """The order in which jobs are looked at."""
 
 import heapq
-from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 
 from trellis.server.domain.trainer import TrainerBase
 from trellis.server.scheduler.snapshot import Alone, QueuedJob, Snapshot
 
+Tier = tuple[int, bool, bool]
+"""What comes before fairness: the priority beyond 0, the highest first; then tenants within their soft budgets; then bases
+that others have not waited for."""
+
 
 class Turns:
-    """Jobs in the order of their tenants' turns, as if each were admitted when its turn comes.
+    """Jobs in the order of their tenants' turns.
 
-    The tenant that runs fewest jobs goes first, of equals the one whose job is oldest; inside a tenant the oldest job.
+    Of the jobs of a tier, the tenant with the least weighted share has the next turn, of equals the one whose job is
+    oldest; inside a tenant the job of the highest priority, of equals the oldest. Whoever takes jobs from here says, by
+    what `share` answers from then on, what each counts for.
     """
 
-    def __init__(self, jobs: Iterable[QueuedJob], running: Mapping[str, int]) -> None:
-        self._running = Counter(running)
-        self._waiting: dict[str, deque[QueuedJob]] = defaultdict(deque)
-        for job in sorted(jobs, key=lambda job: (job.create_time, job.uid)):
-            self._waiting[job.tenant].append(job)
+    def __init__(
+        self, jobs: Iterable[QueuedJob], tier: Callable[[QueuedJob], Tier], share: Callable[[str], float]
+    ) -> None:
+        self._share = share
+        self._waiting: dict[tuple[Tier, str], deque[QueuedJob]] = defaultdict(deque)
+        for job in sorted(jobs, key=lambda job: (-job.priority, job.create_time, job.uid)):
+            self._waiting[tier(job), job.tenant].append(job)
 
     def __iter__(self) -> Iterator[QueuedJob]:
-        heap = [self._turn(tenant) for tenant in self._waiting]
+        heap = [self._turn(tier, tenant) for tier, tenant in self._waiting]
         heapq.heapify(heap)
         while heap:
-            tenant = heapq.heappop(heap)[-1]
-            yield self._waiting[tenant].popleft()
-            self._running[tenant] += 1
-            if self._waiting[tenant]:
-                heapq.heappush(heap, self._turn(tenant))
+            tier, share, *_, tenant = heap[0]
+            jobs = self._waiting[tier, tenant]
+            if share == self._share(tenant):
+                yield jobs.popleft()
+            if jobs:
+                heapq.heapreplace(heap, self._turn(tier, tenant))
+            else:
+                heapq.heappop(heap)
 
-    def _turn(self, tenant: str) -> tuple[int, object, str, str]:
-        head = self._waiting[tenant][0]
-        return self._running[tenant], head.create_time, head.uid, tenant
+    def _turn(self, tier: Tier, tenant: str) -> tuple[Tier, float, datetime, str, str]:
+        head = self._waiting[tier, tenant][0]
+        return tier, self._share(tenant), head.create_time, head.uid, tenant
 
 
-def in_order(jobs: Iterable[QueuedJob], snapshot: Snapshot, running: Mapping[str, int]) -> list[QueuedJob]:
-    """The jobs by their tenants' turns. Ones whose base had a trainer until lately come after those that have waited
-    for capacity since before it ended: bases alternate, though one base's jobs may be the oldest again and again.
-    """
-    gives_way = _GivingWay(found := list(jobs), snapshot)
-    first = [job for job in found if not gives_way(job)]
-    last = [job for job in found if gives_way(job)]
-    return [*Turns(first, running), *Turns(last, running)]
+class Tiers:
+    """The tier of each job."""
+
+    def __init__(self, jobs: Iterable[QueuedJob], snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._gives_way = _GivingWay(jobs, snapshot)
+        self._over = frozenset(tenant for tenant, share in snapshot.tenants.items() if share.over_soft_budget)
+
+    def of(self, job: QueuedJob) -> Tier:
+        """The job's."""
+        return -max(0, job.priority), job.tenant in self._over, self._gives_way(job)
 
 
 class _GivingWay:
+    """Jobs whose base had a trainer until lately come after those that have waited for capacity since before it ended:
+    bases alternate, though one base's jobs may be the oldest again and again.
+    """
+
     def __init__(self, jobs: Iterable[QueuedJob], snapshot: Snapshot) -> None:
         self._warm, self._ends = snapshot.warm, snapshot.last_ends
-        self._oldest: dict[TrainerBase | None, datetime] = {}
-        for job in jobs:
+        oldest: dict[TrainerBase | None, datetime] = {}
+        for job in jobs if self._ends else ():
             base = _base_of(job)
             if base not in self._warm:  # it waits for capacity
                 since = snapshot.waits_since(job)
-                self._oldest[base] = min(since, self._oldest.get(base, since))
+                oldest[base] = min(since, oldest.get(base, since))
+        self._two_oldest = heapq.nsmallest(2, ((since, base) for base, since in oldest.items()), key=lambda one: one[0])
 
     def __call__(self, job: QueuedJob) -> bool:
         base = _base_of(job)
         ended = self._ends.get(base) if base is not None and base not in self._warm else None
-        return ended is not None and any(since < ended for other, since in self._oldest.items() if other != base)
+        return ended is not None and any(since < ended for since, other in self._two_oldest if other != base)
 
 
 def _base_of(job: QueuedJob) -> TrainerBase | None:
