@@ -22,6 +22,7 @@ from trellis.server.app.base_models import NewBaseModel, create_base_model
 from trellis.server.app.context import AppSettings, Context
 from trellis.server.app.idempotency import RequestKey
 from trellis.server.app.job_request import NewTuningJob
+from trellis.server.app.ledger_reading import Sums
 from trellis.server.app.ports import Claim, UnitOfWorkFactory
 from trellis.server.app.submission import create_tuning_job
 from trellis.server.app.tenants import create_tenant
@@ -177,13 +178,27 @@ async def admit(context: Context, job: TuningJob) -> tuple[str, Caller]:
         number = present.attempt_count + 1
         now = context.now()
         attempt = Attempt(
-            job.tenant, job.uid, number, secret_hash(token), f"run-{job.uid}-{number}", now, now + timedelta(minutes=5)
+            job.tenant,
+            job.uid,
+            number,
+            secret_hash(token),
+            f"run-{job.uid}-{number}",
+            now,
+            now + timedelta(minutes=5),
+            accelerators=2.0,
         )
         started = replace(present.moved(JobState.STARTING, now), attempt_count=number)
         await unit.jobs.save(started, [JobEvent(now, EventLevel.INFO, "Admitted.", state=JobState.STARTING)])
         await unit.jobs.add_attempt(attempt)
         await unit.commit()
     return token, await authenticate(context, f"Bearer {token}")
+
+
+async def used(context: Context, tenant: str) -> Sums:
+    """All that the ledger says that the tenant has used."""
+    async with context.units(write=False) as unit:
+        sums = await unit.ledger.settled_since([tenant], datetime.min.replace(tzinfo=UTC))
+    return sums.get(tenant, {})
 
 
 def write_adapter(folder: Path, facts: BaseFacts, *, scale: float = 0.1, rank: int = 2) -> Path:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.server_fakes import World, admit, collected, keys, lay_adapter, submit, upload, validate
+from tests.server_fakes import World, admit, collected, keys, lay_adapter, submit, upload, used, validate
 
 from trellis.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound, Reason, TrellisError
 from trellis.server.app import adapters, attempts, checkpoints, completion, progress, tuning_jobs, watch
@@ -18,6 +18,7 @@ from trellis.server.app.progress import AttemptReport, CommittedCheckpoint, Work
 from trellis.server.domain.adapter import Deployment
 from trellis.server.domain.base_model import BaseModel
 from trellis.server.domain.caller import Caller
+from trellis.server.domain.ledger import Meter
 from trellis.server.domain.stop import Stop
 from trellis.server.domain.tuning_job import (
     EndCause,
@@ -89,9 +90,8 @@ async def test_an_attempt_that_ends_well(world: World, base: BaseModel, tmp_path
     adapter = await adapters.get_adapter(world.context, name)
     assert (adapter.deployment, adapter.rank, adapter.tuning_job) == (Deployment.DEPLOYING, 2, job.name)
     assert (await adapters.get_alias(world.context, alias)).adapter_digest == digest
-    async with world.context.units(write=False) as unit:
-        totals = await unit.usage.totals("acme")
-    assert totals == {"training_tokens": 99.0, "training_seconds": 1.5}
+    totals = await used(world.context, "acme")
+    assert totals == {Meter.TRAINED_TOKENS: 99, Meter.ACCELERATOR_MILLISECONDS: 3000}
     await fenced(progress.report_attempt(world.context, caller, AttemptReport(2)))
     assert [event.sequence for event in await events_of(world, job)] == list(range(1, ended.event_count + 1))
 
@@ -193,8 +193,8 @@ async def test_what_attempts_used_is_counted_once_however_they_end(world: World,
     await attempts.fail_attempt(world.context, second, LOST, EndCause.USER, AttemptUsage(50, 0.5))
     ended = await tuning_jobs.get_tuning_job(world.context, job.name)
     assert (ended.used_tokens, ended.used_seconds) == (150, 2.5)
-    async with world.context.units(write=False) as unit:
-        assert await unit.usage.totals("acme") == {"training_tokens": 150.0, "training_seconds": 2.5}
+    totals = await used(world.context, "acme")
+    assert totals == {Meter.TRAINED_TOKENS: 150, Meter.ACCELERATOR_MILLISECONDS: 5000}
 
 
 async def test_a_checkpoint_lies_where_it_was_told_to(world: World, base: BaseModel) -> None:

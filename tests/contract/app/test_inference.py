@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from tests.contract.app.test_adapters import ALIAS, folder, imported
-from tests.server_fakes import ADMIN, World, collected
+from tests.server_fakes import ADMIN, World, collected, used
 
 from trellis.errors import NotFound, Reason, TrellisError
 from trellis.server.app import adapters, inference, tenants
 from trellis.server.app.context import Context
 from trellis.server.domain.adapter import Adapter, Deployment
 from trellis.server.domain.base_model import BaseModel
+from trellis.server.domain.ledger import Meter
 from trellis.v1.engine_pb2 import StreamTokensRequest, StreamTokensResponse
 from trellis.v1.inference_pb2 import (
     ChatInput,
@@ -78,11 +79,6 @@ async def deployed(world: World, folder: Path) -> Adapter:
     return adapter
 
 
-async def totals(world: World) -> dict[str, float]:
-    async with world.context.units(write=False) as unit:
-        return await unit.usage.totals("acme")
-
-
 async def test_names_become_digests_and_what_it_took_is_recorded(
     world: World, base: BaseModel, folder: Path, context: Context, engine_host: TalkingEngine
 ) -> None:
@@ -95,9 +91,9 @@ async def test_names_become_digests_and_what_it_took_is_recorded(
     assert [request.adapter_digest for request in sent] == [adapter.digest, adapter.digest, ""]
     assert [request.adapter_key for request in sent] == [adapter.key, adapter.key, ""]
     assert {(request.tenant_id, request.request_id) for request in sent} == {("acme", "r1")}
-    assert await totals(world) == {"inference_prompt_tokens": 21.0, "inference_completion_tokens": 9.0}
+    assert await used(world.context, "acme") == {Meter.PROMPT_TOKENS: 21, Meter.COMPLETION_TOKENS: 9}
     await collected(inference.generate(context, ADMIN, asking(base.name), "r2"))
-    assert (await totals(world))["inference_prompt_tokens"] == 21.0
+    assert (await used(world.context, "acme"))[Meter.PROMPT_TOKENS] == 21
 
 
 async def test_an_answer_that_nobody_hears_to_its_end_is_metered_too(
@@ -106,7 +102,7 @@ async def test_an_answer_that_nobody_hears_to_its_end_is_metered_too(
     async with aclosing(inference.generate(context, world.member("acme"), asking(base.name), "r")) as answer:  # type: ignore[type-var]
         await anext(answer)
     assert engine_host.closed == 1
-    assert await totals(world) == {"inference_completion_tokens": 2.0}
+    assert await used(world.context, "acme") == {Meter.COMPLETION_TOKENS: 2}
 
 
 async def test_the_engine_hears_of_the_tenants_share_and_of_the_callers_patience(
@@ -130,7 +126,7 @@ async def test_several_answers_to_one_prompt_are_metered_as_one_prompt(
     )
     pieces = await collected(inference.generate(context, world.member("acme"), asking(base.name), "r"))
     assert [piece.index for piece in pieces] == [0, 1, 0]  # type: ignore[attr-defined]
-    assert await totals(world) == {"inference_prompt_tokens": 7.0, "inference_completion_tokens": 4.0}
+    assert await used(world.context, "acme") == {Meter.PROMPT_TOKENS: 7, Meter.COMPLETION_TOKENS: 4}
 
 
 async def test_only_deployed_adapters_can_be_called(

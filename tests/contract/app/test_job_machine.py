@@ -20,8 +20,11 @@ from trellis.server.app.attempt_end import end_attempt
 from trellis.server.app.attempt_usage import AttemptUsage
 from trellis.server.app.attempts import Assignment, Process
 from trellis.server.app.completion import Completion
+from trellis.server.app.ledger_reading import LedgerRange
 from trellis.server.app.progress import AttemptReport
 from trellis.server.domain.caller import Caller
+from trellis.server.domain.derived import derive
+from trellis.server.domain.ledger import Meter
 from trellis.server.domain.tuning_job import (
     ACTIVE,
     ENDED,
@@ -230,7 +233,8 @@ class JobMachine(RuleBasedStateMachine):
             events = await unit.jobs.events(job.uid, 0, 10_000)
             open_attempts = await unit.jobs.open_attempts(100)
             points = (await unit.jobs.metrics(job.uid, 10_000, None)).items
-            totals = await unit.usage.totals("acme")
+            kept = await unit.ledger.derived("acme")
+            entries = (await unit.ledger.entries(LedgerRange("acme"), 1000, None)).items
             alias = await unit.adapters.get_alias("acme", "a")
         assert [event.sequence for event in events] == list(range(1, job.event_count + 1))
         states = [event.state for event in events if event.state]
@@ -243,8 +247,12 @@ class JobMachine(RuleBasedStateMachine):
         assert len(set(told)) == len(told)
         assert self.acknowledged <= set(recorded)
         succeeded = job.state is JobState.SUCCEEDED
-        assert totals.get("training_tokens", 0) == job.used_tokens
-        assert totals.get("training_seconds", 0) == job.used_seconds
+        assert kept == derive(entries)
+        assert not (kept.holds and job.ended)
+        totals = {meter: quantity for (_, _, meter), quantity in kept.days.items()}
+        assert totals.get(Meter.TRAINED_TOKENS, 0) == job.used_tokens
+        milliseconds = totals.get(Meter.ACCELERATOR_MILLISECONDS, 0)
+        assert abs(milliseconds - job.used_seconds * 2000) <= job.attempt_count / 2
         assert job.used_tokens >= (5 if succeeded else 0)
         assert (alias is not None) == succeeded
         if self.ended_as is not None:

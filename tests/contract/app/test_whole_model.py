@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tests.contract.app.test_attempts import events_of, fenced
-from tests.server_fakes import LINES, World, admit, collected, submit, upload, validate
+from tests.server_fakes import LINES, World, admit, collected, submit, upload, used, validate
 
 from trellis.errors import FailedPrecondition, InvalidArgument, Reason
 from trellis.exports import ExportManifest, put_folder, write_manifest
@@ -19,6 +19,7 @@ from trellis.server.app.whole_model import check_model
 from trellis.server.domain.base_model import BaseModel
 from trellis.server.domain.caller import Caller
 from trellis.server.domain.export import ExportState
+from trellis.server.domain.ledger import Meter
 from trellis.server.domain.tuning_job import JobState, TuningJob
 from trellis.spec import Distributed
 
@@ -74,10 +75,10 @@ async def test_the_model_becomes_an_export_that_can_be_read(world: World, base: 
     assert b"".join(piece.data for piece in pieces) == FILES["model.safetensors"][5:]
     async with world.context.units(write=False) as unit:
         ended = await unit.jobs.get_by_uid(job.uid)
-        usage = await unit.usage.totals("acme")
     assert ended is not None
     assert (ended.state, ended.export_id, ended.adapter_digest) == (JobState.SUCCEEDED, export.export_id, "")
-    assert usage == {"training_tokens": 100.0, "training_seconds": 2.5}
+    usage = await used(world.context, "acme")
+    assert usage == {Meter.TRAINED_TOKENS: 100, Meter.ACCELERATOR_MILLISECONDS: 5000}
     assert (await events_of(world, job))[-1].message == f"The job made {name}."
     await fenced(completion.complete_attempt(world.context, caller, Completion(model_digest="0" * 64)))
     await exports.delete_export(world.context, name)

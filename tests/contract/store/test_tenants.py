@@ -9,9 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.contract.store import samples
 
 from trellis.errors import AlreadyExists, NotFound, Reason
-from trellis.server.app.ports import UnitOfWork, UnitOfWorkFactory, UsageRecord
+from trellis.server.app.ports import UnitOfWork, UnitOfWorkFactory
 from trellis.server.domain.adapter import Alias
 from trellis.server.domain.dataset import Upload, UploadPart
+from trellis.server.domain.ledger import EntryKind, LedgerEntry, Meter
 from trellis.server.domain.remembered_request import RememberedRequest
 from trellis.server.domain.tenant import Tenant
 from trellis.server.domain.tuning_job import Checkpoint, EventLevel, JobEvent, MetricPoint
@@ -117,7 +118,8 @@ async def _fill(unit: UnitOfWork) -> None:
     await unit.jobs.append_log("uid-acme-1", 1, "text")
     await unit.adapters.add(samples.adapter())
     await unit.adapters.put_alias(Alias("acme", "live", samples.digest(1), samples.NOW))
-    await unit.usage.add([UsageRecord("acme", "k", "training_seconds", 1.0, "r", samples.NOW)])
+    entry = LedgerEntry("acme", "k", EntryKind.SETTLE, Meter.TRAINED_TOKENS, 1, samples.NOW)
+    await unit.ledger.append([entry, replace(entry, key="h", kind=EntryKind.HOLD, job_uid="uid-acme-1")])
     await unit.requests.add(
         RememberedRequest("CreateTuningJob tenants/acme", "r1", "f", "tenants/acme/tuningJobs/job-1", samples.NOW)
     )

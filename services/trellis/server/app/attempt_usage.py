@@ -1,12 +1,11 @@
 """What an attempt uses: said by its reports, and settled once, when it ends in whatever way."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 
-from trellis.server.app.ports import UsageRecord
-from trellis.server.domain.tuning_job import Attempt, TuningJob
+from trellis.server.app.ledger_reading import Sums
+from trellis.server.domain.ledger import Meter
+from trellis.server.domain.tuning_job import Attempt
 
 _MOST = float(2**53)
 
@@ -32,20 +31,10 @@ def with_usage(attempt: Attempt, usage: AttemptUsage | None) -> Attempt:
     )
 
 
-def settled(job: TuningJob, attempt: Attempt, now: datetime) -> tuple[TuningJob, Sequence[UsageRecord]]:
-    """The job with what its attempt, which ends now, has used, and the records to add to the tenant's usage.
-
-    The records' keys name the attempt, so that they count once.
-    """
-    used = {"training_tokens": float(attempt.used_tokens), "training_seconds": attempt.used_seconds}
-    records = [
-        UsageRecord(job.tenant, f"{job.uid}-{attempt.number}-{kind}", kind, quantity, job.name, now)
-        for kind, quantity in used.items()
-        if quantity
-    ]
-    total = replace(
-        job,
-        used_tokens=job.used_tokens + attempt.used_tokens,
-        used_seconds=job.used_seconds + attempt.used_seconds,
-    )
-    return total, records
+def measured(attempt: Attempt) -> Sums:
+    """What the attempt has used, in the ledger's units; meters of which it used nothing are left out."""
+    sums = {
+        Meter.ACCELERATOR_MILLISECONDS: min(round(attempt.used_seconds * attempt.accelerators * 1000), int(_MOST)),
+        Meter.TRAINED_TOKENS: attempt.used_tokens,
+    }
+    return {meter: quantity for meter, quantity in sums.items() if quantity > 0}

@@ -89,6 +89,7 @@ async def fail_attempt(
             cause=cause,
             now=context.now(),
             policy=context.settings.retry,
+            prices=context.settings.prices,
         )
         await unit.commit()
 

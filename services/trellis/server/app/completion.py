@@ -16,19 +16,22 @@ from trellis.artifacts import (
     file_facts,
 )
 from trellis.bases import BaseFacts, BaseModelError, read_base
-from trellis.errors import FailedPrecondition, Reason, error_for
+from trellis.errors import FailedPrecondition, Reason, TrellisError, error_for
 from trellis.objects import ObjectNotFoundError, ObjectStore
 from trellis.server.app import keys
 from trellis.server.app.adapters import point_alias, want_deployed
-from trellis.server.app.attempt_usage import AttemptUsage, settled, with_usage
+from trellis.server.app.attempt_usage import AttemptUsage, with_usage
 from trellis.server.app.attempts import COMPLETED, current_attempt, reference, renewed
 from trellis.server.app.audit import record
 from trellis.server.app.context import Context
+from trellis.server.app.holds import release, settle
 from trellis.server.app.ports import UnitOfWork
+from trellis.server.app.quota import limited_tenant
 from trellis.server.app.whole_model import check_model, export_of
-from trellis.server.domain.adapter import Adapter, Deployment
+from trellis.server.domain.adapter import Adapter
 from trellis.server.domain.caller import Caller
 from trellis.server.domain.export import Export
+from trellis.server.domain.tenant import Tenant
 from trellis.server.domain.tuning_job import Attempt, Evaluation, EventLevel, JobEvent, JobState, TuningJob
 
 _MAX_MANIFEST_BYTES = 4 << 20
@@ -64,8 +67,10 @@ async def complete_attempt(context: Context, caller: Caller, completion: Complet
         manifest, facts = await asyncio.to_thread(_check, context.store, job, attempt, completion.adapter_digest)
         made = _adapter(context, job, attempt, manifest, facts)
     async with context.units() as unit:
+        limits = ("deployed_adapters",) if job.deploy else ()
+        tenant = await limited_tenant(unit, job.tenant, *limits)
         job, attempt = await current_attempt(unit, caller)
-        await _record(context, unit, job, attempt, made, completion)
+        await _record(context, unit, tenant, job, attempt, made, completion)
         await unit.commit()
     return made.name
 
@@ -156,45 +161,62 @@ def _adapter(context: Context, job: TuningJob, attempt: Attempt, manifest: Manif
         key=keys.attempt_adapter_prefix(job.tenant, job.uid, attempt.number),
         manifest_json=manifest.to_json().decode(),
         create_time=context.now(),
-        deployment=Deployment.DEPLOYING if job.deploy else Deployment.UNDEPLOYED,
     )
 
 
 async def _record(
-    context: Context, unit: UnitOfWork, job: TuningJob, attempt: Attempt, made: Adapter | Export, completion: Completion
+    context: Context,
+    unit: UnitOfWork,
+    tenant: Tenant,
+    job: TuningJob,
+    attempt: Attempt,
+    made: Adapter | Export,
+    completion: Completion,
 ) -> None:
     now = context.now()
+    events = [JobEvent(now, EventLevel.INFO, f"The job made {made.name}.", state=JobState.SUCCEEDED)]
     if isinstance(made, Export):
         await unit.exports.add(made)
         job = replace(job, export_id=made.export_id)
     else:
-        await _add_adapter(context, unit, job, made)
+        events += await _add_adapter(context, unit, tenant, job, made)
         job = replace(job, adapter_digest=made.digest)
     attempt = with_usage(attempt, completion.usage)
     await unit.jobs.save_attempt(replace(attempt, end_time=now, outcome=COMPLETED))
-    total, records = settled(job, attempt, now)
+    total = await settle(unit, job, attempt, now, context.settings.prices)
+    await release(unit, total, now)
     succeeded = replace(
         total.moved(JobState.SUCCEEDED, now),
         base_evaluation=completion.base_evaluation,
         tuned_evaluation=completion.tuned_evaluation,
         progress=replace(job.progress, eta_seconds=0.0),
     )
-    message = f"The job made {made.name}."
-    await unit.jobs.save(succeeded, [JobEvent(now, EventLevel.INFO, message, state=JobState.SUCCEEDED)])
-    await unit.usage.add(records)
+    await unit.jobs.save(succeeded, events)
 
 
-async def _add_adapter(context: Context, unit: UnitOfWork, job: TuningJob, adapter: Adapter) -> None:
+async def _add_adapter(
+    context: Context, unit: UnitOfWork, tenant: Tenant, job: TuningJob, adapter: Adapter
+) -> list[JobEvent]:
+    """Keep the adapter, and what was asked for with it; what is to be said beside."""
     if await unit.adapters.add(adapter):
         await record(context, unit, None, adapter)
-    elif job.deploy:
-        await _deploy_same(context, unit, adapter)
+    events = await _deploy(context, unit, tenant, adapter) if job.deploy else []
     if job.alias_id:
         await point_alias(context, unit, job.tenant, job.alias_id, adapter.digest)
+    return events
 
 
-async def _deploy_same(context: Context, unit: UnitOfWork, adapter: Adapter) -> None:
-    """Deploy the adapter of the same digest, which is there already."""
+async def _deploy(context: Context, unit: UnitOfWork, tenant: Tenant, adapter: Adapter) -> list[JobEvent]:
+    """Deploy the adapter, or the one of the same digest which was there already; one that the tenant's quota has no room
+    for is kept as it is.
+    """
     present = await unit.adapters.get(adapter.tenant, adapter.adapter_id, for_update=True)
-    if present is not None:
-        await want_deployed(context, unit, present)
+    assert present is not None, "it was added, or was there"
+    try:
+        await want_deployed(context, unit, tenant, present)
+    except TrellisError as error:
+        if not error.quota_violations:
+            raise
+        message = f"{adapter.name} is kept, but not deployed: {error}"
+        return [JobEvent(context.now(), EventLevel.WARNING, message)]
+    return []

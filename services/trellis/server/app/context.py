@@ -6,13 +6,16 @@ from datetime import datetime, timedelta
 
 from trellis.objects import ObjectStore
 from trellis.server.app.hosts import EngineHost
+from trellis.server.app.job_needs import JobNeeds
 from trellis.server.app.key_uses import KeyUses
 from trellis.server.app.lookout import Lookout
 from trellis.server.app.ports import Clock, Ids, UnitOfWorkFactory
 from trellis.server.domain.marks import JobMark, TrainerMark
+from trellis.server.domain.prices import FREE, Prices
 from trellis.server.domain.retry import RetryPolicy
 from trellis.server.domain.stop import Graces
 from trellis.server.domain.trainer_options import TrainerOptions
+from trellis.server.scheduler.capacity import Resources
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +28,13 @@ class AppSettings:
     """So much of an upload is stored at a time."""
     max_adapter_bytes: int = 4 * 1024**3
     """The largest adapter that may be imported, all files together."""
+    capacity_cpus: float = 1.0
+    """CPUs that jobs and shared trainers may have together."""
     capacity_gpus: float = 0.0
-    """GPUs that jobs may have together."""
+    """GPUs that they may have together."""
+    job_cpus: float = 1.0
+    """What each worker reserves of a job that runs by itself; the same as the control loops'."""
+    job_gpus: float = 0.0
     lease: timedelta = timedelta(seconds=30)
     """Without a word for so long, an attempt or a trainer is taken for dead; the same as the control loops'."""
     start_timeout: timedelta = timedelta(minutes=5)
@@ -35,8 +43,15 @@ class AppSettings:
     """What the tokens of attempts are derived from, which trainers are given."""
     trainers: TrainerOptions = TrainerOptions()
     retry: RetryPolicy = RetryPolicy()
+    prices: Prices = FREE
     graces: Graces = Graces()
     """How long attempts that are asked to stop may take; the same as the control loops'."""
+
+    @property
+    def needs(self) -> JobNeeds:
+        """What jobs and trainers reserve of the capacity."""
+        capacity = Resources(self.capacity_cpus, self.capacity_gpus)
+        return JobNeeds(capacity, Resources(self.job_cpus, self.job_gpus), self.trainers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,11 @@ from trellis.server.app.adapters import present_adapter, present_alias
 from trellis.server.app.base_models import present_base_model
 from trellis.server.app.context import Context
 from trellis.server.app.generate_request import check_generate
-from trellis.server.app.ports import UnitOfWork, UsageRecord
+from trellis.server.app.ports import UnitOfWork
 from trellis.server.app.shares import shared_adapter
 from trellis.server.domain.adapter import Adapter, Deployment
 from trellis.server.domain.caller import Caller
+from trellis.server.domain.ledger import EntryKind, LedgerEntry, Meter
 from trellis.server.domain.tenant import DEFAULT_SERVING_WEIGHT
 from trellis.v1.engine_pb2 import StreamTokensRequest
 from trellis.v1.inference_pb2 import GenerateRequest, GenerateResponse
@@ -125,16 +126,27 @@ def _engine_request(model: _Model, request: GenerateRequest, request_id: str) ->
 async def _record(context: Context, model: _Model, tally: _Tally) -> None:
     if not tally.begun or model.tenant == PLATFORM_TENANT:
         return
-    key = context.ids.new_id("call")
-    measured = {
-        "inference_prompt_tokens": tally.prompt_tokens,
-        "inference_completion_tokens": tally.completion_tokens,
+    key, now, prices = context.ids.new_id("call"), context.now(), context.settings.prices
+    base = str(BaseModelName(model.base_model_id))
+    used = {
+        f"{key}-inference_prompt_tokens": (Meter.PROMPT_TOKENS, tally.prompt_tokens),
+        f"{key}-inference_completion_tokens": (Meter.COMPLETION_TOKENS, tally.completion_tokens),
     }
-    records = [
-        UsageRecord(model.tenant, f"{key}-{kind}", kind, float(quantity), model.name, context.now())
-        for kind, quantity in measured.items()
+    entries = [
+        LedgerEntry(
+            tenant=model.tenant,
+            key=each,
+            kind=EntryKind.SETTLE,
+            meter=meter,
+            quantity=quantity,
+            time=now,
+            adapter=model.adapter.name if model.adapter else "",
+            base_model=base,
+            price_nanos=prices.of(meter, base),
+        )
+        for each, (meter, quantity) in used.items()
         if quantity
     ]
     async with context.units() as unit:
-        await unit.usage.add(records)
+        await unit.ledger.append(entries)
         await unit.commit()

@@ -10,6 +10,7 @@ from trellis.server.app import keys
 from trellis.server.app.audit import record
 from trellis.server.app.context import Context
 from trellis.server.app.etags import check_etag
+from trellis.server.app.holds import release
 from trellis.server.app.pages import Listed, PageQuery, read_page
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.app.tenants import present_tenant
@@ -64,6 +65,8 @@ async def cancel_tuning_job(context: Context, name: str) -> TuningJob:
         waits = job.state in {JobState.QUEUED, JobState.PAUSED}
         state = JobState.CANCELLED if waits else JobState.CANCELLING
         message = "The job was cancelled." if waits else "The job was asked to stop."
+        if waits:
+            await release(unit, job, now)
         saved = await unit.jobs.save(job.moved(state, now), [JobEvent(now, EventLevel.INFO, message, state=state)])
         await record(context, unit, job, saved)
         await unit.commit()

@@ -68,7 +68,15 @@ class StopJobs:
             error = JobError(Reason.TRAINING_FAILED, message)
             cause = CAUSES[stop.request]
             await end_attempt(
-                unit, job, attempt, error, cause=cause, now=now, policy=context.settings.retry, before=before
+                unit,
+                job,
+                attempt,
+                error,
+                cause=cause,
+                now=now,
+                policy=context.settings.retry,
+                prices=context.settings.prices,
+                before=before,
             )
             await unit.commit()
         ATTEMPTS_STOPPED.inc()

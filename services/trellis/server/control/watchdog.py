@@ -64,6 +64,7 @@ class WatchSteps:
                 cause=EndCause.INFRASTRUCTURE,
                 now=context.now(),
                 policy=context.settings.retry,
+                prices=context.settings.prices,
             )
             await unit.commit()
         ATTEMPTS_LOST.labels("stuck").inc()

@@ -171,6 +171,7 @@ reports = Table(
     Column("key", Words, nullable=False),
     Column("valid", Boolean, nullable=False),
     Column("trainable_token_count", BigInteger, nullable=False),
+    Column("token_count", BigInteger, nullable=False, server_default=text("0")),
     Column("summary", Words, nullable=False),
     Column("claim_token", Words),
     Column("claim_expire_time", UtcTime),
@@ -533,18 +534,6 @@ audit_events = Table(
     Index(None, "tenant", "sequence"),
     Index(None, "principal", "sequence"),
     sqlite_autoincrement=True,
-)
-
-usage_records = Table(
-    "usage_records",
-    metadata,
-    Column("tenant", Words, ForeignKey(tenants.c.tenant_id, ondelete="CASCADE"), primary_key=True),
-    Column("key", Words, primary_key=True),
-    Column("kind", Words, nullable=False),
-    Column("quantity", Double, nullable=False),
-    Column("resource", Words, nullable=False),
-    Column("time", UtcTime, nullable=False),
-    Index(None, "tenant", "kind", "quantity"),
 )
 
 requests = Table(

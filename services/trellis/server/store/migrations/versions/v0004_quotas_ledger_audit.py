@@ -186,10 +186,89 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("quota", sa.Text(), nullable=True))
         batch_op.create_index(batch_op.f("ix_tenants_cohort"), ["cohort"], unique=False)
 
+    with op.batch_alter_table("reports", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("token_count", sa.BigInteger(), server_default=sa.text("0"), nullable=False))
+
     with op.batch_alter_table("tuning_jobs", schema=None) as batch_op:
         batch_op.add_column(sa.Column("priority", sa.BigInteger(), server_default=sa.text("0"), nullable=False))
         batch_op.add_column(sa.Column("estimate", sa.Text(), nullable=True))
         batch_op.add_column(sa.Column("preemption_count", sa.BigInteger(), server_default=sa.text("0"), nullable=False))
+
+    _move_usage()
+    op.drop_index("ix_usage_records_tenant_kind_quantity", "usage_records")
+    op.drop_table("usage_records")
+
+
+def _move_usage() -> None:
+    """Make entries of the ledger of the old records. What was counted in seconds was of one accelerator, as far as anybody
+    knew then, and so are attempts that go on.
+    """
+    op.execute("UPDATE attempts SET accelerators = 1 WHERE end_time IS NULL")
+    op.execute(
+        """
+        INSERT INTO ledger_entries
+            (tenant, key, kind, meter, quantity, time, job_uid, resource, adapter, base_model, price_nanos)
+        SELECT tenant, key, 'SETTLE',
+            CASE kind WHEN 'training_seconds' THEN 'ACCELERATOR_MILLISECONDS' WHEN 'training_tokens' THEN 'TRAINED_TOKENS'
+                WHEN 'inference_prompt_tokens' THEN 'PROMPT_TOKENS' ELSE 'COMPLETION_TOKENS' END,
+            CAST(round(CASE kind WHEN 'training_seconds' THEN quantity * 1000 ELSE quantity END) AS BIGINT),
+            time, '',
+            CASE WHEN resource LIKE '%/tuningJobs/%' THEN resource ELSE '' END,
+            CASE WHEN resource LIKE '%/adapters/%' THEN resource ELSE '' END,
+            CASE WHEN resource LIKE 'baseModels/%' THEN resource ELSE '' END,
+            0
+        FROM usage_records
+        WHERE kind IN ('training_seconds', 'training_tokens', 'inference_prompt_tokens', 'inference_completion_tokens')
+            AND round(CASE kind WHEN 'training_seconds' THEN quantity * 1000 ELSE quantity END) >= 1
+        ORDER BY time, tenant, key
+        """
+    )
+    hour, day = "date_trunc('hour', time, 'UTC')", "date_trunc('day', time, 'UTC')"
+    if op.get_bind().dialect.name == "sqlite":
+        hour, day = r"substr(time, 1, 13) || '\:00\:00.000000'", r"substr(time, 1, 10) || ' 00\:00\:00.000000'"
+    op.execute(
+        f"""
+        INSERT INTO usage_hours (tenant, hour, meter, price_nanos, resource, adapter, base_model, quantity)
+        SELECT tenant, {hour}, meter, 0, resource, adapter, base_model, sum(quantity) FROM ledger_entries
+        GROUP BY tenant, {hour}, meter, resource, adapter, base_model
+        """  # noqa: S608  the expressions are ours
+    )
+    op.execute(
+        f"""
+        INSERT INTO usage_days (tenant, day, meter, quantity)
+        SELECT tenant, {day}, meter, sum(quantity) FROM ledger_entries GROUP BY tenant, {day}, meter
+        """  # noqa: S608  the expressions are ours
+    )
+
+
+def _move_usage_back() -> None:
+    """Make the old records of what was settled; what is kept, and what was held, they did not know."""
+    op.create_table(
+        "usage_records",
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("quantity", sa.Double(), nullable=False),
+        sa.Column("resource", sa.Text(), nullable=False),
+        sa.Column("time", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["tenant"], ["tenants.tenant_id"], name="fk_usage_records_tenants", ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("tenant", "key", name="pk_usage_records"),
+    )
+    op.create_index("ix_usage_records_tenant_kind_quantity", "usage_records", ["tenant", "kind", "quantity"])
+    op.execute(
+        """
+        INSERT INTO usage_records (tenant, key, kind, quantity, resource, time)
+        SELECT tenant, key,
+            CASE meter WHEN 'ACCELERATOR_MILLISECONDS' THEN 'training_seconds' WHEN 'TRAINED_TOKENS' THEN 'training_tokens'
+                WHEN 'PROMPT_TOKENS' THEN 'inference_prompt_tokens' ELSE 'inference_completion_tokens' END,
+            CASE meter WHEN 'ACCELERATOR_MILLISECONDS' THEN quantity / 1000.0 ELSE quantity END,
+            CASE WHEN resource != '' THEN resource WHEN adapter != '' THEN adapter ELSE base_model END,
+            time
+        FROM ledger_entries
+        WHERE kind = 'SETTLE'
+            AND meter IN ('ACCELERATOR_MILLISECONDS', 'TRAINED_TOKENS', 'PROMPT_TOKENS', 'COMPLETION_TOKENS')
+        """
+    )
 
 
 def _make_append_only() -> None:
@@ -214,10 +293,14 @@ def _make_append_only() -> None:
 
 def downgrade() -> None:
     """Drop them."""
+    _move_usage_back()
     with op.batch_alter_table("tuning_jobs", schema=None) as batch_op:
         batch_op.drop_column("preemption_count")
         batch_op.drop_column("estimate")
         batch_op.drop_column("priority")
+
+    with op.batch_alter_table("reports", schema=None) as batch_op:
+        batch_op.drop_column("token_count")
 
     with op.batch_alter_table("tenants", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_tenants_cohort"))
