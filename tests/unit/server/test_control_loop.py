@@ -85,3 +85,50 @@ async def test_three_failures_in_a_row_are_everybody_s_fault() -> None:
     with pytest.raises(ExceptionGroup):
         await work({2, 3, 4}, done)
     assert done == [0, 1]
+
+
+class Counting:
+    """Counts its rounds, and changes something in each."""
+
+    name = "counting"
+
+    def __init__(self) -> None:
+        self.rounds = 0
+        self.loop = ControlLoop(self, 3600, wakes_on=["reports"])
+
+    async def once(self) -> bool:
+        self.rounds += 1
+        self.loop.hear(frozenset({"reports"}))
+        return False
+
+    async def until(self, rounds: int) -> None:
+        async with asyncio.timeout(20):
+            while self.rounds < rounds:
+                await asyncio.sleep(0.001)
+
+
+async def test_what_concerns_it_wakes_a_loop_and_its_own_changes_do_not() -> None:
+    step = Counting()
+    running = asyncio.create_task(step.loop.run())
+    await step.until(1)
+    step.loop.hear(frozenset({"exports"}))
+    await asyncio.sleep(0.2)
+    assert step.rounds == 1
+    step.loop.hear(frozenset({"reports", "tenants"}))
+    await step.until(2)
+    step.loop.stop()
+    async with asyncio.timeout(20):
+        await running
+    assert step.rounds == 2
+
+
+async def test_at_its_end_a_loop_lets_go_of_what_it_holds() -> None:
+    step, ended = Scripted(False), asyncio.Event()
+
+    async def let_go() -> None:
+        ended.set()
+
+    step.loop = ControlLoop(step, 3600, at_end=let_go)
+    async with asyncio.timeout(20):
+        await step.loop.run()
+    assert ended.is_set()
