@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf import json_format
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from tests.contract.app.test_checkpoints import Run
@@ -112,6 +113,10 @@ def upload_messages(dataset: str, *, allow_missing: bool = False) -> list[Messag
     return [pb(header=header), pb(chunk=LINES)]
 
 
+def state(name: str) -> dict[str, Any]:
+    return {"state": name}
+
+
 def masked(message: Any, *paths: str) -> Any:
     message.update_mask.paths.extend(paths)
     return message
@@ -166,10 +171,9 @@ def story(folder: Path) -> list[Deed]:
 
     def pinning(*, pinned: bool) -> Builder:
         return lambda names: Job.UpdateCheckpointRequest(
-            checkpoint=Job.Checkpoint(name=names["checkpoint"], pinned=pinned), update_mask={"paths": ["pinned"]}
+            checkpoint=Job.Checkpoint(name=names["checkpoint"], pinned=pinned), update_mask=FieldMask(paths=["pinned"])
         )
 
-    state = lambda name: {"state": name}  # noqa: E731
     return [
         Deed("TenantService.CreateTenant", lambda _: create_tenant, TENANT, after=made_tenant),
         Deed("TenantService.CreateTenant", lambda _: create_tenant),

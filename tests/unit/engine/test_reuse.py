@@ -73,6 +73,19 @@ def test_two_tenants_with_one_prompt_share_no_block(workshop: Workshop) -> None:
         drain(engine)
 
 
+def test_who_calls_anothers_adapter_takes_nothing_from_the_owners_calls(
+    workshop: Workshop, adapters: list[AdapterRef]
+) -> None:
+    engine = workshop.engine()
+    answers = {}
+    for name, tenant in (("owner", "acme"), ("guest", "globex"), ("owner again", "acme"), ("guest again", "globex")):
+        engine.submit(request(workshop, name, "v" * 40, tenant=tenant, adapter=adapters[0]))
+        answers[name] = drain(engine)[name]
+    cached = {name: outputs[-1].cached_prompt_tokens for name, outputs in answers.items()}
+    assert cached == {"owner": 0, "guest": 0, "owner again": 32, "guest again": 32}
+    assert ids_of(answers["owner"]) == ids_of(answers["guest"])
+
+
 def test_a_retrained_alias_is_answered_by_the_new_weights(workshop: Workshop, adapters: list[AdapterRef]) -> None:
     prompt = "w" * 40
     order = (adapters[0], adapters[2], adapters[0])
