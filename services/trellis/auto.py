@@ -163,6 +163,31 @@ _RULES: Final[Mapping[str, Callable[[TrainSpec, Facts], Chosen]]] = {
 }
 """By field, in an order in which each finds chosen what it looks at."""
 
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """About how far a run goes, in lines, pairs or pieces of text."""
+
+    steps: int
+    """Optimizer steps."""
+    items: int
+    """That are trained on in all: each as often as there are epochs, and those that are replayed."""
+    held_out: int
+    whole: int
+    """That the dataset has."""
+    measurements: int
+    """How often held-out loss is measured while it trains."""
+
+
+def course_of(spec: TrainSpec, facts: Facts) -> Course:
+    """What a run of this spec, whose settings are all chosen, does."""
+    whole, items, steps = _whole(spec, facts), _items(spec, facts), _total_steps(spec, facts)
+    replayed = spec.replay_size if spec.replay_dataset else 0
+    fresh = min(items * spec.epochs, steps * (spec.batch_size - replayed))
+    every = spec.evaluation_steps or _epoch_steps(spec, facts)
+    return Course(steps, fresh + steps * replayed, whole - items, whole, steps // max(every, 1))
+
+
 AUTO_FIELDS: Final = tuple(_RULES)
 """The fields of a TrainSpec that rules can choose; those of its parts with a dot, such as `lora.rank`."""
 

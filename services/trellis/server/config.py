@@ -8,9 +8,11 @@ from typing import Any, Final, Self, TypeVar
 
 from trellis.engine_options import EngineOptions
 from trellis.server.domain.trainer_options import TrainerOptions
+from trellis.server.scheduler.snapshot import SchedulerOptions
+from trellis.server.tls_options import TlsOptions
 
-Options = TypeVar("Options", EngineOptions, TrainerOptions)
-OPTIONS: Final = {"engine": EngineOptions, "trainer": TrainerOptions}
+Options = TypeVar("Options", EngineOptions, TrainerOptions, SchedulerOptions, TlsOptions)
+OPTIONS: Final = {"engine": EngineOptions, "trainer": TrainerOptions, "scheduler": SchedulerOptions, "tls": TlsOptions}
 """Settings that have a class of their own, by the field that holds them."""
 
 
@@ -54,7 +56,9 @@ class ServerConfig:
     http_address: Address = Address("127.0.0.1", 8000)
     """Where health and metrics are answered."""
     worker_endpoint: str = ""
-    """`host:port` at which jobs reach this server; grpc_address when empty."""
+    """`host:port` at which jobs reach this server, `https://host:port` for TLS that something else ends; worker_address or grpc_address when empty."""
+    worker_address: Address | None = None
+    """A second address for jobs alone, where they need no client's certificate; keys open nothing there."""
     ray_token_file: Path | None = None
     """Holds the token that Ray asks for, if it does."""
     serve_host: str = "127.0.0.1"
@@ -79,6 +83,10 @@ class ServerConfig:
     """The variables that begin with TRELLIS_ENGINE."""
     trainer: TrainerOptions = TrainerOptions()
     """The variables that begin with TRELLIS_TRAINER."""
+    scheduler: SchedulerOptions = SchedulerOptions()
+    """The variables that begin with TRELLIS_SCHEDULER."""
+    tls: TlsOptions = TlsOptions()
+    """The variables that begin with TRELLIS_TLS."""
     tenant_running_limit: int = 4
     """Jobs that a tenant may run at once."""
     lease_seconds: float = 30.0
@@ -111,12 +119,17 @@ class ServerConfig:
                 raise ConfigError(f"{variable} must be set: {_REQUIRED[name]}.")
         for name, kind in OPTIONS.items():
             values[name] = _options(kind, name, environment)
-        return cls(**values)  # type: ignore[arg-type]
+        config = cls(**values)  # type: ignore[arg-type]
+        if config.tls.client_ca_file and config.worker_address is None:
+            why = "jobs have no certificate of a client, which TRELLIS_TLS_CLIENT_CA_FILE asks for at the other address"
+            raise ConfigError(f"TRELLIS_WORKER_ADDRESS must be set: {why}.")
+        return config
 
     @property
     def advertised_endpoint(self) -> str:
-        """`host:port` at which jobs reach this server."""
-        return self.worker_endpoint or str(self.grpc_address)
+        """`host:port` at which jobs reach this server, after `https://` where TLS is spoken."""
+        endpoint = self.worker_endpoint or str(self.worker_address or self.grpc_address)
+        return f"https://{endpoint}" if self.tls.enabled and "://" not in endpoint else endpoint
 
 
 def _options(kind: type[Options], group: str, environment: Mapping[str, str]) -> Options:
@@ -139,6 +152,11 @@ def _reader_of(field: Field[Any]) -> Callable[[str, str], object]:
 
 
 def _text(_variable: str, text: str) -> str:
+    return text
+
+
+def _endpoint(variable: str, text: str) -> str:
+    Address.parse(variable, text.removeprefix("https://"))
     return text
 
 
@@ -211,7 +229,8 @@ _READERS = {
     "ray_dashboard_url": _text,
     "grpc_address": Address.parse,
     "http_address": Address.parse,
-    "worker_endpoint": _text,
+    "worker_endpoint": _endpoint,
+    "worker_address": Address.parse,
     "ray_token_file": _path,
     "serve_host": _text,
     "serve_port": _count,

@@ -12,7 +12,7 @@ from trellis.artifacts import ADAPTER_FILES
 from trellis.bases import read_base
 from trellis.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Reason
 from trellis.server.app import adapters, datasets, tuning_jobs
-from trellis.server.app.auto_settings import resolve_auto
+from trellis.server.app.job_preparation import prepare
 from trellis.server.domain.adapter import Alias
 from trellis.server.domain.base_model import BaseModel
 from trellis.server.domain.dataset import DatasetVersion
@@ -69,17 +69,17 @@ async def test_what_rules_choose_waits_for_the_report(world: World, base: BaseMo
     assert job.queue_reason is not None
     assert job.queue_reason.code is QueueCode.DATASET_VALIDATING
     async with world.context.units() as unit:
-        assert await resolve_auto(unit, job) is None
+        assert await prepare(unit, job, world.context.settings.needs, world.context.now()) is None
     await validate(world.context, version, base)
     async with world.context.units() as unit:
-        resolved = await resolve_auto(unit, job)
+        resolved = await prepare(unit, job, world.context.settings.needs, world.context.now())
         await unit.commit()
     assert resolved is not None
     assert (resolved.spec.auto, resolved.spec.lora) == ((), Lora(rank=4, alpha=8.0))
     assert resolved.spec.learning_rate == 5e-3
     async with world.context.units(write=False) as unit:
         assert await unit.jobs.get_by_uid(job.uid) == resolved
-        assert await resolve_auto(unit, resolved) == resolved
+        assert await prepare(unit, resolved, world.context.settings.needs, world.context.now()) == resolved
 
 
 async def test_a_job_that_left_the_queue_is_not_resolved(world: World, base: BaseModel) -> None:
@@ -90,7 +90,7 @@ async def test_a_job_that_left_the_queue_is_not_resolved(world: World, base: Bas
         present = await unit.jobs.get_by_uid(job.uid, for_update=True)
         assert present is not None
         await unit.jobs.save(present.moved(JobState.CANCELLED, world.context.now()))
-        assert await resolve_auto(unit, job) is None
+        assert await prepare(unit, job, world.context.settings.needs, world.context.now()) is None
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Protocol
 
 from trellis.server.domain.board import Board
+from trellis.server.domain.dataset import DatasetVersion, Report
 from trellis.server.domain.fair_share import FairShare
 from trellis.server.domain.ledger import Meter
 from trellis.server.domain.tenant import Tenant
@@ -40,6 +41,14 @@ class JobHold:
     tenant: str
     meter: Meter
     quantity: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedVersion:
+    """A dataset version, and the report on it for a base model."""
+
+    version: DatasetVersion
+    report: Report
 
 
 class FairShares(Protocol):
@@ -77,6 +86,10 @@ class BoardRow(Protocol):
         """None before the first decision."""
         ...
 
+    async def time(self) -> datetime | None:
+        """Of the board that is there."""
+        ...
+
     async def put(self, board: Board) -> None:
         """Replaces it."""
         ...
@@ -87,6 +100,10 @@ class QueueFacts(Protocol):
 
     async def tenants(self) -> Sequence[Tenant]:
         """Those that have a job which waits or holds capacity, and the members of their cohorts."""
+        ...
+
+    async def reports(self, readings: Collection[Reading]) -> Mapping[Reading, ReportedVersion]:
+        """Of each of these that is there."""
         ...
 
     async def saved_times(self) -> Mapping[str, datetime]:

@@ -1,13 +1,12 @@
 """Jobs asked to leave their processes, and to come back: paused, resumed, preempted."""
 
-from dataclasses import replace
-
 from trellis.errors import Reason, TrellisError, error_for
 from trellis.names import TuningJobName
 from trellis.server.app.attempts import MAX_MESSAGE
 from trellis.server.app.audit import record
 from trellis.server.app.context import Context
 from trellis.server.app.fields import Violations, printable
+from trellis.server.app.giving_way import give_way, withdraw
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.app.tuning_jobs import present_job
 from trellis.server.domain.tuning_job import EventLevel, JobEvent, JobState, TuningJob
@@ -23,7 +22,7 @@ async def pause_tuning_job(context: Context, name: str) -> TuningJob:
         if job.state in {JobState.PAUSED, JobState.PAUSING}:
             return job
         if job.state in {JobState.QUEUED, JobState.STARTING}:
-            await _withdraw(context, unit, job, "The job was paused before its process had begun.")
+            await withdraw(context, unit, job, "The job was paused before its process had begun.")
             paused = job.moved(JobState.PAUSED, context.now())
             message = "The job is paused and holds no capacity; it is queued again when it is resumed."
             saved = await _save(context, unit, job, paused, message)
@@ -59,30 +58,17 @@ async def preempt_tuning_job(context: Context, name: str, reason: str = "") -> T
     violations = Violations()
     violations.text(reason, "reason", _MAX_REASON)
     violations.raise_any()
-    why = f" {printable(reason, MAX_MESSAGE)}" if reason.strip() else ""
+    why = printable(reason, MAX_MESSAGE) if reason.strip() else ""
     async with context.units() as unit:
         job = await present_job(unit, parsed, for_update=True)
         if job.state is JobState.PREEMPTING:
             return job
-        if job.state is JobState.STARTING:
-            await _withdraw(context, unit, job, "The job was preempted before its process had begun.")
-            message = f"The job gave back its capacity before it had begun, and is queued again.{why}"
-            saved = await _save(context, unit, job, job.moved(JobState.QUEUED, context.now()), message)
-        elif job.state is JobState.RUNNING:
-            message = f"The job was asked to give back its capacity: it saves a checkpoint and is queued again.{why}"
-            saved = await _save(context, unit, job, job.moved(JobState.PREEMPTING, context.now()), message)
-        else:
+        saved = await give_way(context, unit, job, why)
+        if saved is None:
             raise _wrong_state(job, "Only a job that starts or runs can be preempted.")
+        await record(context, unit, job, saved)
         await unit.commit()
     return saved
-
-
-async def _withdraw(context: Context, unit: UnitOfWork, job: TuningJob, outcome: str) -> None:
-    """End the attempt of a STARTING job: its process has not called, so there is nothing to save."""
-    if job.state is JobState.STARTING:
-        attempt = await unit.jobs.get_attempt(job.uid, job.attempt_count)
-        assert attempt is not None, "a STARTING job has an attempt"
-        await unit.jobs.save_attempt(replace(attempt, end_time=context.now(), outcome=outcome))
 
 
 async def _save(context: Context, unit: UnitOfWork, before: TuningJob, job: TuningJob, message: str) -> TuningJob:

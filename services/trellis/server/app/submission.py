@@ -6,17 +6,18 @@ from trellis.errors import FieldViolation
 from trellis.names import TuningJobName
 from trellis.server.app.audit import record
 from trellis.server.app.authorisation import require_names
-from trellis.server.app.auto_settings import resolved_spec
 from trellis.server.app.base_models import base_model_unavailable, find_base_model, read_facts
 from trellis.server.app.context import Context
 from trellis.server.app.fields import Violations
+from trellis.server.app.holds import hold
 from trellis.server.app.idempotency import RequestKey, create_once
 from trellis.server.app.initial_adapter import differences, find_start, hold_start
 from trellis.server.app.job_datasets import with_datasets
+from trellis.server.app.job_preparation import with_facts
 from trellis.server.app.job_request import JobNames, NewTuningJob, read_names
 from trellis.server.app.job_spec import NO_LIMIT, asked_spec
 from trellis.server.app.ports import UnitOfWork
-from trellis.server.app.tenants import present_tenant
+from trellis.server.app.quota import limited_tenant, require_job
 from trellis.server.app.tuning_jobs import present_job
 from trellis.server.domain.base_model import BaseModel
 from trellis.server.domain.caller import Caller
@@ -40,11 +41,13 @@ async def create_tuning_job(context: Context, caller: Caller, new: NewTuningJob,
     checked = await _checked(context, new, key)
 
     async def create(unit: UnitOfWork) -> tuple[str, TuningJob]:
-        await present_tenant(unit, checked.names.tenant)
+        tenant = await limited_tenant(unit, checked.names.tenant, "open_jobs", "artifact_bytes")
         if await unit.base_models.get(checked.base.base_model_id) is None:
             raise base_model_unavailable(checked.base.name)
         job = await _new_job(context, unit, new, checked)
+        await require_job(unit, tenant)
         await unit.jobs.add(job)
+        await hold(unit, job, context.now())
         event = JobEvent(context.now(), EventLevel.INFO, "The job was submitted.", state=JobState.QUEUED)
         saved = await unit.jobs.save(job, [event])
         await record(context, unit, None, saved)
@@ -129,18 +132,19 @@ async def _new_job(context: Context, unit: UnitOfWork, new: NewTuningJob, checke
     found = await with_datasets(context, unit, checked.spec, checked.names, checked.base)
     uid = context.ids.new_id("job")
     now = context.now()
-    return TuningJob(
+    job = TuningJob(
         tenant=checked.names.tenant,
         job_id=new.job_id or uid,
         uid=uid,
         display_name=new.display_name,
-        spec=await resolved_spec(unit, found.spec),
+        spec=found.spec,
         create_time=now,
         update_time=now,
         alias_id=checked.names.alias_id,
         deploy=new.deploy,
         queue_reason=_first_reason(found.waits),
     )
+    return await with_facts(unit, job, context.settings.needs)
 
 
 def _first_reason(waits_for_report: bool) -> QueueReason:

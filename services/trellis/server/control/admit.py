@@ -1,45 +1,44 @@
-"""Admits queued jobs, by the scheduler's decision, has trainers come and go for them, and says of others why they wait."""
+"""Admits queued jobs, by the scheduler's decision, has others give way and trainers come and go for them, and says of
+each job that waits why it does."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import structlog
 
 from trellis.errors import Reason
-from trellis.names import DatasetVersionName
-from trellis.server.app.auto_settings import resolve_auto
-from trellis.server.app.job_datasets import kind_obstacle
+from trellis.server.app.job_preparation import prepare
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.control.attempts import new_attempt
+from trellis.server.control.board import BoardKeeper
 from trellis.server.control.context import ControlContext
 from trellis.server.control.metrics import ATTEMPTS_STARTED, QUEUE_WAIT, waited_seconds
-from trellis.server.control.snapshot import take_snapshot
+from trellis.server.control.preempt import keep_reserved, preempt_all
+from trellis.server.control.readiness import JobDatasetsWatch
+from trellis.server.control.snapshot import Taken, take_snapshot
 from trellis.server.control.trainers import new_trainer
-from trellis.server.domain.dataset import ReportState
 from trellis.server.domain.trainer import Trainer
-from trellis.server.domain.tuning_job import (
-    EventLevel,
-    JobError,
-    JobEvent,
-    JobState,
-    QueueReason,
-    TuningJob,
-)
+from trellis.server.domain.tuning_job import EventLevel, JobError, JobEvent, JobState, QueueReason, TuningJob
 from trellis.server.scheduler.policy import Decisions, decide
-from trellis.spec import Method, TrainSpec
 
 _log = structlog.get_logger(__name__)
 _QUEUE = 10_000
+_USE_SECONDS = 5.0
+"""While nothing waits, what running jobs hold is remembered so often."""
+
+Queue = Mapping[str, tuple[TuningJob, bool]]
+"""By uid: each queued job, and whether its reports are there."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
-    """A dataset version as a job reads it."""
+class _Round:
+    """What a decision led to."""
 
-    dataset: str
-    base_model: str
-    method: Method
-    replayed: bool
+    taken: Taken
+    decisions: Decisions
+    admitted: tuple[TuningJob, ...]
+    """As they were in the queue, without those that have left it."""
+    started: tuple[Trainer, ...]
 
 
 class AdmitJobs:
@@ -49,61 +48,73 @@ class AdmitJobs:
 
     def __init__(self, context: ControlContext) -> None:
         self._context = context
+        self._datasets = JobDatasetsWatch()
+        self._board = BoardKeeper(context)
+        self._decided_at: float | None = None
 
     async def once(self) -> bool:
         """One decision over the whole queue."""
-        async with self._context.units(write=False) as unit:
-            if not await unit.jobs.in_states([JobState.QUEUED], 1):
-                return False
+        if not await self._is_due():
+            return False
         async with self._context.units() as unit:
             await unit.jobs.lock_queue()
-            queued = await self._queue(unit)
-            decisions = decide(await take_snapshot(unit, self._context, queued.values()))
-            started = await self._start_trainers(unit, decisions)
-            admitted = await self._admit_all(unit, decisions, started)
-            for uid in decisions.drain:
-                await self._drain(unit, uid)
-            for uid, obstacle in decisions.refuse.items():
-                await self._refuse(unit, uid, JobError(Reason.TRAINING_FAILED, obstacle))
-            for uid, reason in decisions.waiting.items():
-                await self._wait(unit, uid, reason)
+            done = await self._decide(unit)
             await unit.commit()
-        for job in admitted:
+        self._decided_at = self._context.now().timestamp()
+        for job in done.admitted:
             self._note(job)
-        for trainer in started.values():
+        for trainer in done.started:
             _log.info("trainer_admitted", trainer=trainer.uid, base_model=trainer.base_model)
+        await self._board.keep(done.taken.snapshot, done.decisions)
         return False
+
+    async def _is_due(self) -> bool:
+        """Whether something waits, or what is held is to be remembered."""
+        async with self._context.units(write=False) as unit:
+            if await unit.jobs.in_states([JobState.QUEUED], 1):
+                return True
+            self._datasets.forget()
+            last, now = self._decided_at, self._context.now().timestamp()
+            if not self._board.is_empty or last is None:
+                return True
+            return now - last >= _USE_SECONDS and bool(await unit.jobs.open_attempts(1))
+
+    async def _decide(self, unit: UnitOfWork) -> _Round:
+        queued = await self._queue(unit)
+        taken = await take_snapshot(unit, self._context, queued.values())
+        decisions = decide(taken.snapshot)
+        started = await self._start_trainers(unit, decisions)
+        admitted = await self._admit_all(unit, decisions, started)
+        for uid in decisions.drain:
+            await self._drain(unit, uid)
+        await preempt_all(self._context, unit, decisions.preempt)
+        await keep_reserved(unit, taken, decisions)
+        for uid, obstacle in decisions.refuse.items():
+            await self._refuse(unit, uid, JobError(Reason.TRAINING_FAILED, obstacle))
+        await unit.queue.save_reasons(_changed(queued, decisions.waiting))
+        await unit.fair_shares.put(taken.grown)
+        return _Round(taken, decisions, tuple(admitted), tuple(started.values()))
 
     def _note(self, job: TuningJob) -> None:
         ATTEMPTS_STARTED.inc()
         QUEUE_WAIT.observe(waited_seconds(job.retry_time or job.create_time, self._context.now()))
         _log.info("job_admitted", tenant=job.tenant, job=job.name, attempt=job.attempt_count + 1)
 
-    async def _queue(self, unit: UnitOfWork) -> Mapping[str, tuple[TuningJob, bool]]:
-        """By uid: each queued job and whether its reports are there; those that can't be trained fail here."""
+    async def _queue(self, unit: UnitOfWork) -> Queue:
+        """Those that can be trained; the others fail here."""
+        jobs = await unit.jobs.in_states([JobState.QUEUED], _QUEUE)
+        found = await self._datasets.look(unit, jobs)
         queue: dict[str, tuple[TuningJob, bool]] = {}
-        known: dict[_Reading, tuple[bool, str]] = {}
-        for job in await unit.jobs.in_states([JobState.QUEUED], _QUEUE):
-            ready, obstacle = await self._datasets(unit, job, known)
-            if obstacle:
-                await self._refuse(unit, job.uid, JobError(Reason.DATASET_INVALID, obstacle))
+        for job in jobs:
+            readiness = found[job.uid]
+            if readiness.obstacle:
+                await self._refuse(unit, job.uid, JobError(Reason.DATASET_INVALID, readiness.obstacle))
                 continue
-            resolved = await resolve_auto(unit, job) if ready else None
+            resolved = None
+            if readiness.ready:
+                resolved = await prepare(unit, job, self._context.settings.needs, self._context.now())
             queue[job.uid] = (resolved or job, resolved is not None)
         return queue
-
-    @staticmethod
-    async def _datasets(unit: UnitOfWork, job: TuningJob, known: dict[_Reading, tuple[bool, str]]) -> tuple[bool, str]:
-        """Whether all of the job's reports are there, and a sentence on what forbids training, empty if nothing does."""
-        ready = True
-        for reading in _readings(job.spec):
-            if reading not in known:
-                known[reading] = await _finding(unit, reading)
-            done, obstacle = known[reading]
-            if obstacle:
-                return True, obstacle
-            ready = ready and done
-        return ready, ""
 
     async def _start_trainers(self, unit: UnitOfWork, decisions: Decisions) -> Mapping[str, Trainer]:
         """By the scheduler's keys: the trainers, to be launched."""
@@ -118,29 +129,27 @@ class AdmitJobs:
         """The jobs as they were in the queue, without those that have left it."""
         admitted: list[TuningJob] = []
         for one in decisions.admit:
-            trainer = started[one.trainer].uid if one.trainer in started else one.trainer
-            if not trainer or await self._takes_jobs(unit, trainer):
-                job = await self._admit(unit, one.uid, trainer)
-                admitted += [job] if job else []
+            trainer = started.get(one.trainer)
+            if trainer is None and one.trainer:
+                # Locked from here on: a trainer leaves under the same lock, and never with an attempt.
+                trainer = await unit.trainers.get(one.trainer, for_update=True)
+                if trainer is None or not trainer.takes_jobs:
+                    continue
+            job = await self._admit(unit, one.uid, trainer)
+            admitted += [job] if job else []
         return admitted
 
-    @staticmethod
-    async def _takes_jobs(unit: UnitOfWork, uid: str) -> bool:
-        # Locked from here on: a trainer leaves under the same lock, and never with an attempt.
-        trainer = await unit.trainers.get(uid, for_update=True)
-        return trainer is not None and trainer.takes_jobs
-
-    async def _admit(self, unit: UnitOfWork, uid: str, trainer_uid: str) -> TuningJob | None:
+    async def _admit(self, unit: UnitOfWork, uid: str, trainer: Trainer | None) -> TuningJob | None:
         job = await unit.jobs.get_by_uid(uid, for_update=True)
         if job is None or job.state is not JobState.QUEUED:
             return None
         now = self._context.now()
-        attempt = new_attempt(self._context, job, now, trainer_uid)
+        attempt = new_attempt(self._context, job, now, trainer)
         await unit.jobs.add_attempt(attempt)
         starting = replace(job.moved(JobState.STARTING, now), attempt_count=attempt.number, retry_time=None)
         message = f"Capacity is there; attempt {attempt.number} is being started."
-        if trainer_uid:
-            message = f"Attempt {attempt.number} is given to the shared trainer {trainer_uid}."
+        if trainer:
+            message = f"Attempt {attempt.number} is given to the shared trainer {trainer.uid}."
         await unit.jobs.save(starting, [JobEvent(now, EventLevel.INFO, message, state=JobState.STARTING)])
         return job
 
@@ -149,12 +158,6 @@ class AdmitJobs:
         if trainer is not None and trainer.takes_jobs:
             await unit.trainers.save(trainer.draining(self._context.now()))
             _log.info("trainer_drained", trainer=uid, base_model=trainer.base_model)
-
-    @staticmethod
-    async def _wait(unit: UnitOfWork, uid: str, reason: QueueReason) -> None:
-        job = await unit.jobs.get_by_uid(uid, for_update=True)
-        if job is not None and job.state is JobState.QUEUED and job.queue_reason != reason:
-            await unit.jobs.save(replace(job, queue_reason=reason))
 
     async def _refuse(self, unit: UnitOfWork, uid: str, error: JobError) -> None:
         job = await unit.jobs.get_by_uid(uid, for_update=True)
@@ -165,19 +168,10 @@ class AdmitJobs:
         await unit.jobs.save(failed, [JobEvent(now, EventLevel.ERROR, error.message, state=JobState.FAILED)])
 
 
-def _readings(spec: TrainSpec) -> Iterator[_Reading]:
-    named = (spec.training_dataset, False), (spec.validation_dataset, False), (spec.replay_dataset, True)
-    return (_Reading(dataset, spec.base_model, spec.method, replayed) for dataset, replayed in named if dataset)
+def _changed(queued: Queue, waiting: Mapping[str, QueueReason]) -> dict[str, QueueReason]:
+    """The reasons that say something else than before; a job's place is on the board, and no reason to save the job."""
 
+    def said(reason: QueueReason | None) -> tuple[str, str] | None:
+        return None if reason is None else (reason.code, reason.message)
 
-async def _finding(unit: UnitOfWork, reading: _Reading) -> tuple[bool, str]:
-    name = DatasetVersionName.parse(reading.dataset)
-    report = await unit.datasets.get_report(name.tenant, name.dataset, name.version, reading.base_model)
-    version = await unit.datasets.get_version(name.tenant, name.dataset, name.version)
-    if report is None or version is None:
-        return True, f"{reading.dataset} is gone."
-    if report.state is ReportState.PENDING:
-        return False, ""
-    if report.state is ReportState.FAILED or not report.valid:
-        return True, f"{reading.dataset} can't be trained on: {report.summary} Its report says more."
-    return True, kind_obstacle(version, reading.method, replayed=reading.replayed)
+    return {uid: reason for uid, reason in waiting.items() if said(reason) != said(queued[uid][0].queue_reason)}

@@ -7,7 +7,9 @@ from trellis.server.app.authentication import secret_hash
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.app.tokens import attempt_token
 from trellis.server.control.context import ControlContext
+from trellis.server.domain.trainer import Trainer
 from trellis.server.domain.tuning_job import Attempt, EndCause, JobError, TuningJob
+from trellis.server.scheduler.capacity import Resources
 
 
 def submission_id_for(installation: str, job_uid: str, number: int) -> str:
@@ -15,11 +17,13 @@ def submission_id_for(installation: str, job_uid: str, number: int) -> str:
     return f"trellis-{installation}-{job_uid}-{number}"
 
 
-def new_attempt(context: ControlContext, job: TuningJob, now: datetime, trainer_uid: str = "") -> Attempt:
+def new_attempt(context: ControlContext, job: TuningJob, now: datetime, trainer: Trainer | None = None) -> Attempt:
     """The job's next attempt: a run of its own, or given to a trainer, whose run it shares."""
     number = job.attempt_count + 1
     settings = context.settings
-    run = "" if trainer_uid else submission_id_for(settings.installation, job.uid, number)
+    run = "" if trainer else submission_id_for(settings.installation, job.uid, number)
+    # The seconds of a job that runs by itself are those of all its workers together.
+    counted = Resources(trainer.cpus, trainer.gpus) if trainer else settings.needs.worker
     return Attempt(
         tenant=job.tenant,
         job_uid=job.uid,
@@ -28,7 +32,8 @@ def new_attempt(context: ControlContext, job: TuningJob, now: datetime, trainer_
         submission_id=run,
         create_time=now,
         lease_expire_time=now + settings.start_timeout,
-        trainer_uid=trainer_uid,
+        trainer_uid=trainer.uid if trainer else "",
+        accelerators=settings.needs.accelerators(counted),
     )
 
 
@@ -51,5 +56,15 @@ async def end_badly(
         return False
     if unless_renewed and present.lease_expire_time != attempt.lease_expire_time:
         return False
-    await end_attempt(unit, job, present, error, cause=cause, now=context.now(), policy=context.settings.retry)
+    settings = context.settings
+    await end_attempt(
+        unit,
+        job,
+        present,
+        error,
+        cause=cause,
+        now=context.now(),
+        policy=settings.retry,
+        prices=settings.prices,
+    )
     return True

@@ -4,10 +4,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from trellis.server.app.hosts import EngineHost, JobCluster
+from trellis.server.app.job_needs import JobNeeds
 from trellis.server.app.ports import Claim, Clock, Ids, Objects, UnitOfWorkFactory
+from trellis.server.domain.prices import FREE, Prices
 from trellis.server.domain.retry import RetryPolicy
 from trellis.server.domain.stop import Graces
 from trellis.server.domain.trainer_options import TrainerOptions
+from trellis.server.scheduler.capacity import Resources
+from trellis.server.scheduler.snapshot import SchedulerOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +19,7 @@ class ControlSettings:
     """How the loops behave."""
 
     worker_endpoint: str
-    """`host:port` at which jobs reach the server."""
+    """`host:port` at which jobs reach the server, after `https://` where TLS is spoken."""
     server_secret: bytes
     """What attempts' tokens are derived from."""
     installation: str
@@ -39,13 +43,23 @@ class ControlSettings:
     phase_timeout: timedelta = timedelta(hours=3)
     """So long it may stay in any other phase, such as loading the base or evaluating."""
     trainers: TrainerOptions = TrainerOptions()
+    scheduler: SchedulerOptions = SchedulerOptions()
     upload_lifetime: timedelta = timedelta(days=1)
     """So long an unfinished upload is kept after its last byte."""
     always_on: tuple[str, ...] = ()
     """Ids of base models whose engines run even when nothing is deployed."""
     retry: RetryPolicy = RetryPolicy()
+    prices: Prices = FREE
+    worker_ca: str = ""
+    """The certificates that jobs trust when they call the server, as PEM; what gRPC trusts by itself when empty."""
     environment: tuple[tuple[str, str], ...] = ()
     """Further variables of jobs' processes."""
+
+    @property
+    def needs(self) -> JobNeeds:
+        """What jobs and trainers reserve of the capacity."""
+        capacity = Resources(self.capacity_cpus, self.capacity_gpus)
+        return JobNeeds(capacity, Resources(self.job_cpus, self.job_gpus), self.trainers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ QUEUE_WAIT = Histogram(
     buckets=(1, 2, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600),
 )
 ATTEMPTS_STARTED = Counter("trellis_attempts_started_total", "Attempts that were given capacity.")
+JOBS_PREEMPTED = Counter("trellis_jobs_preempted_total", "Jobs that the scheduler asked to give way to others.")
 ATTEMPTS_LOST = Counter(
     "trellis_attempts_lost_total",
     "Attempts that did not end by themselves: not_started, silent, dead, stuck, trainer.",

@@ -147,6 +147,7 @@ class ValidateDatasets:
             key=key,
             valid=found.valid,
             trainable_token_count=found.trainable_tokens or 0,
+            token_count=found.tokens or 0,
             summary=found.summary,
         )
         return done, found

@@ -102,4 +102,6 @@ class Report:
     """Where the finding is, as trellis.reports wrote it; empty until DONE."""
     valid: bool = False
     trainable_token_count: int = 0
+    token_count: int = 0
+    """All tokens that training computes; 0 of reports that are older than this count."""
     summary: str = ""

@@ -72,5 +72,10 @@ class Quota:
     max_priority: int | None = None
     budgets: tuple[Budget, ...] = ()
 
+    @property
+    def highest_priority(self) -> int:
+        """That a job may have; 0 where nothing is said."""
+        return 0 if self.max_priority is None else self.max_priority
+
 
 UNLIMITED: Final = Quota()

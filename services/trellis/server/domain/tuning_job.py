@@ -242,8 +242,8 @@ class Attempt:
     used_seconds: float = 0.0
     """Seconds of a trainer that it took, or its share of them, as last reported."""
     accelerators: float = 0.0
-    """What its used_seconds are multiplied by to settle: all of its own, or all of its trainer's, of whose steps the seconds
-    are its share."""
+    """What its used_seconds are multiplied by to settle: one worker's, as its seconds are those of all its workers together;
+    or all of its trainer's, of whose steps the seconds are its share."""
 
     @property
     def ended(self) -> bool:

@@ -20,6 +20,10 @@ class SqlBoard(Rows):
         row = await self._transaction.row(select(tables.scheduler_board))
         return None if row is None else Board(row.time, tuple(map(_read, row.board["lines"])))
 
+    async def time(self) -> datetime | None:
+        row = await self._transaction.row(select(tables.scheduler_board.c.time))
+        return None if row is None else row.time
+
     async def put(self, board: Board) -> None:
         values = {"id": _ID, "time": board.time, "board": {"lines": [_write(line) for line in board.lines]}}
         await self._transaction.put(tables.scheduler_board, values)

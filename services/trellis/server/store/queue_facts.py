@@ -1,12 +1,14 @@
 """What a scheduler's decision depends on, read for all jobs and tenants at once."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import bindparam, func, or_, select, update
+from sqlalchemy import Row, Select, and_, bindparam, func, or_, select, tuple_, update
 
-from trellis.server.app.queue_ports import JobHold
+from trellis.server.app.queue_ports import JobHold, Reading, ReportedVersion
+from trellis.server.domain.dataset import DatasetVersion, Report
 from trellis.server.domain.tenant import Tenant
 from trellis.server.domain.tuning_job import ACTIVE, JobState, QueueReason
 from trellis.server.store import tables
@@ -21,6 +23,32 @@ _c = tables.checkpoints.c
 _h = tables.holds.c
 
 
+_v = tables.dataset_versions.c
+_r = tables.reports.c
+_KEY = (_r.tenant, _r.dataset_id, _r.sha256, _r.base_model)
+_AT_ONCE = 2000
+"""So many datasets are asked for in one statement, as databases take only so many parameters."""
+_VERSION = tuple(column.label(f"version_{column.name}") for column in _v)
+_REPORT = tuple(column.label(f"report_{column.name}") for column in _r if not column.name.startswith("claim_"))
+
+
+def _reported() -> Select[Any]:
+    same = and_(_v.tenant == _r.tenant, _v.dataset_id == _r.dataset_id, _v.sha256 == _r.sha256)
+    return select(*_VERSION, *_REPORT).join_from(tables.reports, tables.dataset_versions, same)
+
+
+def _read_reported(row: Row[Any]) -> tuple[Reading, ReportedVersion]:
+    values = named(row)
+    version = DatasetVersion(**_part(values, "version_"))
+    report = Report(**_part(values, "report_"))
+    key = Reading(report.tenant, report.dataset_id, report.sha256, report.base_model)
+    return key, ReportedVersion(version, report)
+
+
+def _part(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+
+
 class SqlQueueFacts(Rows):
     """See queue_ports.QueueFacts."""
 
@@ -28,6 +56,15 @@ class SqlQueueFacts(Rows):
         cohorts = select(_t.cohort).where(_t.tenant_id.in_(tenants_in_play()), _t.cohort != "")
         concerned = or_(_t.tenant_id.in_(tenants_in_play()), _t.cohort.in_(cohorts))
         return [read_tenant(row) for row in await self._transaction.rows(select(tables.tenants).where(concerned))]
+
+    async def reports(self, readings: Collection[Reading]) -> Mapping[Reading, ReportedVersion]:
+        found: dict[Reading, ReportedVersion] = {}
+        wanted = sorted(readings, key=astuple)
+        for start in range(0, len(wanted), _AT_ONCE):
+            keys = [astuple(one) for one in wanted[start : start + _AT_ONCE]]
+            rows = await self._transaction.rows(_reported().where(tuple_(*_KEY).in_(keys)))
+            found |= dict(map(_read_reported, rows))
+        return found
 
     async def saved_times(self) -> Mapping[str, datetime]:
         of_active = select(_c.job_uid, func.max(_c.create_time).label("time")).join_from(

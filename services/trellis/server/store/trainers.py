@@ -54,6 +54,11 @@ class SqlTrainers(TrainerMarkRows):
             found += await self._trainers(of_state.order_by(_t.create_time))
         return sorted(found, key=lambda trainer: (trainer.create_time, trainer.uid))
 
+    async def newest_measured(self, base_model: str) -> Trainer | None:
+        of_base = select(tables.trainers).where(_t.base_model == base_model, _t.tokens_per_second > 0)
+        row = await self._transaction.row(of_base.order_by(_t.create_time.desc()))
+        return _read(row) if row else None
+
     async def to_clean_up(self, limit: int) -> Sequence[Trainer]:
         over = select(tables.trainers).where(_t.cleaned_up == false(), _t.end_time.is_not(None))
         return await self._trainers(over.order_by(_t.end_time).limit(limit))
