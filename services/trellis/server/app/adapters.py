@@ -15,10 +15,12 @@ from trellis.server.app.etags import check_etag
 from trellis.server.app.fields import Violations
 from trellis.server.app.pages import Listed, PageQuery, read_page
 from trellis.server.app.ports import UnitOfWork
+from trellis.server.app.quota import limited_tenant, require_deployment
 from trellis.server.app.reading import read_pieces
 from trellis.server.app.tenants import present_tenant
 from trellis.server.domain.adapter import Adapter, Alias, Deployment
 from trellis.server.domain.caller import Caller
+from trellis.server.domain.tenant import Tenant
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,8 @@ async def deploy_adapter(context: Context, name: str) -> Adapter:
     """Want the adapter to be callable; the control loops make it so."""
     parsed = AdapterName.parse(name)
     async with context.units() as unit:
-        adapter = await want_deployed(context, unit, await present_adapter(unit, parsed, for_update=True))
+        tenant = await limited_tenant(unit, parsed.tenant, "deployed_adapters")
+        adapter = await want_deployed(context, unit, tenant, await present_adapter(unit, parsed, for_update=True))
         await unit.commit()
     return adapter
 
@@ -96,11 +99,12 @@ async def undeploy_adapter(context: Context, name: str) -> Adapter:
     return adapter
 
 
-async def want_deployed(context: Context, unit: UnitOfWork, adapter: Adapter) -> Adapter:
-    """The adapter, wanted from now on, which was read for update."""
+async def want_deployed(context: Context, unit: UnitOfWork, tenant: Tenant, adapter: Adapter) -> Adapter:
+    """The adapter, wanted from now on, which was read for update, after its tenant. Raises QUOTA_EXCEEDED."""
     if adapter.deployment is not Deployment.UNDEPLOYED:
         unchanged()
         return adapter
+    await require_deployment(unit, tenant)
     return await _save(context, unit, adapter, replace(adapter, deployment=Deployment.DEPLOYING))
 
 

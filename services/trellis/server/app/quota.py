@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from trellis.errors import QuotaViolation, Reason, TrellisError, error_for
+from trellis.errors import QuotaViolation, Reason, error_for
 from trellis.names import TenantName
 from trellis.server.app.ports import UnitOfWork
+from trellis.server.app.quota_errors import metadata_of, never_fits
 from trellis.server.app.tenants import present_tenant
 from trellis.server.domain.tenant import Tenant
 
@@ -81,13 +82,6 @@ async def require_deployment(unit: UnitOfWork, tenant: Tenant) -> None:
         _require(tenant, "deployed_adapters", allowed, used, 1)
 
 
-def never_fits(violations: tuple[QuotaViolation, ...]) -> TrellisError:
-    """The error for what no waiting makes room for."""
-    message = " ".join(violation.description for violation in violations)
-    first = violations[0]
-    return error_for(Reason.NEVER_FITS, message, metadata=_metadata(first), quota_violations=violations)
-
-
 def _require(tenant: Tenant, limit: str, allowed: int, used: int, asked: int) -> None:
     if used + asked <= allowed:
         return
@@ -103,12 +97,7 @@ def _require(tenant: Tenant, limit: str, allowed: int, used: int, asked: int) ->
     raise error_for(
         Reason.QUOTA_EXCEEDED,
         sentence,
-        metadata=_metadata(violation),
+        metadata=metadata_of(violation),
         quota_violations=(violation,),
         retry_after=words.retry_after,
     )
-
-
-def _metadata(violation: QuotaViolation) -> dict[str, str]:
-    numbers = {"allowed": violation.allowed, "used": violation.used, "asked": violation.asked}
-    return {"limit": violation.limit, **{name: f"{number:.15g}" for name, number in numbers.items()}}

@@ -43,14 +43,15 @@ class SqlUsedQuota(Rows):
         return float(sum(row.estimate["accelerators"] for row in rows if row.estimate))
 
     async def dataset_bytes(self, tenant: str) -> Kept:
-        stored = await self._sum(_v.size_bytes, _v.tenant == tenant)
-        return Kept(stored, await self._sum(_u.size_bytes, _u.tenant == tenant))
+        # In one statement: what becomes a version between two would be counted by neither.
+        stored, coming = await self._sums((_v.size_bytes, _v.tenant == tenant), (_u.size_bytes, _u.tenant == tenant))
+        return Kept(stored, coming)
 
     async def artifact_bytes(self, tenant: str) -> Kept:
         checkpoints = _c.job_uid.in_(select(_j.uid).where(_j.tenant == tenant))
-        stored = await self._sum(_a.size_bytes, _a.tenant == tenant) + await self._sum(_c.size_bytes, checkpoints)
+        stored = await self._sums((_a.size_bytes, _a.tenant == tenant), (_c.size_bytes, checkpoints))
         made, coming = await self._exports(tenant)
-        return Kept(stored + made, coming)
+        return Kept(sum(stored) + made, coming)
 
     async def cohort(self, cohort: str) -> Mapping[str, Quota]:
         t = tables.tenants.c
@@ -62,9 +63,11 @@ class SqlUsedQuota(Rows):
         [row] = await self._transaction.rows(select(func.count().label("number")).select_from(some))
         return int(row.number)
 
-    async def _sum(self, column: ColumnElement[Any], where: ColumnElement[bool]) -> int:
-        [row] = await self._transaction.rows(select(func.sum(column).label("total")).where(where))
-        return int(row.total or 0)
+    async def _sums(self, *of: tuple[ColumnElement[Any], ColumnElement[bool]]) -> list[int]:
+        """The sum of each column over its rows, all at one moment."""
+        sums = (select(func.coalesce(func.sum(column), 0)).where(where).scalar_subquery() for column, where in of)
+        [row] = await self._transaction.rows(select(*sums))
+        return [int(total) for total in row]
 
     async def _exports(self, tenant: str) -> tuple[int, int]:
         """Bytes of exports that are there, and of those that are being made."""
