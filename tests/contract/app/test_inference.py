@@ -118,11 +118,11 @@ async def test_the_engine_hears_of_the_tenants_share_and_of_the_callers_patience
 async def test_several_answers_to_one_prompt_are_metered_as_one_prompt(
     world: World, base: BaseModel, context: Context, engine_host: TalkingEngine
 ) -> None:
-    used = Usage(prompt_tokens=7, completion_tokens=4, cached_prompt_tokens=6)
+    said = Usage(prompt_tokens=7, completion_tokens=4, cached_prompt_tokens=6)
     engine_host.answer = (
         GenerateResponse(token_ids=[1]),
         GenerateResponse(token_ids=[1, 2], index=1, finish_reason=1),
-        GenerateResponse(token_ids=[3], finish_reason=1, usage=used),
+        GenerateResponse(token_ids=[3], finish_reason=1, usage=said),
     )
     pieces = await collected(inference.generate(context, world.member("acme"), asking(base.name), "r"))
     assert [piece.index for piece in pieces] == [0, 1, 0]  # type: ignore[attr-defined]
