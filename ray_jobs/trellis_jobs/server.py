@@ -31,6 +31,8 @@ _OPTIONS: Final = (
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.enable_http_proxy", 0),
 )
+_SAID_AFTER: Final = 5
+"""So many tries of a call fail before the log says so, once: TLS that is set up wrongly looks like a server that is away."""
 _Response = TypeVar("_Response")
 _log = logging.getLogger(__name__)
 
@@ -48,11 +50,21 @@ def exit_fenced() -> None:
     os._exit(FENCED_EXIT)
 
 
+def open_channel(endpoint: str, trusted: str) -> grpc.Channel:
+    """A channel to `host:port`, with TLS after `https://`: to whom these certificates (PEM) vouch for, or gRPC's own."""
+    address = endpoint.removeprefix("https://")
+    if address == endpoint:
+        return grpc.insecure_channel(address, options=_OPTIONS)
+    credentials = grpc.ssl_channel_credentials(trusted.encode() or None)
+    return grpc.secure_channel(address, credentials, options=_OPTIONS)
+
+
 class Connection:
     """Calls with one token. Each is repeated until it is answered, however long the server is away."""
 
     def __init__(self, endpoint: str, token: str, on_fenced: Callable[[], None] = exit_fenced) -> None:
-        self._channel = grpc.insecure_channel(endpoint, options=_OPTIONS)
+        self._endpoint = endpoint
+        self._channel = open_channel(endpoint, os.environ.get("TRELLIS_WORKER_CA", ""))
         self._metadata = (("authorization", f"Bearer {token}"),)
         self._on_fenced = on_fenced
         self._closing = threading.Event()
@@ -63,11 +75,11 @@ class Connection:
         self._channel.close()
 
     def _call(self, method: Callable[..., _Response], request: Any) -> _Response:
-        for pause in pauses():
+        for number, pause in enumerate(pauses()):
             try:
                 return method(request, metadata=self._metadata, timeout=_CALL_SECONDS)
             except grpc.RpcError as error:
-                self._judge(error)
+                self._judge(error, number)
             except ValueError:  # grpc's answer to a call on a closed channel
                 if not self._closing.is_set():
                     raise
@@ -75,7 +87,7 @@ class Connection:
                 raise FencedError("The connection was closed.")
         raise AssertionError("pauses have no end")
 
-    def _judge(self, error: grpc.RpcError) -> None:
+    def _judge(self, error: grpc.RpcError, number: int) -> None:
         """Return if the call may be repeated."""
         code, details = error.code(), error.details()
         if code in _FENCED:
@@ -83,7 +95,8 @@ class Connection:
             raise FencedError(details)
         if code in _REFUSED:
             raise RefusedError(details)
-        _log.debug("The server does not answer (%s: %s).", code, details)
+        level = logging.WARNING if number == _SAID_AFTER else logging.DEBUG
+        _log.log(level, "The server at %s does not answer (%s: %s); trying again.", self._endpoint, code, details)
 
 
 class Server(Connection):

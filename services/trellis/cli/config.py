@@ -11,6 +11,8 @@ from trellis.cli.output import deleted, print_json, print_table, said
 from trellis.cli.state import State
 from trellis.client.profiles import Profile, Profiles, config_path, load_profiles, save_profiles
 
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
 
 @group("config")
 def config() -> None:
@@ -20,9 +22,11 @@ def config() -> None:
 @config.command("set-profile")
 @click.argument("name")
 @click.option("--ask-key", is_flag=True, help="Ask for the API key, or read it from standard input.")
-@click.option("--ca-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Certificates to trust.")
+@click.option("--ca-file", type=_FILE, help="Certificates to trust.")
+@click.option("--certificate-file", type=_FILE, help="Your own certificate, if the server asks for one.")
+@click.option("--certificate-key-file", type=_FILE, help="Its key.")
 @click.pass_obj
-def set_profile(state: State, name: str, ask_key: bool, ca_file: Path | None) -> None:
+def set_profile(state: State, /, name: str, ask_key: bool, **files: Path | None) -> None:
     """Make or change a profile: --endpoint, --tenant, --api-key-file or --ask-key. The first one is used by default."""
     path = config_path()
     known = load_profiles(path)
@@ -35,8 +39,7 @@ def set_profile(state: State, name: str, ask_key: bool, ca_file: Path | None) ->
         profile = replace(profile, api_key="", api_key_file=str(state.api_key_file.expanduser().absolute()))
     if ask_key:
         profile = replace(profile, api_key=_asked_key(), api_key_file="")
-    if ca_file is not None:
-        profile = replace(profile, ca_file=str(ca_file.absolute()))
+    profile = replace(profile, **{field: str(path.absolute()) for field, path in files.items() if path is not None})
     save_profiles(path, Profiles(known.current or name, {**known.profiles, name: profile}))
     if state.json:
         print_json(_shown(name, profile, known.current or name))

@@ -15,6 +15,11 @@ _SETTINGS = (
     ("grpc-address", "HOST:PORT of the API."),
     ("http-address", "HOST:PORT of health and metrics."),
     ("worker-endpoint", "HOST:PORT at which jobs reach this server."),
+    ("worker-address", "HOST:PORT of the API for jobs alone."),
+    ("tls-certificate-file", "The certificate with which the API speaks TLS, as PEM."),
+    ("tls-key-file", "The certificate's key."),
+    ("tls-client-ca-file", "The CA that must have signed every client's certificate."),
+    ("tls-worker-ca-file", "The CA that jobs trust when they call the API."),
     ("base-models", "NAME=SOURCE,…: registered at the start."),
     ("log-format", "json or console."),
 )

@@ -11,8 +11,9 @@ import grpc.aio
 from trellis.client._blocking_transport import BlockingTransport
 from trellis.client._method import Method, Req, Res
 from trellis.client._status import error_of_call
-from trellis.client._transport import OPTIONS, Target, version_in
-from trellis.errors import Cancelled
+from trellis.client._tls import misconfigured, suspicious
+from trellis.client._transport import Target, version_in
+from trellis.errors import Cancelled, TrellisError
 
 T = TypeVar("T")
 
@@ -35,11 +36,11 @@ class AsyncTransport:
         if self._closed:
             raise Cancelled("CANCELLED", "The client is closed.")
         if self._channel is None:
-            address, credentials = self._target.address, self._target.credentials
+            address, credentials = self._target.settings.address, self._target.credentials
             self._channel = (
-                grpc.aio.secure_channel(address, credentials, options=OPTIONS)
+                grpc.aio.secure_channel(address, credentials, options=self._target.options)
                 if credentials
-                else grpc.aio.insecure_channel(address, options=OPTIONS)
+                else grpc.aio.insecure_channel(address, options=self._target.options)
             )
         return self._channel
 
@@ -51,7 +52,7 @@ class AsyncTransport:
             answer: Res = await begun
             self.server_version = version_in(await begun.initial_metadata())
         except grpc.RpcError as error:
-            raise error_of_call(error, self._target.endpoint) from None
+            raise await self._failure(error) from None
         return answer
 
     async def stream(self, method: Method[Req, Res], request: Req, timeout: float | None) -> AsyncGenerator[Res, None]:
@@ -62,7 +63,7 @@ class AsyncTransport:
             async for answer in call:
                 yield answer
         except grpc.RpcError as error:
-            raise error_of_call(error, self._target.endpoint) from None
+            raise await self._failure(error) from None
         finally:
             call.cancel()
 
@@ -76,8 +77,13 @@ class AsyncTransport:
         try:
             answer: Res = call.result()
         except grpc.RpcError as error:
-            raise error_of_call(error, self._target.endpoint) from None
+            raise await self._failure(error) from None
         return answer
+
+    async def _failure(self, call: Any) -> TrellisError:
+        settings = self._target.settings
+        wrong = await asyncio.to_thread(misconfigured, call, settings) if suspicious(call) else None
+        return wrong or error_of_call(call, settings.endpoint)
 
     async def sleep(self, seconds: float) -> None:
         """See Transport."""

@@ -8,8 +8,9 @@ import grpc
 
 from trellis.client._method import Method, Req, Res
 from trellis.client._status import error_of_call
-from trellis.client._transport import OPTIONS, Target, version_in
-from trellis.errors import Cancelled
+from trellis.client._tls import misconfigured
+from trellis.client._transport import Target, version_in
+from trellis.errors import Cancelled, TrellisError
 
 T = TypeVar("T")
 
@@ -30,11 +31,11 @@ class BlockingTransport:
             if self._closed.is_set():
                 raise Cancelled("CANCELLED", "The client is closed.")
             if self._channel is None:
-                address, credentials = self._target.address, self._target.credentials
+                address, credentials = self._target.settings.address, self._target.credentials
                 self._channel = (
-                    grpc.secure_channel(address, credentials, options=OPTIONS)
+                    grpc.secure_channel(address, credentials, options=self._target.options)
                     if credentials
-                    else grpc.insecure_channel(address, options=OPTIONS)
+                    else grpc.insecure_channel(address, options=self._target.options)
                 )
             return self._channel
 
@@ -44,7 +45,7 @@ class BlockingTransport:
         try:
             answered: tuple[Res, Any] = call.with_call(request, timeout=timeout, metadata=self._target.metadata)
         except grpc.RpcError as error:
-            raise error_of_call(error, self._target.endpoint) from None
+            raise self._failure(error) from None
         answer, done = answered
         self.server_version = version_in(done.initial_metadata())
         return answer
@@ -57,7 +58,7 @@ class BlockingTransport:
             for answer in call:
                 yield answer
         except grpc.RpcError as error:
-            raise error_of_call(error, self._target.endpoint) from None
+            raise self._failure(error) from None
         finally:
             call.cancel()
 
@@ -67,8 +68,12 @@ class BlockingTransport:
         try:
             answer: Res = call(requests, timeout=timeout, metadata=self._target.metadata)
         except grpc.RpcError as error:
-            raise error_of_call(error, self._target.endpoint) from None
+            raise self._failure(error) from None
         return answer
+
+    def _failure(self, call: Any) -> TrellisError:
+        settings = self._target.settings
+        return misconfigured(call, settings) or error_of_call(call, settings.endpoint)
 
     async def sleep(self, seconds: float) -> None:
         """See Transport; closing the client ends it."""

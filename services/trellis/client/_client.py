@@ -177,9 +177,10 @@ class AsyncClient(ClientCore):
         tenant: str | None = None,
         timeout: float = DEFAULT_TIMEOUT,
         tls: bool | str | os.PathLike[str] | None = None,
+        certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
         retry: Retry | None = None,
     ) -> None:
-        settings = resolve(endpoint, api_key, profile=profile, tenant=tenant, tls=tls)
+        settings = resolve(endpoint, api_key, profile=profile, tenant=tenant, tls=tls, certificate=certificate)
         transport = AsyncTransport(Target.of(settings))
         self._start(settings, Caller(transport, timeout, retry or Retry()))
 
@@ -220,7 +221,8 @@ class Client(Blocking[AsyncClient]):
 
     `https://host` and every host that is not this machine are spoken to with TLS; `http://host:port` says plainly that a
     network is trusted, and the key then travels in clear text. `tls` overrules it: True, False, or a file of certificates
-    to trust. `timeout` is in seconds and holds for a call with all its retries; calls that stream have none of their own.
+    to trust (TRELLIS_CA_FILE). `certificate` has the files of the client's own certificate and its key, for servers that
+    ask for one (TRELLIS_CERTIFICATE_FILE and TRELLIS_CERTIFICATE_KEY_FILE). `timeout` is in seconds and holds for a call with all its retries; calls that stream have none of their own.
 
     Threads may share a client. A process that is forked makes a client of its own, for gRPC's connections do not survive
     a fork. Raises InvalidArgument or ProfileError for wrong settings; the connection is opened by the first call.
@@ -235,9 +237,10 @@ class Client(Blocking[AsyncClient]):
         tenant: str | None = None,
         timeout: float = DEFAULT_TIMEOUT,
         tls: bool | str | os.PathLike[str] | None = None,
+        certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
         retry: Retry | None = None,
     ) -> None:
-        settings = resolve(endpoint, api_key, profile=profile, tenant=tenant, tls=tls)
+        settings = resolve(endpoint, api_key, profile=profile, tenant=tenant, tls=tls, certificate=certificate)
         transport: Transport = BlockingTransport(Target.of(settings))
         self._start(settings, Caller(transport, timeout, retry or Retry()))
 

@@ -2,12 +2,13 @@
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import grpc
 
+from trellis.client._addresses import options_for
 from trellis.client._method import Method, Req, Res
+from trellis.client._tls import credentials_of
 from trellis.client.settings import Settings
 
 T = TypeVar("T")
@@ -61,17 +62,17 @@ def version_in(metadata: Iterable[tuple[str, Any]] | None) -> str:
 class Target:
     """Where calls go to, and with what."""
 
-    address: str
-    endpoint: str
+    settings: Settings
     credentials: grpc.ChannelCredentials | None
     metadata: tuple[tuple[str, str], ...] = field(repr=False)
 
+    @property
+    def options(self) -> tuple[tuple[str, Any], ...]:
+        """The channel's."""
+        return (*OPTIONS, *options_for(self.address))
+
     @classmethod
     def of(cls, settings: Settings) -> "Target":
-        """What the settings say; reads the CA's file. Raises OSError where it can't be read."""
+        """What the settings say; reads the files of TLS. Raises OSError where one can't be read, InvalidArgument."""
         key = settings.api_key
-        metadata = (("authorization", f"Bearer {key}"),) if key else ()
-        if not settings.tls:
-            return cls(settings.address, settings.endpoint, None, metadata)
-        roots = Path(settings.ca_file).read_bytes() if settings.ca_file else None
-        return cls(settings.address, settings.endpoint, grpc.ssl_channel_credentials(roots), metadata)
+        return cls(settings, credentials_of(settings), (("authorization", f"Bearer {key}"),) if key else ())

@@ -28,6 +28,9 @@ class Profile:
     """A file that holds the key, such as the one that `trellis up` writes."""
     tenant: str = ""
     ca_file: str = ""
+    certificate_file: str = ""
+    """The client's own certificate, where the server asks for one, and its key."""
+    certificate_key_file: str = ""
 
     def key(self) -> str:
         """The key, from the file if one is named; raises ProfileError when it can't be read."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from trellis.client._addresses import AddressError, are_several, join
 from trellis.client.profiles import Profile, Profiles, config_path, load_profiles
 from trellis.errors import InvalidArgument
 
@@ -22,10 +23,13 @@ class Settings:
     api_key: str = field(repr=False)
     tenant: str
     address: str
-    """The endpoint as gRPC takes it: `host:port`, or `unix:…`."""
+    """The endpoint as gRPC takes it: `host:port`, `unix:…`, or `ipv4:…` with several."""
     tls: bool
     ca_file: str
-    """A file of certificates to trust; the system's when empty."""
+    """A file of certificates to trust; gRPC's own list when empty."""
+    certificate_file: str = ""
+    """The client's own certificate; none when empty."""
+    certificate_key_file: str = ""
 
 
 def resolve(
@@ -35,9 +39,10 @@ def resolve(
     profile: str | None = None,
     tenant: str | None = None,
     tls: bool | str | os.PathLike[str] | None = None,
+    certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Settings:
-    """Decide each setting on its own; `tls` as for Client.
+    """Decide each setting on its own; `tls` and `certificate` as for Client.
 
     The key of a profile that nobody named is not sent to an endpoint that is not that profile's. Raises InvalidArgument
     and ProfileError.
@@ -51,16 +56,41 @@ def resolve(
         key = chosen.key()
     if key and not _KEY.fullmatch(key):
         raise InvalidArgument.for_field("api_key", "The API key has characters that no key has, such as spaces.")
-    ca_file = os.fspath(tls) if tls and not isinstance(tls, bool) else chosen.ca_file if tls is not False else ""
+    ca_file, own, own_key = ("", "", "") if tls is False else _files_of_tls(tls, certificate, chosen, env)
     address, secure = _address(final)
+    uses_tls = (bool(ca_file or own) or secure) if tls is None else bool(tls)
+    if uses_tls and are_several(address):
+        why = "several addresses are for networks of your own, without TLS (http://…); with TLS use one name for all of them"
+        raise _wrong(final, why)
     return Settings(
         endpoint=final,
         api_key=key,
         tenant=(tenant or env.get("TRELLIS_TENANT") or chosen.tenant).removeprefix("tenants/"),
         address=address,
-        tls=(bool(ca_file) or secure) if tls is None else bool(tls),
+        tls=uses_tls,
         ca_file=ca_file,
+        certificate_file=own,
+        certificate_key_file=own_key,
     )
+
+
+def _files_of_tls(
+    tls: bool | str | os.PathLike[str] | None,
+    certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None,
+    profile: Profile,
+    env: Mapping[str, str],
+) -> tuple[str, str, str]:
+    """Whom to trust, and the client's own certificate with its key."""
+    ca_file = os.fspath(tls) if tls and not isinstance(tls, bool) else env.get("TRELLIS_CA_FILE") or profile.ca_file
+    if certificate is not None:
+        return ca_file, os.fspath(certificate[0]), os.fspath(certificate[1])
+    own, own_key = env.get("TRELLIS_CERTIFICATE_FILE", ""), env.get("TRELLIS_CERTIFICATE_KEY_FILE", "")
+    if not own and not own_key:
+        own, own_key = profile.certificate_file, profile.certificate_key_file
+    if bool(own) != bool(own_key):
+        message = "A client's certificate and its key are two files; name both, or neither."
+        raise InvalidArgument.for_field("certificate", message)
+    return ca_file, own, own_key
 
 
 def _choose(name: str, env: Mapping[str, str]) -> tuple[Profile, bool]:
@@ -77,10 +107,20 @@ def _address(endpoint: str) -> tuple[str, bool]:
     scheme, separator, rest = endpoint.rpartition("://")
     if separator and scheme not in _SCHEMES:
         raise _wrong(endpoint, f"its scheme must be one of {', '.join(_SCHEMES)}")
+    if are_several(rest):
+        return _several(endpoint, rest.rstrip("/"), _SCHEMES[scheme] if separator else None)
     host, port = _split(endpoint, rest.rstrip("/"))
     secure = _SCHEMES[scheme] if separator else not _is_loopback(host)
     shown = f"[{host}]" if ":" in host else host
     return f"{shown}:{port or ('443' if secure else '50051')}", secure
+
+
+def _several(endpoint: str, rest: str, secure: bool | None) -> tuple[str, bool]:
+    try:
+        address, are_here = join(rest)
+    except AddressError as error:
+        raise _wrong(endpoint, str(error)) from None
+    return address, not are_here if secure is None else secure
 
 
 def _split(endpoint: str, rest: str) -> tuple[str, str]:

@@ -103,6 +103,8 @@ class ServerConfig:
     """`DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`."""
     job_python: str = sys.executable
     """The interpreter that runs jobs on the cluster."""
+    drain_seconds: float = 0.0
+    """So long after SIGTERM calls are still taken, while health says already that none should come."""
     shutdown_seconds: float = 10.0
     """So long calls may take to finish after SIGTERM."""
 
@@ -249,5 +251,6 @@ _READERS = {
     "log_format": _one_of(("json", "console")),
     "log_level": _log_level,
     "job_python": _text,
+    "drain_seconds": _number,
     "shutdown_seconds": _number,
 }

@@ -13,6 +13,7 @@ from trellis.server.bootstrap import Platform, build
 from trellis.server.config import ConfigError, ServerConfig
 from trellis.server.first_start import ensure_admin_key, ensure_base_models
 from trellis.server.http import HealthServer
+from trellis.server.listeners import listening_servers
 from trellis.server.logging import configure_logging
 from trellis.server.store.migrations import migrate
 
@@ -51,18 +52,21 @@ async def serve(config: ServerConfig) -> None:
 
 async def _run(platform: Platform, health: HealthServer, stop: asyncio.Event) -> None:
     config = platform.config
-    platform.server.add_insecure_port(str(config.grpc_address))
-    await platform.server.start()
+    servers = listening_servers(config, platform.context, platform.health, platform.server)
+    for server in servers:
+        await server.start()
     loops = [asyncio.create_task(loop.run(), name=loop.name) for loop in platform.loops]
     await health.start(config.http_address.host, config.http_address.port)
-    _log.info("serving", grpc=str(config.grpc_address), http=str(config.http_address))
+    _log.info("serving", grpc=str(config.grpc_address), tls=config.tls.enabled, http=str(config.http_address))
     await stop.wait()
     _log.info("stopping")
     await platform.health.enter_graceful_shutdown()
+    # Whoever spreads calls over servers has the time to see that this one wants no more, while all are still answered.
+    await asyncio.sleep(config.drain_seconds)
     platform.pause.stop()
     for loop in platform.loops:
         loop.stop()
-    await platform.server.stop(config.shutdown_seconds)
+    await asyncio.gather(*(server.stop(config.shutdown_seconds) for server in servers))
     _, late = await asyncio.wait(loops, timeout=config.shutdown_seconds)
     for task in late:
         task.cancel()

@@ -3,6 +3,7 @@
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,6 +98,31 @@ def test_tls_can_be_said_outright() -> None:
     assert not resolve("trellis.example:1", tls=False, environ=env).tls
     found = resolve("localhost:1", tls=Path("/ca.pem"), environ=env)
     assert (found.tls, found.ca_file) == (True, "/ca.pem")
+
+
+def test_the_files_of_tls_come_from_anywhere(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    profile = Profile(ca_file="/p.ca", certificate_file="/p.pem", certificate_key_file="/p.key")
+    save_profiles(path, Profiles("one", {"one": profile}))
+    env = {"TRELLIS_CONFIG": str(path)}
+
+    def files(**more: Any) -> tuple[bool, str, str, str]:
+        found = resolve("localhost:1", **{"environ": env, **more})
+        return found.tls, found.ca_file, found.certificate_file, found.certificate_key_file
+
+    assert files() == (True, "/p.ca", "/p.pem", "/p.key")
+    variables = {
+        "TRELLIS_CA_FILE": "/e.ca",
+        "TRELLIS_CERTIFICATE_FILE": "/e.pem",
+        "TRELLIS_CERTIFICATE_KEY_FILE": "/e.key",
+    }
+    assert files(environ=env | variables) == (True, "/e.ca", "/e.pem", "/e.key")
+    given = {"tls": "/a.ca", "certificate": (Path("/a.pem"), "/a.key")}
+    assert files(environ=env | variables, **given) == (True, "/a.ca", "/a.pem", "/a.key")
+    assert files(tls=False) == (False, "", "", "")
+    del variables["TRELLIS_CERTIFICATE_KEY_FILE"]
+    with pytest.raises(InvalidArgument, match="two files"):
+        files(environ=env | variables)
 
 
 def test_a_key_that_no_key_can_be_is_refused_without_being_shown() -> None:

@@ -1,14 +1,17 @@
 """The gRPC server of the control plane."""
 
+from collections.abc import Sequence
+
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
 from trellis.server.app.context import Context
+from trellis.server.domain.caller import Role
 from trellis.server.rpc.access import read_access
 from trellis.server.rpc.health import ServerHealth
 from trellis.server.rpc.interceptor import CallInterceptor
-from trellis.server.rpc.servicers import SERVICES
+from trellis.server.rpc.servicers import SERVICES, Service
 
 MAX_MESSAGE_BYTES = 8 << 20
 _OPTIONS = (
@@ -26,18 +29,29 @@ _OPTIONS = (
 )
 
 
-def build_grpc_server(context: Context, health_servicer: ServerHealth | None = None) -> grpc.aio.Server:
-    """The server with all services, without a port yet; raises MissingAccessError for a method that is not annotated.
+_PROCESSES = frozenset({Role.ATTEMPT, Role.TRAINER})
+JOBS_SERVICES = tuple(
+    service
+    for service in SERVICES
+    if {access.role for access in read_access([service.descriptor]).values()} <= _PROCESSES
+)
+"""What attempts and trainers call, and nobody else."""
+
+
+def build_grpc_server(
+    context: Context, health_servicer: ServerHealth | None = None, services: Sequence[Service] = SERVICES
+) -> grpc.aio.Server:
+    """The server with its services, without a port yet; raises MissingAccessError for a method that is not annotated.
 
     Health and reflection need no key: they say nothing of any tenant. Whoever wants to say NOT_SERVING at the end passes
     the health servicer in.
     """
-    interceptor = CallInterceptor(context, read_access(service.descriptor for service in SERVICES))
+    interceptor = CallInterceptor(context, read_access(service.descriptor for service in services))
     server = grpc.aio.server(interceptors=[interceptor], options=_OPTIONS)
-    for service in SERVICES:
+    for service in services:
         service.add(service.build(context), server)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer or make_health(), server)
-    names = [service.descriptor.full_name for service in SERVICES]
+    names = [service.descriptor.full_name for service in services]
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     return server
 
