@@ -103,7 +103,8 @@ def _of_port(settings: Settings) -> str | None:
 
 def _welcomes(address: str) -> bool | None:
     """Whether the port goes on speaking after a handshake of TLS without a certificate; None if it speaks no TLS."""
-    host, _, port = address.rpartition(":")
+    first = address.removeprefix("ipv4:").removeprefix("ipv6:").partition(",")[0]  # of several servers
+    host, _, port = first.rpartition(":")
     if address.startswith("unix:") or not port.isdecimal():
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

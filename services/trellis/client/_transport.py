@@ -69,7 +69,7 @@ class Target:
     @property
     def options(self) -> tuple[tuple[str, Any], ...]:
         """The channel's."""
-        return (*OPTIONS, *options_for(self.address))
+        return (*OPTIONS, *options_for(self.settings.address))
 
     @classmethod
     def of(cls, settings: Settings) -> "Target":
