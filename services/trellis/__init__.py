@@ -53,6 +53,9 @@ if TYPE_CHECKING:
         Adapter as Adapter,
     )
     from trellis.client.types import (
+        AdapterShare as AdapterShare,
+    )
+    from trellis.client.types import (
         Alias as Alias,
     )
     from trellis.client.types import (
@@ -63,6 +66,9 @@ if TYPE_CHECKING:
     )
     from trellis.client.types import (
         ApiKey as ApiKey,
+    )
+    from trellis.client.types import (
+        AuditEvent as AuditEvent,
     )
     from trellis.client.types import (
         BaseModel as BaseModel,
@@ -141,6 +147,9 @@ if TYPE_CHECKING:
     )
     from trellis.client.types import (
         JobError as JobError,
+    )
+    from trellis.client.types import (
+        JobEstimate as JobEstimate,
     )
     from trellis.client.types import (
         JobEvent as JobEvent,
@@ -310,12 +319,14 @@ __version__ = "0.1.0"
 __all__ = [
     "Aborted",
     "Adapter",
+    "AdapterShare",
     "Alias",
     "AlreadyExists",
     "Alternative",
     "Answer",
     "ApiKey",
     "AsyncClient",
+    "AuditEvent",
     "BaseModel",
     "Budget",
     "BudgetMeter",
@@ -354,6 +365,7 @@ __all__ = [
     "InvalidDataset",
     "JobCancelled",
     "JobError",
+    "JobEstimate",
     "JobEvent",
     "JobFailed",
     "JobState",

@@ -22,6 +22,7 @@ class Adapters(AdapterServiceServicer):
         self.adapters: dict[str, pb.Adapter] = {}
         self.files: dict[str, dict[str, bytes]] = {}
         self.aliases: dict[str, pb.Alias] = {}
+        self.shares: dict[tuple[str, str], pb.AdapterShare] = {}
         self.polls_until_deployed = 1
         self.spoiled = False
         """Whether downloads bring other bytes than they announce."""
@@ -105,6 +106,26 @@ class Adapters(AdapterServiceServicer):
     def DeleteAlias(self, request: Any, context: Any) -> Any:
         del self.aliases[found(self.aliases, request.name, context).name]
         return Empty()
+
+    def ShareAdapter(self, request: Any, context: Any) -> Any:
+        name = found(self.adapters, request.name, context).name
+        share = pb.AdapterShare(adapter=name, tenant=request.tenant)
+        self.shares[name, request.tenant] = share
+        return share
+
+    def RevokeAdapterShare(self, request: Any, context: Any) -> Any:
+        self.shares.pop((found(self.adapters, request.name, context).name, request.tenant), None)
+        return Empty()
+
+    def ListAdapterShares(self, request: Any, context: Any) -> Any:
+        name = found(self.adapters, request.parent, context).name
+        shares, token = page_of([share for share in self.shares.values() if share.adapter == name], request)
+        return pb.ListAdapterSharesResponse(shares=shares, next_page_token=token)
+
+    def ListSharedAdapters(self, request: Any, context: Any) -> Any:
+        names = [share.adapter for share in self.shares.values() if share.tenant == request.parent]
+        adapters, token = page_of([self.adapters[name] for name in names], request)
+        return pb.ListSharedAdaptersResponse(adapters=adapters, next_page_token=token)
 
 
 class Inference(InferenceServiceServicer):

@@ -7,6 +7,7 @@ import grpc
 
 from tests.fake_server.accounts import ApiKeys, BaseModels, Tenants
 from tests.fake_server.adapters import Adapters, Inference
+from tests.fake_server.audit import AuditTrail
 from tests.fake_server.datasets import Datasets
 from tests.fake_server.exports import Exports
 from tests.fake_server.faults import Faults
@@ -14,6 +15,7 @@ from tests.fake_server.jobs import Jobs
 from tests.fake_server.trainers import Trainers
 from trellis.v1.adapter_pb2_grpc import add_AdapterServiceServicer_to_server
 from trellis.v1.api_key_pb2_grpc import add_ApiKeyServiceServicer_to_server
+from trellis.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
 from trellis.v1.base_model_pb2_grpc import add_BaseModelServiceServicer_to_server
 from trellis.v1.dataset_pb2_grpc import add_DatasetServiceServicer_to_server
 from trellis.v1.export_pb2_grpc import add_ExportServiceServicer_to_server
@@ -34,6 +36,7 @@ class FakeServer:
         self.datasets, self.jobs = Datasets(), Jobs()
         self.adapters, self.inference = Adapters(), Inference()
         self.exports, self.trainers = Exports(), Trainers()
+        self.audit = AuditTrail()
         self.port = 0
         self._server: grpc.Server | None = None
 
@@ -59,6 +62,7 @@ class FakeServer:
         add_ExportServiceServicer_to_server(self.exports, server)
         add_TrainerAdminServiceServicer_to_server(self.trainers, server)
         add_InferenceServiceServicer_to_server(self.inference, server)
+        add_AuditServiceServicer_to_server(self.audit, server)
         self.port = server.add_insecure_port(f"127.0.0.1:{self.port}")
         server.start()
         self._server = server

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from trellis.cli.commands import group
-from trellis.cli.output import deleted, print_json, print_many, print_one
+from trellis.cli.output import deleted, print_json, print_many, print_one, said
 from trellis.cli.state import State
 from trellis.client.types import Adapter, Deployment
 
@@ -99,6 +99,45 @@ def delete(state: State, name: str) -> None:
     """Delete an adapter, by its own name."""
     state.client.adapters.delete(name)
     deleted(name, as_json=state.json)
+
+
+@adapters.command("share", epilog=_NAME_HELP)
+@click.argument("name")
+@click.argument("tenant")
+@click.pass_obj
+def share(state: State, name: str, tenant: str) -> None:
+    """Let another tenant call an adapter; its files stay yours."""
+    print_one(state.client.adapters.share(_adapter(state, name), tenant), as_json=state.json)
+
+
+@adapters.command("unshare", epilog=_NAME_HELP)
+@click.argument("name")
+@click.argument("tenant")
+@click.pass_obj
+def unshare(state: State, name: str, tenant: str) -> None:
+    """Let another tenant call an adapter no longer."""
+    whole = _adapter(state, name)
+    state.client.adapters.unshare(whole, tenant)
+    if state.json:
+        print_json({"adapter": whole, "unshared": tenant})
+    said(f"{tenant} can't call {whole} any more.", as_json=state.json)
+
+
+@adapters.command("shares", epilog=_NAME_HELP)
+@click.argument("name")
+@click.pass_obj
+def shares(state: State, name: str) -> None:
+    """List with whom an adapter is shared."""
+    columns = ("tenant", "adapter", "create_time")
+    print_many(state.client.adapters.shares(_adapter(state, name)), columns, as_json=state.json)
+
+
+@adapters.command("shared")
+@click.pass_obj
+def shared(state: State) -> None:
+    """List the adapters of others that you may call."""
+    columns = ("name", "display_name", "deployment", "base_model", "rank")
+    print_many(state.client.adapters.shared(), columns, as_json=state.json)
 
 
 @adapters.group("alias")

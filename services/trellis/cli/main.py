@@ -30,6 +30,7 @@ _NOUNS = {
     "adapters": "What tuning made: deploy, download, import, alias.",
     "exports": "Whole models to take away.",
     "generate": "Ask a model.",
+    "audit": "Who did what to what.",
     "config": "Profiles: where to call, and as whom.",
     "version": "The version of this program.",
 }

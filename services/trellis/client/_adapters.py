@@ -11,9 +11,9 @@ from trellis.client._blocking import Blocking, blocking, iterating
 from trellis.client._caller import Caller
 from trellis.client._convert import from_proto
 from trellis.client._method import Method
-from trellis.client._names import Names, base_model_name
+from trellis.client._names import Names, base_model_name, tenant_name
 from trellis.client._patience import Patience
-from trellis.client.types import Adapter, Deployment
+from trellis.client.types import Adapter, AdapterShare, Deployment
 from trellis.errors import TrellisError
 from trellis.v1 import adapter_pb2 as pb
 
@@ -23,6 +23,10 @@ _IMPORT = Method("AdapterService/ImportAdapter", pb.ImportAdapterRequest, pb.Ada
 _DELETE = Method("AdapterService/DeleteAdapter", pb.DeleteAdapterRequest, Empty)
 _DEPLOY = Method("AdapterService/DeployAdapter", pb.DeployAdapterRequest, pb.Adapter)
 _UNDEPLOY = Method("AdapterService/UndeployAdapter", pb.UndeployAdapterRequest, pb.Adapter)
+_SHARE = Method("AdapterService/ShareAdapter", pb.ShareAdapterRequest, pb.AdapterShare)
+_UNSHARE = Method("AdapterService/RevokeAdapterShare", pb.RevokeAdapterShareRequest, Empty)
+_SHARES = Method("AdapterService/ListAdapterShares", pb.ListAdapterSharesRequest, pb.ListAdapterSharesResponse)
+_SHARED = Method("AdapterService/ListSharedAdapters", pb.ListSharedAdaptersRequest, pb.ListSharedAdaptersResponse)
 
 
 class AsyncAdapters:
@@ -107,6 +111,34 @@ class AsyncAdapters:
         request = pb.UndeployAdapterRequest(name=self._whole(name))
         return from_proto(Adapter, await self._caller.unary(_UNDEPLOY, request))
 
+    async def share(self, name: str, tenant: str) -> AdapterShare:
+        """Let another tenant call an adapter, and see it without its manifest; sharing again renews the time.
+
+        Its calls are metered and limited as its own. Whether there is such a tenant is not said. Raises NotFound,
+        InvalidArgument.
+        """
+        request = pb.ShareAdapterRequest(name=self._whole(name), tenant=tenant_name(tenant))
+        return from_proto(AdapterShare, await self._caller.unary(_SHARE, request))
+
+    async def unshare(self, name: str, tenant: str) -> None:
+        """End a share, from the other tenant's next call on; again changes nothing. Raises NotFound."""
+        request = pb.RevokeAdapterShareRequest(name=self._whole(name), tenant=tenant_name(tenant))
+        await self._caller.unary(_UNSHARE, request)
+
+    async def shares(self, name: str, *, page_size: int = 0) -> AsyncGenerator[AdapterShare, None]:
+        """With whom an adapter is shared, oldest first. Raises NotFound."""
+        request = pb.ListAdapterSharesRequest(parent=self._whole(name), page_size=page_size)
+        async for page in self._caller.pages(_SHARES, request):
+            for item in page.shares:
+                yield from_proto(AdapterShare, item)
+
+    async def shared(self, *, tenant: str | None = None, page_size: int = 0) -> AsyncGenerator[Adapter, None]:
+        """The adapters of others that a tenant may call by their full names, oldest share first."""
+        request = pb.ListSharedAdaptersRequest(parent=self._names.parent(tenant), page_size=page_size)
+        async for page in self._caller.pages(_SHARED, request):
+            for item in page.adapters:
+                yield from_proto(Adapter, item)
+
     def _whole(self, name: str) -> str:
         return self._names.of("adapters", name)
 
@@ -121,3 +153,7 @@ class Adapters(Blocking[AsyncAdapters]):
     delete = blocking(AsyncAdapters.delete)
     deploy = blocking(AsyncAdapters.deploy)
     undeploy = blocking(AsyncAdapters.undeploy)
+    share = blocking(AsyncAdapters.share)
+    unshare = blocking(AsyncAdapters.unshare)
+    shares = iterating(AsyncAdapters.shares)
+    shared = iterating(AsyncAdapters.shared)

@@ -10,6 +10,7 @@ from trellis.client._adapters import Adapters, AsyncAdapters
 from trellis.client._aliases import Aliases, AsyncAliases
 from trellis.client._api_keys import ApiKeys, AsyncApiKeys
 from trellis.client._async_transport import AsyncTransport
+from trellis.client._audit import AsyncAudit, Audit
 from trellis.client._base_models import AsyncBaseModels, BaseModels
 from trellis.client._blocking import Blocking, blocking, iterating, run
 from trellis.client._blocking_transport import BlockingTransport
@@ -202,6 +203,7 @@ class AsyncClient(ClientCore):
         self.aliases = AsyncAliases(caller, self.names)
         self.exports = AsyncExports(caller, self.names)
         self.trainers = AsyncTrainers(caller, self.names)
+        self.audit = AsyncAudit(caller, self.names)
 
     async def __aenter__(self) -> Self:
         return self
@@ -264,6 +266,7 @@ class Client(Blocking[AsyncClient]):
         self.aliases = Aliases(inner.aliases)
         self.exports = Exports(inner.exports)
         self.trainers = Trainers(inner.trainers)
+        self.audit = Audit(inner.audit)
 
     generate = blocking(AsyncClient.generate)
     generate_stream = iterating(AsyncClient.generate_stream)

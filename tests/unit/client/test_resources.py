@@ -7,6 +7,8 @@ import pytest
 from tests.client_rig import Rig, all_of, got
 
 import trellis
+from trellis.v1.access_pb2 import ROLE_MEMBER
+from trellis.v1.audit_pb2 import AuditEvent
 from trellis.v1.tuning_job_pb2 import TuningJob
 
 
@@ -222,6 +224,31 @@ async def test_adapters_and_aliases(rig: Rig, tmp_path: Path) -> None:
     await got(aliases.delete("support"))
     await got(adapters.delete(made.name))
     assert await all_of(adapters.list()) == []
+
+
+async def test_adapters_are_shared(rig: Rig, tmp_path: Path) -> None:
+    adapters = rig.client.adapters
+    made = await got(adapters.import_(peft_folder(tmp_path / "in"), base_model="tiny"))
+    shares = [await got(adapters.share(made.digest[:24], tenant)) for tenant in ("b", "tenants/c", "d")]
+    assert [share.tenant for share in shares] == ["tenants/b", "tenants/c", "tenants/d"]
+    assert await all_of(adapters.shares(made.name)) == shares
+    assert [one.name for one in await all_of(adapters.shared(tenant="c"))] == [made.name]
+    await got(adapters.unshare(made.name, "c"))
+    await got(adapters.unshare(made.name, "c"))
+    assert await all_of(adapters.shared(tenant="c")) == []
+    with pytest.raises(trellis.NotFound):
+        await got(adapters.share("0" * 24, "b"))
+
+
+async def test_the_audit_trail_is_read_in_pages_both_ways(rig: Rig) -> None:
+    for number in range(1, 6):
+        rig.server.audit.events.append(AuditEvent(sequence=number, tenant="tenants/acme", role=ROLE_MEMBER))
+    assert [event.sequence for event in await all_of(rig.client.audit.list())] == [5, 4, 3, 2, 1]
+    after = await all_of(rig.client.audit.list("-", after_sequence=2))
+    assert [(event.sequence, event.role) for event in after] == [(n, trellis.Role.MEMBER) for n in (3, 4, 5)]
+    assert await all_of(rig.client.audit.list("platform")) == []
+    with pytest.raises(ValueError, match="time zone"):
+        await all_of(rig.client.audit.list(start_time=datetime(2030, 1, 1)))  # noqa: DTZ001 - what is refused
 
 
 async def test_a_folder_that_is_no_adapter_is_refused_before_anything_is_sent(rig: Rig, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from trellis.client._method import Method
 from trellis.v1 import (
     adapter_pb2,
     api_key_pb2,
+    audit_pb2,
     base_model_pb2,
     dataset_pb2,
     export_pb2,
@@ -29,10 +30,21 @@ from trellis.v1 import (
     tuning_job_pb2,
 )
 
-NOUNS = ("tenants", "api_keys", "base_models", "datasets", "jobs", "adapters", "aliases", "exports", "trainers")
+NOUNS = (
+    "tenants",
+    "api_keys",
+    "base_models",
+    "datasets",
+    "jobs",
+    "adapters",
+    "aliases",
+    "exports",
+    "trainers",
+    "audit",
+)
 MODULES = (
     "_tenants", "_api_keys", "_base_models", "_datasets", "_upload", "_jobs", "_watch", "_adapters", "_adapter_files",
-    "_aliases", "_generate", "_exports", "_export_files", "_trainers",
+    "_aliases", "_generate", "_exports", "_export_files", "_trainers", "_audit",
 )  # fmt: skip
 MESSAGES: dict[type, type[Message]] = {
     types.Tenant: tenant_pb2.Tenant,
@@ -41,6 +53,8 @@ MESSAGES: dict[type, type[Message]] = {
     types.ApiKey: api_key_pb2.ApiKey,
     types.CreatedApiKey: api_key_pb2.CreateApiKeyResponse,
     types.BaseModel: base_model_pb2.BaseModel,
+    types.AuditEvent: audit_pb2.AuditEvent,
+    types.AdapterShare: adapter_pb2.AdapterShare,
     types.Dataset: dataset_pb2.Dataset,
     types.DatasetVersion: dataset_pb2.DatasetVersion,
     types.Upload: dataset_pb2.Upload,
@@ -57,6 +71,7 @@ MESSAGES: dict[type, type[Message]] = {
     types.PretrainingSpec: tuning_job_pb2.PretrainingSpec,
     types.DistributedSpec: tuning_job_pb2.DistributedSpec,
     types.ResolvedSetting: tuning_job_pb2.TuningJob.ResolvedSetting,
+    types.JobEstimate: tuning_job_pb2.TuningJob.Estimate,
     types.JobUsage: tuning_job_pb2.TuningJob.Usage,
     types.QueueReason: tuning_job_pb2.TuningJob.QueueReason,
     types.Progress: tuning_job_pb2.TuningJob.Progress,

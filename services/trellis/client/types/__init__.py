@@ -1,7 +1,8 @@
 """What the SDK takes and gives: frozen dataclasses with the field names of the API, real enums and datetimes."""
 
-from trellis.client.types.adapter import Adapter, Alias, Deployment
+from trellis.client.types.adapter import Adapter, AdapterShare, Alias, Deployment
 from trellis.client.types.api_key import ApiKey, CreatedApiKey, Role, Scope
+from trellis.client.types.audit import AuditEvent
 from trellis.client.types.base_model import BaseModel
 from trellis.client.types.dataset import (
     Dataset,
@@ -27,6 +28,7 @@ from trellis.client.types.job import (
     Evaluation,
     EventLevel,
     JobError,
+    JobEstimate,
     JobEvent,
     JobState,
     JobUsage,
@@ -59,10 +61,12 @@ from trellis.formats.errors import LineError
 
 __all__ = [
     "Adapter",
+    "AdapterShare",
     "Alias",
     "Alternative",
     "Answer",
     "ApiKey",
+    "AuditEvent",
     "BaseModel",
     "Budget",
     "BudgetMeter",
@@ -89,6 +93,7 @@ __all__ = [
     "Generation",
     "GenerationChunk",
     "JobError",
+    "JobEstimate",
     "JobEvent",
     "JobState",
     "JobUsage",

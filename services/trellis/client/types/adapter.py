@@ -37,6 +37,17 @@ class Adapter:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterShare:
+    """That another tenant may call an adapter."""
+
+    adapter: str
+    tenant: str
+    """`tenants/{tenant}` that may call it; whether there is such a tenant is not said."""
+    create_time: datetime | None
+    """When it was last shared."""
+
+
+@dataclass(frozen=True, slots=True)
 class Alias:
     """A name for an adapter, which may move."""
 
