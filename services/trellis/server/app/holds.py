@@ -38,7 +38,7 @@ async def hold(unit: UnitOfWork, job: TuningJob, now: datetime) -> None:
     is held already is counted; a job that has not begun holds its estimate exactly.
     """
     held = await unit.ledger.held(job.uid)
-    left = _part_left(job)
+    left = part_left(job)
     entries: list[LedgerEntry] = []
     for meter, whole in estimated(job.estimate).items():
         more = math.ceil(whole * left) - held.get(meter, 0)
@@ -88,7 +88,8 @@ async def release(unit: UnitOfWork, job: TuningJob, now: datetime) -> None:
     await unit.ledger.append(entries)
 
 
-def _part_left(job: TuningJob) -> float:
+def part_left(job: TuningJob) -> float:
+    """Of what the job was estimated to take, when its next attempt begins."""
     if job.attempt_count == 0 or not job.progress.total_steps:
         return 1.0
     done = min(1.0, job.progress.step / job.progress.total_steps)

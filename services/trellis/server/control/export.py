@@ -23,6 +23,7 @@ from trellis.server.app.ports import UnitOfWork
 from trellis.server.control.context import ControlContext, ControlSettings
 from trellis.server.control.each import for_each
 from trellis.server.domain.export import Export, ExportFile, ExportState
+from trellis.server.domain.ledger import EntryKind, LedgerEntry, Meter
 from trellis.server.domain.tuning_job import JobError
 from trellis.server.scheduler.capacity import Resources
 
@@ -142,8 +143,33 @@ class MakeExports:
             present = await unit.exports.get_by_uid(export.uid, for_update=True)
             if present is None or present.ended or present.submission_id != export.submission_id:
                 return
-            await unit.exports.save(change(present))
+            changed = change(present)
+            await unit.exports.save(changed)
+            await unit.ledger.append(self._measured(changed))
             await unit.commit()
+
+    def _measured(self, export: Export) -> list[LedgerEntry]:
+        """What the runs of an export that has ended took, from the first one that the cluster began."""
+        if export.end_time is None or export.start_time is None:
+            return []
+        settings, meter = self._context.settings, Meter.ACCELERATOR_MILLISECONDS
+        accelerators = settings.needs.accelerators(export_needs(settings))
+        quantity = round((export.end_time - export.start_time).total_seconds() * accelerators * 1000)
+        if quantity <= 0:
+            return []
+        return [
+            LedgerEntry(
+                export.tenant,
+                f"{export.uid}-seconds",
+                EntryKind.SETTLE,
+                meter,
+                quantity,
+                export.end_time,
+                resource=export.name,
+                base_model=export.base_model,
+                price_nanos=settings.prices.of(meter, export.base_model),
+            )
+        ]
 
     def _run_of(self, export: Export, number: int) -> str:
         return f"{_prefix_of(self._context)}{export.uid}-{number}"

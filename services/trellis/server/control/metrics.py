@@ -37,6 +37,10 @@ TRAINERS_LOST = Counter(
 ATTEMPTS_STOPPED = Counter(
     "trellis_attempts_stopped_total", "Attempts that were ended as they did not stop in time when asked to."
 )
+HOLDS_EXTENDED = Counter(
+    "trellis_holds_extended_total",
+    "Times that more was held in the ledger for a running job than it was estimated to take.",
+)
 REPORTS = Counter("trellis_reports_total", "Dataset reports that were made: valid, invalid, failed.", ["result"])
 REPORT_SECONDS = Histogram(
     "trellis_report_seconds",
