@@ -21,6 +21,7 @@ from trellis.server.control.context import ControlContext, ControlSettings
 from trellis.server.control.deploy import DeployAdapters
 from trellis.server.control.export import MakeExports, ReapExports
 from trellis.server.control.key_uses import WriteKeyUses
+from trellis.server.control.extend import LOOK_SECONDS, ExtendHolds
 from trellis.server.control.launch import LaunchJobs
 from trellis.server.control.launch_trainers import LaunchTrainers
 from trellis.server.control.lease import LEASE
@@ -31,6 +32,7 @@ from trellis.server.control.reap import ReapOrphans, ReapRuns
 from trellis.server.control.reap_trainers import ReapTrainers
 from trellis.server.control.stop import StopJobs
 from trellis.server.control.sweep import SweepObjects
+from trellis.server.control.storage import MeterStorage
 from trellis.server.control.validate import ValidateDatasets
 from trellis.server.control.watch import WatchAttempts
 from trellis.server.control.watch_trainers import WatchTrainers
@@ -142,6 +144,8 @@ def _loops(control: ControlContext, store: ObjectStore, uses: KeyUses) -> tuple[
         ControlLoop(WriteKeyUses(control, uses), 30.0),
     )
 
+        _by_one_server(control, ExtendHolds, LOOK_SECONDS),
+        _by_one_server(control, MeterStorage, 30.0),
 
 def _by_one_server(
     control: ControlContext, step: Callable[[ControlContext], Step], interval: float, wakes_on: Iterable[str] = ()
