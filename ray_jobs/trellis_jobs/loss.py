@@ -23,6 +23,9 @@ _PIECE_LOGITS: Final = {"cpu": 1 << 23}
 _OTHER_PIECE_LOGITS: Final = 1 << 25
 
 Piece = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""From hidden states and targets to losses, and whether each target ranks first."""
+Learn = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+"""The same, and each loss's gradient by its hidden state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,9 @@ class LossHead:
         self._logits = tail_of(causal, model, device)
         """Logits of hidden states; None where they can't be computed apart from the body."""
         self._is_frozen = self._logits is not None and _frozen(causal.get_output_embeddings())
+        # A head may have quicker ways of its own: both or none, so that a loss is the same bits with gradients and without.
+        self._learn: Learn = getattr(self._logits, "learn", self._learn_piece)
+        self._say: Piece = getattr(self._logits, "say", self._piece)
 
     def __call__(self, batch: Batch) -> TokenLosses:
         """The losses at the batch's trained positions, with gradients if they are on."""
@@ -84,12 +90,13 @@ class LossHead:
         hidden_ND = functional.pad(hidden_ND, (0, 0, 0, missing))
         targets_N = functional.pad(targets_N, (0, missing))
         size = self.piece_rows
-        if torch.is_grad_enabled() and self._is_frozen and hidden_ND.requires_grad:
-            found: tuple[Tensor, Tensor] = _FrozenHead.apply(hidden_ND, targets_N, self._piece, size)  # type: ignore[no-untyped-call]
+        learns = torch.is_grad_enabled() and not (self._is_frozen and not hidden_ND.requires_grad)
+        if learns and self._is_frozen:
+            found: tuple[Tensor, Tensor] = _FrozenHead.apply(hidden_ND, targets_N, self._learn, size)  # type: ignore[no-untyped-call]
             return found[0][:count], found[1][:count]
         pieces = zip(hidden_ND.split(size), targets_N.split(size), strict=True)
-        if count <= size:
-            done = [self._piece(hidden, targets) for hidden, targets in pieces]
+        if count <= size or not learns:
+            done = [(self._piece if learns else self._say)(hidden, targets) for hidden, targets in pieces]
         else:
             done = [checkpoint(self._piece, hidden, targets, use_reentrant=False) for hidden, targets in pieces]
         return _joined(done, count)
@@ -105,6 +112,13 @@ class LossHead:
         assert self._logits is not None
         return _cross_entropy(self._logits(hidden_nD), targets_n)
 
+    def _learn_piece(self, hidden_nD: Tensor, targets_n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.enable_grad():
+            hidden_nD = hidden_nD.detach().requires_grad_()
+            losses_n, correct_n = self._piece(hidden_nD, targets_n)
+            (gradient_nD,) = torch.autograd.grad(losses_n.sum(), hidden_nD)
+        return losses_n.detach(), correct_n, gradient_nD
+
 
 class _FrozenHead(torch.autograd.Function):
     """The losses of rows and at once their gradients, piece by piece, so that no logits are kept or computed again.
@@ -113,14 +127,12 @@ class _FrozenHead(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, targets_N: Tensor, piece: Piece, size: int) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, hidden_ND: Tensor, targets_N: Tensor, learn: Learn, size: int) -> tuple[Tensor, Tensor]:
         done, gradients = [], []
-        for part, targets in zip(hidden_ND.split(size), targets_N.split(size), strict=True):
-            with torch.enable_grad():
-                hidden = part.detach().requires_grad_()
-                losses, correct = piece(hidden, targets)
-                gradients += torch.autograd.grad(losses.sum(), hidden)
-            done.append((losses.detach(), correct))
+        for hidden, targets in zip(hidden_ND.split(size), targets_N.split(size), strict=True):
+            losses, correct, gradient = learn(hidden, targets)
+            done.append((losses, correct))
+            gradients.append(gradient)
         ctx.save_for_backward(torch.cat(gradients))
         losses_N, correct_N = _joined(done, targets_N.numel())
         ctx.mark_non_differentiable(correct_N)

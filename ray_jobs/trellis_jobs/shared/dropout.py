@@ -1,6 +1,6 @@
 """Dropout before adapters, drawn for each chunk from its own seed.
 
-Shapes: T rows of the pass, I in-features.
+Shapes: T rows of the pass, t of a chunk, I in-features.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trellis.lora.groups import LoraGroup
+from trellis.lora.ops import Masked
 from trellis_jobs.shared.chunk import Chunk
 
 
@@ -20,25 +21,21 @@ class ChunkDropout:
     input share a mask, where PEFT draws one for each.
     """
 
-    def __init__(self, chunks: Sequence[Chunk], groups: Sequence[LoraGroup], rows: int) -> None:
+    def __init__(self, chunks: Sequence[Chunk], groups: Sequence[LoraGroup]) -> None:
         self._chunks = tuple(chunks)
         self._numbers = {group.name: number for number, group in enumerate(groups)}
-        self._rows = rows
 
-    def __call__(self, group: LoraGroup, x_TI: Tensor) -> Tensor:
-        """x with some numbers zero and the rest scaled by 1 / (1 - rate), where a chunk has dropout."""
-        return x_TI * self._mask(group, x_TI)
-
-    def _mask(self, group: LoraGroup, x_TI: Tensor) -> Tensor:
-        mask_TI = torch.ones(self._rows, group.in_features)
-        start = 0
+    def masks(self, group: LoraGroup, x_TI: Tensor) -> list[Masked]:
+        """Of each chunk that has dropout: 0 for some numbers, and 1 / (1 - rate) for the rest."""
+        found, start = [], 0
         for chunk in self._chunks:
             if chunk.dropout and chunk.slot is not None:
                 generator = torch.Generator().manual_seed(_mixed(chunk.seed, self._numbers[group.name]))
                 kept = 1.0 - chunk.dropout
-                mask_TI[start : start + chunk.tokens].bernoulli_(kept, generator=generator).div_(kept)
+                mask_tI = torch.empty(chunk.tokens, group.in_features).bernoulli_(kept, generator=generator).div_(kept)
+                found.append((slice(start, start + chunk.tokens), mask_tI.to(x_TI.device, x_TI.dtype)))
             start += chunk.tokens
-        return mask_TI.to(x_TI.device, x_TI.dtype)
+        return found
 
 
 def _mixed(seed: int, number: int) -> int:

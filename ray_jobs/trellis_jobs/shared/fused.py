@@ -16,6 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from trellis.bases import BaseFacts
 from trellis.engine.attention import IMPLEMENTATION, attach
 from trellis.engine.compatibility import (
+    TRIAL_TOKENS,
     adaptable,
     check_config,
     check_same,
@@ -24,11 +25,13 @@ from trellis.engine.compatibility import (
     trial_tokens,
     usable_context,
 )
+from trellis.engine.fused import fuse
 from trellis.lora import AdapterBank, HostAdapter, Segments, find_groups, install
 from trellis.lora.linear import LoraLinear
 from trellis.lora.products import training_product
 from trellis.lora.weights import ROW_MULTIPLE
-from trellis.native.linear import serves
+from trellis.native.linear import DifferentiableLinear, serves
+from trellis.native.training import cross_entropy
 from trellis_jobs.device import Device
 from trellis_jobs.examples import Row
 from trellis_jobs.loss import LossHead, TokenLosses
@@ -87,6 +90,9 @@ class FusedModel:
         self.bank.require_gradients()
         self._groups = groups
         self._active = install(model, groups, self.bank, make=training_product)
+        if device.dtype is torch.float32:
+            fuse(model, probe.formulas, trial_tokens(facts, min(self.context_length, TRIAL_TOKENS)))
+            attach(model, self._attention)
         self._layers = _checkpointed_layers(model, facts) if gradient_checkpointing else []
         self._pass: _Pass | None = None
         check_same(facts, expected_N, lambda: self._try(trial))
@@ -165,7 +171,7 @@ class FusedModel:
         segments = Segments.apart(packed.runs, self.bank)
         groups = SequenceGroups(packed.lengths, rows, self._device.target)
         drops = any(chunk.dropout and chunk.slot is not None for chunk in chunks)
-        return _Pass(packed, segments, groups, ChunkDropout(chunks, self._groups, rows) if drops else None)
+        return _Pass(packed, segments, groups, ChunkDropout(chunks, self._groups) if drops else None)
 
     @contextlib.contextmanager
     def _showing(self, done: "_Pass") -> Iterator[None]:
@@ -239,16 +245,30 @@ class _Head(torch.nn.Module):
 
     def __init__(self, head: torch.nn.Linear) -> None:
         super().__init__()
-        self._product = training_product(head.weight.data, getattr(head.bias, "data", None))
+        self._product = DifferentiableLinear(head.weight.data, getattr(head.bias, "data", None))
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of the rows."""
         return self._product(x)
 
+    def say(self, hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+        """See trellis_jobs.loss.Piece; no gradients flow through it."""
+        return cross_entropy(self._product.forth(hidden_ND), targets_N)
+
+    def learn(self, hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See trellis_jobs.loss.Learn; no gradients flow through it."""
+        logits_NV = self._product.forth(hidden_ND)
+        losses_N, first_N = cross_entropy(logits_NV, targets_N)
+        return losses_N, first_N, self._product.back(logits_NV)
+
+
+def _is_ours(weight_OI: Tensor) -> bool:
+    return weight_OI.dtype is torch.float32 and serves(weight_OI) and serves(weight_OI.T)
+
 
 def _quicken_head(model: PreTrainedModel) -> None:
     head = model.get_output_embeddings()
-    if type(head) is torch.nn.Linear and serves(head.weight) and serves(head.weight.T):
+    if type(head) is torch.nn.Linear and _is_ours(head.weight):
         model.set_output_embeddings(_Head(head))
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trellis.engine.attention import Formula, attach, attention_of
+from trellis.engine.attention import IMPLEMENTATION, Formula, attach, attention_of
 from trellis.lora.products import packed_product
-from trellis.native import layers
+from trellis.native import layers, training
 from trellis.native.build import available
 
 _TOLERANCE: Final[Mapping[torch.dtype, float]] = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -44,7 +44,8 @@ class FusedNorm(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Each row by itself."""
-        return layers.rms_norm(hidden_states, self._weight, self._eps, offset=self._offset)
+        norm = training.rms_norm if _learns(hidden_states) else layers.rms_norm
+        return norm(hidden_states, self._weight, self._eps, offset=self._offset)
 
 
 class FusedMlp(nn.Module):
@@ -60,12 +61,16 @@ class FusedMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Each row by itself."""
-        down: Tensor = self.down_proj(layers.silu_mul(self.gate_proj(x), self.up_proj(x)))
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        down: Tensor = self.down_proj((training if _learns(gate) else layers).silu_mul(gate, up))
         return down
 
 
 class FusedAttention(nn.Module):
-    """An attention layer whose queries and keys are turned in place, and go to the cache from where they lie."""
+    """An attention layer whose queries and keys are turned in place, and go to the cache from where they lie.
+
+    While the model is told to attend in another way than Trellis's, the layer is as it was.
+    """
 
     layer_idx: int
     q_proj: nn.Module
@@ -81,18 +86,25 @@ class FusedAttention(nn.Module):
         self.q_proj, self.k_proj, self.v_proj = attention.q_proj, attention.k_proj, attention.v_proj
         self.o_proj = attention.o_proj
         self.q_norm, self.k_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
+        self._plain = (attention,)  # in a tuple, so that its linears are not there a second time
 
     def forward(
-        self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], **_: Any
-    ) -> tuple[Tensor, None]:
+        self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], **named: Any
+    ) -> tuple[Tensor, Any]:
         """(1, T, features) to the same."""
+        if self._plain[0].config._attn_implementation != IMPLEMENTATION:  # noqa: SLF001 - there is no other way to ask
+            plain: tuple[Tensor, Any] = self._plain[0](hidden_states, position_embeddings=position_embeddings, **named)
+            return plain
         q_TQD = self.q_proj(hidden_states)[0].unflatten(-1, (-1, self._size))
         k_THD = self.k_proj(hidden_states)[0].unflatten(-1, (-1, self._size))
         v_THD = self.v_proj(hidden_states)[0].unflatten(-1, (-1, self._size))
         if self.q_norm is not None and self.k_norm is not None:
             q_TQD, k_THD = self.q_norm(q_TQD), self.k_norm(k_THD)
         cos_1Td, sin_1Td = position_embeddings
-        layers.rotary(q_TQD, k_THD, cos_1Td[0], sin_1Td[0])
+        if _learns(q_TQD):
+            q_TQD, k_THD, v_THD = training.rotary(q_TQD, k_THD, v_THD, cos_1Td[0], sin_1Td[0])
+        else:
+            layers.rotary(q_TQD, k_THD, cos_1Td[0], sin_1Td[0])
         attended_TQD = attention_of(self)(self.layer_idx, q_TQD, k_THD, v_THD, self._formula)
         return self.o_proj(attended_TQD.flatten(1).unsqueeze(0)), None
 
@@ -158,6 +170,10 @@ def _watch(model: PreTrainedModel, token_ids: Sequence[int]) -> dict[nn.Module, 
     for hook in hooks:
         hook.remove()
     return calls
+
+
+def _learns(x: Tensor) -> bool:
+    return x.requires_grad and torch.is_grad_enabled()
 
 
 def _norms(module: nn.Module, _: Mapping[int, Formula]) -> Iterator[nn.Module]:

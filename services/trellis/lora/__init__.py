@@ -4,7 +4,7 @@ from trellis.lora.bank import AdapterBank, BankFullError, GroupBank
 from trellis.lora.groups import LoraGroup, find_groups
 from trellis.lora.host import HostAdapter
 from trellis.lora.linear import ActiveLora, LoraLinear, install
-from trellis.lora.ops import OPS, lora
+from trellis.lora.ops import OPS, adapted
 from trellis.lora.peft_files import read_adapter, write_adapter
 from trellis.lora.segments import Segment, Segments
 from trellis.lora.weights import LoraPair, LoraWeights
@@ -22,9 +22,9 @@ __all__ = [
     "LoraWeights",
     "Segment",
     "Segments",
+    "adapted",
     "find_groups",
     "install",
-    "lora",
     "read_adapter",
     "write_adapter",
 ]

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from trellis.lora.bank import AdapterBank, GroupBank
 from trellis.lora.groups import LoraGroup
-from trellis.lora.ops import Op, adapted, choose, choose_for_training, lora
+from trellis.lora.ops import Masked, Op, adapted, choose, choose_for_training
+from trellis.lora.parts import parts_of
 from trellis.lora.products import MakeProduct, PlainProduct, Product, TrainingProduct, packed_product
 from trellis.lora.segments import Segments
 
@@ -16,8 +17,8 @@ from trellis.lora.segments import Segments
 class Dropout(Protocol):
     """Zeros some of what adapters see, and scales the rest."""
 
-    def __call__(self, group: LoraGroup, x_TI: Tensor, /) -> Tensor:
-        """What the group's adapters see of x: (T, I), differentiable."""
+    def masks(self, group: LoraGroup, x_TI: Tensor, /) -> Sequence[Masked]:
+        """Of the rows that have dropout, on the device and in the dtype of x."""
         ...
 
 
@@ -49,20 +50,16 @@ class ActiveLora:
             return product(x)
         x_TI = x.reshape(-1, bank.group.in_features)
         if torch.is_grad_enabled() and bank.a_RPI.requires_grad:
-            return self._learning(x_TI, product, bank, segments).view(*x.shape[:-1], -1)
+            assert isinstance(product, TrainingProduct), "this model was built for inference only"
+            training_op = choose_for_training(x.device, x.dtype)
+            masked = () if self.dropout is None else self.dropout.masks(bank.group, x_TI)
+            return adapted(x_TI, product, bank, segments, training_op, masked).view(*x.shape[:-1], -1)
         y = product(x)
         assert self._op is not None
         same_dtype = x.dtype == bank.a_RPI.dtype  # adapters in training are float32, whatever the base is
         op = self._op if same_dtype else choose_for_training(x.device, x.dtype)
         op.add_lora(y.view(-1, bank.group.columns), x_TI, bank, segments)
         return y
-
-    def _learning(self, x_TI: Tensor, product: Product, bank: GroupBank, segments: Segments) -> Tensor:
-        op = choose_for_training(x_TI.device, x_TI.dtype)
-        if self.dropout is not None:
-            return product(x_TI) + lora(self.dropout(bank.group, x_TI), bank, segments, op)
-        assert isinstance(product, TrainingProduct), "this model was built for inference only"
-        return adapted(x_TI, product, bank, segments, op)
 
 
 class FusedGroup:
@@ -92,7 +89,7 @@ class FusedGroup:
         if self._last == 0:
             return self._compute(x)
         if self._x is not x:
-            self._parts = self._compute(x).split(self._outs, -1)
+            self._parts = parts_of(self._compute(x), self._outs)
             self._x = x
         y = self._parts[number]
         if number == self._last:

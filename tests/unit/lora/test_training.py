@@ -5,11 +5,18 @@ import torch
 from hypothesis import given, settings
 from tests.lora_mixes import GROUPS, MODULES, bank_of, mixes, random_weights, segments_of
 
-from trellis.lora import OPS, AdapterBank, HostAdapter, LoraWeights, Segments, lora
+from trellis.lora import OPS, AdapterBank, GroupBank, HostAdapter, LoraWeights, Segments, adapted
 from trellis.lora.ops import native
+from trellis.lora.products import PlainProduct
 from trellis.native.build import available
 
 Gradients = dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+
+
+def added(x_TI: torch.Tensor, group: GroupBank, segments: Segments) -> torch.Tensor:
+    """What the adapters add to a base that says nothing."""
+    nothing = PlainProduct(x_TI.new_zeros(group.group.columns, group.group.in_features), None)
+    return adapted(x_TI, nothing, group, segments)
 
 
 def gradients(bank: AdapterBank, segments: Segments, x_scale: float = 1.0) -> Gradients:
@@ -21,7 +28,7 @@ def gradients(bank: AdapterBank, segments: Segments, x_scale: float = 1.0) -> Gr
         x = torch.randn(segments.tokens, group.group.in_features, generator=generator, dtype=bank.dtype) * x_scale
         weight = torch.randn(segments.tokens, group.group.columns, generator=generator, dtype=bank.dtype)
         x.requires_grad_()
-        (lora(x, group, segments) * weight).sum().backward()
+        (added(x, group, segments) * weight).sum().backward()
         assert x.grad is not None
         assert group.a_RPI.grad is not None
         assert group.b_RO.grad is not None
@@ -81,7 +88,7 @@ def test_an_adapters_gradients_are_the_same_bits_alone_and_among_others() -> Non
         weight6 = torch.randn(6, group.group.columns, generator=generator)
         x = torch.cat([torch.full((5, x6.shape[1]), 1e30), x6, x6[:3]]).requires_grad_()
         weight = torch.cat([weight6[:5], weight6, weight6[:3]])
-        (lora(x, group, segments) * weight).sum().backward()
+        (added(x, group, segments) * weight).sum().backward()
         assert x.grad is not None
         assert group.a_RPI.grad is not None
         assert group.b_RO.grad is not None
@@ -103,9 +110,10 @@ def test_training_without_gradients_to_add_to_is_refused() -> None:
     bank, (slot,) = bank_of([random_weights("a", 8, MODULES, 0)], torch.float32)
     group = bank.groups[GROUPS[0].name]
     group.a_RPI.requires_grad = True
-    added = lora(torch.ones(2, group.group.in_features), group, Segments.of_runs([(slot, 2)], bank))
+    ones = torch.ones(2, group.group.in_features)
+    result = added(ones, group, Segments.of_runs([(slot, 2)], bank))
     with pytest.raises(RuntimeError, match="give the bank gradients"):
-        added.sum().backward()
+        result.sum().backward()
 
 
 def test_gradients_stay_their_adapters_when_others_come_and_go() -> None:
@@ -179,3 +187,52 @@ def test_native_gradients_of_a_segment_are_the_same_bits_wherever_it_lies() -> N
             found.append([grads[0][before : before + 70], *(grad[start : start + rows] for grad in grads[1:])])
         assert all(torch.equal(*pair) for each in found[1:] for pair in zip(each, found[0], strict=True))
         assert all(grad.isfinite().all() for grad in found[0])
+
+
+def test_the_base_counts_too_and_masked_rows_change_no_others() -> None:
+    bank, (first, second) = bank_of([random_weights(str(n), 8, MODULES, n) for n in range(2)], torch.float32)
+    bank.require_gradients()
+    group = bank.groups[GROUPS[0].name]
+    features, columns = group.group.in_features, group.group.columns
+    generator = torch.Generator().manual_seed(5)
+    product = PlainProduct(
+        torch.randn(columns, features, generator=generator), torch.randn(columns, generator=generator)
+    )
+    x = torch.randn(7, features, generator=generator)
+    weight = torch.randn(7, columns, generator=generator)
+    segments = Segments.of_runs([(first, 4), (second, 3)], bank)
+    mask = torch.bernoulli(torch.full((3, features), 0.5), generator=generator) * 2
+
+    def run(mask_tI: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        leaf = x.clone().requires_grad_()
+        masked = () if mask_tI is None else ((slice(4, 7), mask_tI),)
+        y = adapted(leaf, product, group, segments, masked=masked)
+        (y * weight).sum().backward()
+        assert leaf.grad is not None
+        return y.detach(), leaf.grad
+
+    plain, masked = run(None), run(mask)
+    for one, other in zip(plain, masked, strict=True):
+        assert torch.equal(one[:4], other[:4])
+        assert not torch.equal(one[4:], other[4:])
+    for one, other in zip(plain, run(torch.ones_like(mask)), strict=True):
+        torch.testing.assert_close(one, other)
+    double = x.double().requires_grad_()
+    seen = torch.cat([double[:4], double[4:] * mask.double()])
+    y = torch.nn.functional.linear(double, product.weight_OI.double(), product.bias_O.double())  # type: ignore[union-attr]
+    column = 0
+    for part, width in enumerate(group.group.out_features):
+        for segment in segments.all:
+            shrunk = seen[segment.span] @ group.a_RPI[segment.rank_rows, part].double().T
+            more = (
+                shrunk
+                @ group.b_RO[segment.rank_rows, column : column + width].double()
+                * group.scale_SP[segment.slot, part]
+            )
+            y = y + torch.nn.functional.pad(
+                more, (column, columns - column - width, segment.token, 7 - segment.token - segment.tokens)
+            )
+        column += width
+    (y * weight).sum().backward()
+    torch.testing.assert_close(masked[0].double(), y.detach(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(masked[1].double(), double.grad, rtol=1e-4, atol=1e-4)

@@ -5,9 +5,9 @@ and lets no segment's rows or weights into another's.
 """
 
 from trellis.lora.ops import grouped, native, reference, segmented, stacked, triton
-from trellis.lora.ops.differentiable import adapted, lora
+from trellis.lora.ops.differentiable import Masked, adapted
 from trellis.lora.ops.plan import Op, TrainingOp, choose, choose_for_training
 
 OPS: dict[str, Op] = {op.NAME: op for op in (reference, segmented, stacked, grouped, native, triton)}
 
-__all__ = ["OPS", "Op", "TrainingOp", "adapted", "choose", "choose_for_training", "lora"]
+__all__ = ["OPS", "Masked", "Op", "TrainingOp", "adapted", "choose", "choose_for_training"]

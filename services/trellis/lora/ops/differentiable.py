@@ -1,5 +1,6 @@
-"""What adapters add, with gradients for training: alone, or in one with the base's product."""
+"""A base's product and what adapters add to it, in one step with gradients for training."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,22 +13,25 @@ from trellis.lora.ops.plan import TrainingOp
 from trellis.lora.products import TrainingProduct
 from trellis.lora.segments import Segments
 
+Masked = tuple[slice, Tensor]
+"""Rows t of x, and what each of their numbers is multiplied by before an adapter sees it: (t, I)."""
 
-def lora(x_TI: Tensor, bank: GroupBank, segments: Segments, op: TrainingOp = segmented) -> Tensor:
-    """scale · (x Aᵀ) B of each segment's rows; (T, O), zero for rows of the base alone.
+
+def adapted(
+    x_TI: Tensor,
+    product: TrainingProduct,
+    bank: GroupBank,
+    segments: Segments,
+    op: TrainingOp = segmented,
+    masked: Sequence[Masked] = (),
+) -> Tensor:
+    """product(x) + scale · (x Aᵀ) B of each segment's rows: (T, O). In one, neither sum nor gradient needs a tensor of its
+    own; rows that are masked change nothing for the others, not by a bit.
 
     Backward adds to `bank.a_RPI.grad` and `bank.b_RO.grad` in place, which must exist and are those of all adapters, so
     that no tensor of the bank's size is made for a step; only rank rows whose adapter has tokens here change.
     """
-    added: Tensor = _Lora.apply(x_TI, bank.a_RPI, bank.b_RO, bank, segments, op)  # type: ignore[no-untyped-call]
-    return added
-
-
-def adapted(
-    x_TI: Tensor, product: TrainingProduct, bank: GroupBank, segments: Segments, op: TrainingOp = segmented
-) -> Tensor:
-    """product(x) and what `lora` adds to it: (T, O). In one, neither sum nor gradient needs a tensor of its own."""
-    y_TO: Tensor = _Adapted.apply(x_TI, bank.a_RPI, bank.b_RO, product, bank, segments, op)  # type: ignore[no-untyped-call]
+    y_TO: Tensor = _Adapted.apply(x_TI, bank.a_RPI, bank.b_RO, product, bank, segments, op, masked)  # type: ignore[no-untyped-call]
     return y_TO
 
 
@@ -42,47 +46,33 @@ class _Adapted(torch.autograd.Function):
         bank: GroupBank,
         segments: Segments,
         op: TrainingOp,
+        masked: Sequence[Masked],
     ) -> Tensor:
-        ctx.save_for_backward(x_TI)
-        ctx.product, ctx.bank, ctx.segments, ctx.op = product, bank, segments, op
+        # A and B are among the inputs so that backward comes even when x needs no gradient.
+        seen_TI = x_TI.clone() if masked else x_TI
+        for rows, mask_tI in masked:
+            seen_TI[rows] *= mask_tI
+        ctx.save_for_backward(seen_TI)
+        ctx.product, ctx.bank, ctx.segments, ctx.op, ctx.masked = product, bank, segments, op, masked
         y_TO = product.forth(x_TI)
-        op.add_lora(y_TO, x_TI, bank, segments)
+        op.add_lora(y_TO, seen_TI, bank, segments)
         return y_TO
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_y_TO: Tensor) -> tuple[Tensor | None, None, None, None, None, None, None]:
-        (x_TI,) = ctx.saved_tensors
+    def backward(ctx: Any, grad_y_TO: Tensor) -> tuple[Tensor | None, *tuple[None, ...]]:
+        (seen_TI,) = ctx.saved_tensors
+        bank: GroupBank = ctx.bank
+        if bank.a_RPI.grad is None or bank.b_RO.grad is None:
+            raise RuntimeError("The bank's tensors have no .grad to add to: give the bank gradients first.")
         product: TrainingProduct = ctx.product
         grad_x_TI = product.back(grad_y_TO) if ctx.needs_input_grad[0] else None
-        _add_gradients(grad_x_TI, grad_y_TO, x_TI, ctx.bank, ctx.segments, ctx.op)
-        return grad_x_TI, None, None, None, None, None, None
-
-
-class _Lora(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x_TI: Tensor, _a_RPI: Tensor, _b_RO: Tensor, bank: GroupBank, segments: Segments, op: TrainingOp
-    ) -> Tensor:
-        # A and B are among the inputs so that backward comes even when x needs no gradient.
-        ctx.save_for_backward(x_TI)
-        ctx.bank, ctx.segments, ctx.op = bank, segments, op
-        added_TO = x_TI.new_zeros(len(x_TI), bank.group.columns)
-        op.add_lora(added_TO, x_TI, bank, segments)
-        return added_TO
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_y_TO: Tensor) -> tuple[Tensor | None, None, None, None, None, None]:
-        (x_TI,) = ctx.saved_tensors
-        grad_x_TI = torch.zeros_like(x_TI) if ctx.needs_input_grad[0] else None
-        _add_gradients(grad_x_TI, grad_y_TO, x_TI, ctx.bank, ctx.segments, ctx.op)
-        return grad_x_TI, None, None, None, None, None
-
-
-def _add_gradients(
-    grad_x_TI: Tensor | None, grad_y_TO: Tensor, x_TI: Tensor, bank: GroupBank, segments: Segments, op: TrainingOp
-) -> None:
-    if bank.a_RPI.grad is None or bank.b_RO.grad is None:
-        raise RuntimeError("The bank's tensors have no .grad to add to: give the bank gradients first.")
-    op.backward(grad_x_TI, bank.a_RPI.grad, bank.b_RO.grad, grad_y_TO, x_TI, bank, segments)
+        masked: Sequence[Masked] = ctx.masked if grad_x_TI is not None else ()
+        base = [grad_x_TI[rows].clone() for rows, _ in masked] if grad_x_TI is not None else []
+        for rows, _ in masked:
+            grad_x_TI[rows] = 0.0  # type: ignore[index]
+        op: TrainingOp = ctx.op
+        op.backward(grad_x_TI, bank.a_RPI.grad, bank.b_RO.grad, grad_y_TO, seen_TI, bank, ctx.segments)
+        for (rows, mask_tI), base_tI in zip(masked, base, strict=True):
+            grad_x_TI[rows] = torch.addcmul(base_tI, grad_x_TI[rows], mask_tI)  # type: ignore[index]
+        return grad_x_TI, *(None,) * 7
