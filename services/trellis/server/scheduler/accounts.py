@@ -34,6 +34,8 @@ class Account:
     budget_most: Mapping[BudgetMeter, float]
     """What the tenant has in a whole period."""
     running: int = 0
+    leaving: int = 0
+    """Of those, how many were asked to leave."""
     held: Resources = NOTHING
     """By all its jobs, those on shared trainers too."""
     promised: Claim | None = None
@@ -45,11 +47,11 @@ class Account:
         """What of the tenant's own, and of its cohort's, forbids that one more job starts now; in their precedence."""
         if self._lacks_budget(uid, claim):
             yield QueueCode.BUDGET
-        if self.running + self._is_promised(uid) >= self.limit:
+        if self.running + self.is_promised(uid) >= self.limit:
             yield QueueCode.TENANT_LIMIT
-        if not self.line.own_allows(claim.accelerators, self._is_promised(uid)):
+        if not self.line.own_allows(claim.accelerators, self.is_promised(uid)):
             yield QueueCode.QUOTA
-        elif not self.line.cohort_allows(claim.accelerators, self._is_promised(uid)):
+        elif not self.line.cohort_allows(claim.accelerators, self.is_promised(uid)):
             yield QueueCode.COHORT
 
     def ever_allows(self, claim: Claim) -> bool:
@@ -78,12 +80,12 @@ class Account:
             self.promised, self.promised_to = claim, uid
             self.line.promised = claim.accelerators
 
-    def _is_promised(self, uid: str) -> bool:
+    def is_promised(self, uid: str) -> bool:
         """Whether something is kept for another job."""
         return self.promised is not None and self.promised_to != uid
 
     def _lacks_budget(self, uid: str, claim: Claim) -> bool:
-        kept = self.promised.budget if self.promised is not None and self._is_promised(uid) else {}
+        kept = self.promised.budget if self.promised is not None and self.is_promised(uid) else {}
         left = self.budget_left
         return any(
             meter in left and amount > left[meter] - kept.get(meter, 0.0) + ROUNDING
@@ -105,10 +107,9 @@ class Accounts:
         for tenant in sorted(snapshot.tenants):
             self.of(tenant)
         for job in snapshot.active:
-            account, claim = self.of(job.tenant), self.of_active(job)
-            account.take(claim)
+            self.of(job.tenant).take(self.of_active(job))
             if job.leaving:
-                account.line.leaving += claim.accelerators
+                self.leaves(job)
 
     def of(self, tenant: str) -> Account:
         """The tenant's."""
@@ -128,6 +129,12 @@ class Accounts:
         if job.trainer_uid:
             return Claim(self._seat, self._seat_resources)
         return Claim(self._snapshot.accelerators(job.needs), job.needs)
+
+    def leaves(self, job: ActiveJob) -> None:
+        """An active job was asked to leave."""
+        account = self.of(job.tenant)
+        account.leaving += 1
+        account.line.leaving += self.of_active(job).accelerators
 
     def past_share(self, tenant: str) -> float:
         """The part of the platform that it has had: what is remembered of its use, over the time that is remembered."""

@@ -9,7 +9,7 @@ first job needs: what later ones get beside it is there even if estimates are wr
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -65,11 +65,11 @@ def end_of(job: QueuedJob, snapshot: Snapshot) -> datetime | None:
     return None if job.seconds is None else snapshot.now + timedelta(seconds=job.seconds)
 
 
-def present_ends(snapshot: Snapshot) -> list[End]:
-    """The ends of all that holds capacity."""
+def present_ends(snapshot: Snapshot, gone: Container[str] = ()) -> list[End]:
+    """The ends of all that holds capacity; those that are gone leave now."""
     ends, of_trainers = [], defaultdict[str, list[datetime]](list)
     for job in snapshot.active:
-        time = _expected_end(job, snapshot)
+        time = _expected_end(job, snapshot, job.leaving or job.uid in gone)
         if job.trainer_uid:
             of_trainers[job.trainer_uid].append(time)
         elif job.needs != NOTHING:
@@ -80,8 +80,8 @@ def present_ends(snapshot: Snapshot) -> list[End]:
     return ends
 
 
-def _expected_end(job: ActiveJob, snapshot: Snapshot) -> datetime:
-    if job.leaving:
+def _expected_end(job: ActiveJob, snapshot: Snapshot, leaves: bool) -> datetime:
+    if leaves:
         return min(snapshot.now, job.expected_end or snapshot.now)
     return job.expected_end or (job.start_time or snapshot.now) + _default(snapshot)
 

@@ -46,7 +46,11 @@ def plan_of(snapshot: Snapshot, until: str = "") -> Plan:
         if isinstance(job.work, Shared) and (why := refusal(job.work, rooms)):
             plan.refuse[job.uid] = why
     able = [job for job in ready if job.uid not in plan.refuse and plan.may_ever_run(job)]
-    for job in Turns(able, Tiers(able, snapshot).of, plan.shares.of):
+    tier = Tiers(able, snapshot).of
+    reserved = [job for job in able if job.uid in snapshot.reservations]
+    plan.expect_reserved(reserved)
+    kept = {job.uid for job in Turns(reserved, tier, plan.shares.of) if plan.offer_reserved(job)}
+    for job in Turns((job for job in able if job.uid not in kept), tier, plan.shares.of):
         plan.offer(job)
         if job.uid == until:
             break
@@ -79,8 +83,9 @@ def order_of(plan: Plan) -> list[QueuedJob]:
     """The jobs that wait, in their turns from here on."""
     placed = {admission.uid for admission in plan.admit} | plan.refuse.keys()
     left = [job for job in plan.snapshot.queued if job.uid not in placed]
-    shares, order = Shares(plan.accounts, plan.capacity), []
-    for job in Turns(left, Tiers(left, plan.snapshot).of, shares.of):
+    shares = Shares(plan.accounts, plan.capacity)
+    order = [job for job in left if job.uid in plan.reserve]
+    for job in Turns((job for job in left if job.uid not in plan.reserve), Tiers(left, plan.snapshot).of, shares.of):
         order.append(job)
         shares.foresee(job.tenant, plan.accounts.claim(job).resources)
     return order

@@ -31,6 +31,12 @@ class Seat:
     given: int = field(default=0)
 
     @property
+    def needs(self) -> Resources:
+        """What a present one gives back when it leaves."""
+        assert self.present is not None
+        return self.present.needs
+
+    @property
     def jobs(self) -> int:
         """How many it has, with those that are given to it now."""
         return self.given + (self.present.open_jobs if self.present else 0)
@@ -100,14 +106,17 @@ class Seats:
         ]
         return sorted(busy, key=lambda seat: (seat.jobs, seat.key))
 
+    def leave(self, key: str) -> None:
+        """Tell a present trainer to leave."""
+        self._leave(next(seat for seats in self._of.values() for seat in seats if seat.key == key))
+
     def make_room(self, needs: Resources, room: Resources, leave: Iterable[Seat]) -> None:
         """Tell as many of the trainers to leave as are needed; none if that would not do."""
         chosen = []
         for seat in leave:
             if needs.fits_into(room):
                 break
-            assert seat.present is not None
-            room = room.plus(seat.present.needs)
+            room = room.plus(seat.needs)
             chosen.append(seat)
         if needs.fits_into(room):
             for seat in chosen:
