@@ -2,11 +2,17 @@
 
 import logging
 import sys
+from typing import Any
 
 import structlog
 
+from trellis.server.domain.blanking import blanked
+
 # Without the frames' variables: they hold keys, tokens and tenants' data.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+
+# At DEBUG these tell of every statement, request and header: what tenants wrote, and what opens stores.
+_TALKATIVE = ("aiosqlite", "aiobotocore", "botocore", "fsspec", "httpcore", "httpx", "s3fs", "urllib3")
 
 
 def configure_logging(log_format: str, level: str) -> None:
@@ -33,11 +39,16 @@ def configure_logging(log_format: str, level: str) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers, _blank_secrets],
         )
     )
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    # One line a request of the HTTP client would say again what the loops say better.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _blank_secrets(_logger: object, _method: str, line: Any) -> str:
+    """The whole line, last of all: nothing should have put a secret there, and if something did, it ends here."""
+    return blanked(str(line))
