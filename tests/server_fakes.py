@@ -153,6 +153,7 @@ async def validate(context: Context, version: DatasetVersion, base: BaseModel) -
             key=key,
             valid=found.valid,
             trainable_token_count=found.trainable_tokens or 0,
+            token_count=found.tokens or 0,
             summary=found.summary,
         )
         assert await unit.datasets.save_report(done, claim)

@@ -78,6 +78,10 @@ class Jobs(TuningJobServiceServicer):
         job.name = f"{request.parent}/tuningJobs/{request.tuning_job_id or f'j{len(self.jobs)}'}"
         job.state = S.STATE_QUEUED
         job.queue_reason.CopyFrom(S.QueueReason(code=S.QueueReason.CODE_CAPACITY, message="No room.", position=2))
+        job.estimate.CopyFrom(
+            S.Estimate(accelerators=0.25, trained_tokens=1200, rule="1,200 tokens.", accelerator_seconds=30)
+        )
+        job.estimate.duration.FromSeconds(120)
         self.jobs[job.name], self.created[request.request_id] = job, job.name
         return job
 

@@ -29,6 +29,12 @@ def jobs() -> None:
 @click.option("--base-model", default="", help="[default: the platform's]")
 @click.option("--alias", default="", help="Point this alias at the adapter in the end.")
 @click.option("--deploy", is_flag=True, help="Deploy the adapter in the end.")
+@click.option(
+    "--priority",
+    type=click.IntRange(-100, 100),
+    default=0,
+    help="Higher ones of a tenant go first; beyond 0, where its quota allows that, also before others'.  [default: 0]",
+)
 @click.option("--display-name", default="", help="What people call it.")
 @click.option("--job-id", default="", help="The last part of its name.  [default: made by the server]")
 @click.option("--watch", "watch_it", is_flag=True, help="Watch it until it has ended.")
@@ -44,6 +50,7 @@ def create(
     base_model: str,
     alias: str,
     deploy: bool,
+    priority: int,
     display_name: str,
     job_id: str,
     watch_it: bool,
@@ -58,6 +65,7 @@ def create(
         initial_adapter=from_adapter,
         alias=alias,
         deploy=deploy,
+        priority=priority,
         display_name=display_name,
         job_id=job_id,
         **method_arguments(settings),

@@ -67,6 +67,7 @@ class AsyncJobs:
         distributed: DistributedSpec | None = None,
         alias: str = "",
         deploy: bool = False,
+        priority: int = 0,
         display_name: str = "",
         job_id: str = "",
         tenant: str | None = None,
@@ -78,7 +79,8 @@ class AsyncJobs:
         `pretraining` says how, supervised tuning by rules if none does. Lines of `replay_dataset` are mixed in against
         forgetting. `initial_adapter`, an adapter, alias or checkpoint, is trained on instead of a new adapter;
         `distributed` runs the job by itself on DeepSpeed. When the job succeeds, `alias` is pointed at its adapter,
-        and `deploy` makes it callable. The answer shows every setting used. Raises NotFound, InvalidArgument with every
+        and `deploy` makes it callable. Of a tenant's jobs those of a higher `priority`, -100 to 100, go first; beyond 0, as
+        far as its quota allows, also before others' jobs. The answer shows every setting used. Raises NotFound, InvalidArgument with every
         wrong field, FailedPrecondition for data or a base that can't be trained on.
         """
         if sum(method is not None for method in (supervised, preference, pretraining)) > 1:
@@ -100,6 +102,7 @@ class AsyncJobs:
             distributed=fill(pb.DistributedSpec(), distributed) if distributed else None,
             alias=names.optional("aliases", alias),
             deploy=deploy,
+            priority=priority,
         )
         request = pb.CreateTuningJobRequest(
             parent=names.parent(None),

@@ -205,11 +205,17 @@ def test_an_upload_with_errors_sends_nothing_and_shows_them(trellis: Run, server
 
 def test_jobs(trellis: Run, server: FakeServer) -> None:
     options = ["--rank", "8", "--learning-rate", "0.01", "--schedule", "linear", "--precision", "bf16", "--deploy"]
-    made = trellis("jobs", "create", "--dataset", "support", "--job-id", "a", *options, "--format", "json").json
+    made = trellis(
+        "jobs", "create", "--dataset", "support", "--job-id", "a", "--priority", "5", *options, "--format", "json"
+    ).json
     assert made["name"] == JOB
     assert made["supervised"]["lora"]["rank"] == 8
     assert (made["supervised"]["schedule"], made["supervised"]["precision"]) == ("LINEAR", "BF16")
     assert (made["supervised"]["epochs"], made["deploy"], made["progress"]) == (None, True, None)
+    assert (made["priority"], made["preemption_count"], made["estimate"]["trained_tokens"]) == (5, 0, 1200)
+    shown = trellis("jobs", "get", "a").out
+    assert "1,200 tokens." in shown
+    assert "preemption count" in shown
     assert "No room." in trellis("jobs", "list").out
     assert trellis("jobs", "list", "--state", "queued", "--format", "json").json == [made]
     assert trellis("jobs", "list", "--state", "failed", "--all-tenants", "--format", "json").json == []

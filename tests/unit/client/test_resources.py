@@ -104,11 +104,15 @@ async def test_a_job_is_created_with_what_was_said_and_nothing_else(rig: Rig) ->
         schedule=trellis.LearningRateSchedule.LINEAR,
     )
     job = await got(
-        rig.client.jobs.create("support@" + "0" * 64, base_model="tiny", supervised=spec, alias="support", deploy=True)
+        rig.client.jobs.create(
+            "support@" + "0" * 64, base_model="tiny", supervised=spec, alias="support", deploy=True, priority=7
+        )
     )
     assert job.supervised == spec
     assert job.training_dataset == "tenants/acme/datasets/support/versions/" + "0" * 64
     assert (job.base_model, job.alias, job.deploy) == ("baseModels/tiny", "tenants/acme/aliases/support", True)
+    assert (job.priority, job.preemption_count) == (7, 0)
+    assert job.estimate == trellis.JobEstimate(0.25, timedelta(minutes=2), 1200, "1,200 tokens.", 30.0)
     assert job.state is trellis.JobState.QUEUED
     assert job.queue_reason == trellis.QueueReason(trellis.QueueReasonCode.CAPACITY, "No room.", 2)
     assert (job.progress, job.error, job.tuned_evaluation, job.validation_dataset) == (None, None, None, "")

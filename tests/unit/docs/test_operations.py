@@ -15,6 +15,7 @@ import trellis.server.rpc.metrics
 from trellis.engine_options import EngineOptions
 from trellis.server.config import OPTIONS, ServerConfig
 from trellis.server.domain.trainer_options import TrainerOptions
+from trellis.server.scheduler.snapshot import SchedulerOptions
 from trellis.server.tls_options import TlsOptions
 
 ROOT = Path(__file__).parents[3]
@@ -23,6 +24,7 @@ CONFIG = ROOT / "services" / "trellis" / "server" / "config.py"
 SOURCES = {
     EngineOptions: ROOT / "services" / "trellis" / "engine_options.py",
     TrainerOptions: ROOT / "services" / "trellis" / "server" / "domain" / "trainer_options.py",
+    SchedulerOptions: ROOT / "services" / "trellis" / "server" / "scheduler" / "snapshot.py",
     TlsOptions: ROOT / "services" / "trellis" / "server" / "tls_options.py",
 }
 SERVING = ROOT / "services" / "trellis" / "serving" / "metrics.py"

@@ -5,6 +5,7 @@ import pytest
 from trellis.engine_options import EngineOptions
 from trellis.server.config import _READERS, OPTIONS, Address, ConfigError, ServerConfig
 from trellis.server.domain.trainer_options import TrainerOptions
+from trellis.server.scheduler.snapshot import SchedulerOptions
 from trellis.server.secret import derived, read_or_make_secret
 
 REQUIRED = {
@@ -76,6 +77,15 @@ def test_trainers_settings_are_the_trainers_options() -> None:
 def test_trainers_settings_must_be_possible(variable: str, text: str) -> None:
     with pytest.raises(ConfigError, match=f"TRELLIS_TRAINER_.*{variable}" if text == "soon" else "TRELLIS_TRAINER_…"):
         ServerConfig.from_environment({**REQUIRED, f"TRELLIS_TRAINER_{variable}": text})
+
+
+def test_the_schedulers_settings_are_its_options() -> None:
+    assert ServerConfig.from_environment(REQUIRED).scheduler == SchedulerOptions()
+    given = {"TRELLIS_SCHEDULER_HALF_LIFE_SECONDS": "60", "TRELLIS_SCHEDULER_MAX_PREEMPTIONS": "0"}
+    options = ServerConfig.from_environment({**REQUIRED, **given}).scheduler
+    assert options == SchedulerOptions(half_life_seconds=60.0, max_preemptions=0)
+    with pytest.raises(ConfigError, match=r"TRELLIS_SCHEDULER_….*half_life_seconds must be more than 0"):
+        ServerConfig.from_environment({**REQUIRED, "TRELLIS_SCHEDULER_HALF_LIFE_SECONDS": "0"})
 
 
 def test_engines_settings_must_go_together() -> None:

@@ -39,6 +39,13 @@ class QueueReasonCode(StrEnum):
     TENANT_LIMIT = "TENANT_LIMIT"
     CAPACITY = "CAPACITY"
     RETRY_BACKOFF = "RETRY_BACKOFF"
+    BUDGET = "BUDGET"
+    QUOTA = "QUOTA"
+    COHORT = "COHORT"
+    FAIR_SHARE = "FAIR_SHARE"
+    RESERVED = "RESERVED"
+    PREEMPTING = "PREEMPTING"
+    NEVER_FITS = "NEVER_FITS"
 
 
 class Placement(StrEnum):
@@ -119,6 +126,19 @@ class JobUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class JobEstimate:
+    """What a job is expected to take, which is set aside of its tenant's budgets, and how that was reckoned."""
+
+    accelerators: float
+    """That it holds while it runs; part of one on a shared trainer."""
+    duration: timedelta | None
+    """How long it runs."""
+    trained_tokens: int
+    rule: str
+    accelerator_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class TuningJob:
     """A job that trains an adapter, or all weights of a model."""
 
@@ -146,7 +166,12 @@ class TuningJob:
     placement: Placement
     usage: JobUsage | None
     export: str
+    priority: int
+    """Higher ones of a tenant go first; beyond 0 also before others' jobs."""
+    estimate: JobEstimate | None
     attempt_count: int
+    preemption_count: int
+    """How many times it gave way to others."""
     create_time: datetime | None
     start_time: datetime | None
     end_time: datetime | None

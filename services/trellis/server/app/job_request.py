@@ -2,11 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+from trellis.errors import InvalidArgument
 from trellis.names import AdapterName, AliasName, CheckpointName, DatasetName, DatasetVersionName, TenantName
 from trellis.server.app.fields import Violations
+from trellis.server.domain.quota import Quota
 from trellis.spec import Method
+
+LEAST_PRIORITY: Final = -100
+MOST_PRIORITY: Final = 100
 
 StartName = AdapterName | AliasName | CheckpointName
 """What a job may start from."""
@@ -26,6 +31,7 @@ class NewTuningJob:
     initial_adapter: str = ""
     alias: str = ""
     deploy: bool = False
+    priority: int = 0
     method: Method = "supervised"
     settings: Mapping[str, Any] | None = None
     lora: Mapping[str, Any] | None = None
@@ -44,6 +50,23 @@ class JobNames:
     replay: DatasetVersionName | None
     start: StartName | None
     alias_id: str
+
+
+def check_priority(new: NewTuningJob, violations: Violations) -> None:
+    """Note a priority that no job may have."""
+    if not LEAST_PRIORITY <= new.priority <= MOST_PRIORITY:
+        description = f"{new.priority} is not between {LEAST_PRIORITY} and {MOST_PRIORITY}."
+        violations.add("tuning_job.priority", description)
+
+
+def require_priority(new: NewTuningJob, quota: Quota) -> None:
+    """Raise InvalidArgument for a priority beyond what the tenant's quota allows its jobs."""
+    highest = quota.highest_priority
+    if new.priority > max(highest, 0):
+        description = (
+            f"{new.priority} is more than {highest}, the highest that the quota of {new.parent} allows its jobs."
+        )
+        raise InvalidArgument.for_field("tuning_job.priority", description)
 
 
 def read_names(new: NewTuningJob, violations: Violations) -> JobNames | None:

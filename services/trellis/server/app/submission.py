@@ -14,7 +14,7 @@ from trellis.server.app.idempotency import RequestKey, create_once
 from trellis.server.app.initial_adapter import differences, find_start, hold_start
 from trellis.server.app.job_datasets import with_datasets
 from trellis.server.app.job_preparation import with_facts
-from trellis.server.app.job_request import JobNames, NewTuningJob, read_names
+from trellis.server.app.job_request import JobNames, NewTuningJob, check_priority, read_names, require_priority
 from trellis.server.app.job_spec import NO_LIMIT, asked_spec
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.app.quota import limited_tenant, require_job
@@ -42,6 +42,7 @@ async def create_tuning_job(context: Context, caller: Caller, new: NewTuningJob,
 
     async def create(unit: UnitOfWork) -> tuple[str, TuningJob]:
         tenant = await limited_tenant(unit, checked.names.tenant, "open_jobs", "artifact_bytes")
+        require_priority(new, tenant.quota)
         if await unit.base_models.get(checked.base.base_model_id) is None:
             raise base_model_unavailable(checked.base.name)
         job = await _new_job(context, unit, new, checked)
@@ -63,6 +64,7 @@ async def _checked(context: Context, new: NewTuningJob, key: RequestKey) -> _Che
     """All wrong fields are said at once; only then what is missing."""
     violations = Violations()
     names = read_names(new, violations)
+    check_priority(new, violations)
     violations.text(new.display_name, "tuning_job.display_name")
     key.check(violations)
     base = await _find_base(context, new.base_model, violations)
@@ -142,6 +144,7 @@ async def _new_job(context: Context, unit: UnitOfWork, new: NewTuningJob, checke
         update_time=now,
         alias_id=checked.names.alias_id,
         deploy=new.deploy,
+        priority=new.priority,
         queue_reason=_first_reason(found.waits),
     )
     return await with_facts(unit, job, context.settings.needs)

@@ -17,7 +17,6 @@ from trellis.server.domain.quota import UNLIMITED
 from trellis.server.domain.trainer import Trainer, TrainerBase
 from trellis.server.domain.tuning_job import ACTIVE, STOPPING, Attempt, JobState, TuningJob
 from trellis.server.scheduler.capacity import Resources
-from trellis.server.scheduler.past_use import dominant_share
 from trellis.server.scheduler.snapshot import (
     ActiveJob,
     Alone,
@@ -97,11 +96,11 @@ async def _shares(
 ) -> Shares:
     needs = context.settings.needs
     uids = {one.job.uid for one in active}
-    seat = dominant_share(needs.trainer, needs.capacity) / needs.trainers.max_jobs
+    seat = needs.trainer.share_of(needs.capacity) / needs.trainers.max_jobs
     holdings = [
         Holding(
             one.job.tenant,
-            seat if one.trainer_uid else dominant_share(needs.alone(one.job.spec), needs.capacity),
+            seat if one.trainer_uid else needs.alone(one.job.spec).share_of(needs.capacity),
             one.since,
         )
         for one in active

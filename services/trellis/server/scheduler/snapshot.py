@@ -141,6 +141,12 @@ class SchedulerOptions:
     default_job_seconds: float = 3600.0
     """How long a job is taken to run of which nothing is known."""
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what can't be."""
+        for name in ("half_life_seconds", "default_job_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be more than 0, not {getattr(self, name):g}.")
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:

@@ -7,6 +7,7 @@ from trellis.server.app.etags import etag_of
 from trellis.server.app.job_request import NewTuningJob
 from trellis.server.domain.tuning_job import (
     Checkpoint,
+    Estimate,
     Evaluation,
     JobError,
     JobEvent,
@@ -51,6 +52,9 @@ def tuning_job(value: TuningJob) -> pb.TuningJob:
         etag=etag_of(value.name, value.create_time, value.revision),
         usage=pb.TuningJob.Usage(trained_tokens=value.used_tokens, trainer_seconds=value.used_seconds),
         export=str(ExportName(value.tenant, value.export_id)) if value.export_id else "",
+        priority=value.priority,
+        estimate=_estimate(value.estimate),
+        preemption_count=value.preemption_count,
         **method_fields(value.spec),
     )
 
@@ -132,6 +136,7 @@ def new_tuning_job(request: pb.CreateTuningJobRequest) -> NewTuningJob:
         initial_adapter=job.initial_adapter,
         alias=job.alias,
         deploy=job.deploy,
+        priority=job.priority,
         **chosen_method(job),
     )
 
@@ -141,6 +146,18 @@ def _queue_reason(value: QueueReason | None) -> pb.TuningJob.QueueReason | None:
         return None
     code = to_wire(pb.TuningJob.QueueReason.Code, "CODE_", value.code)
     return pb.TuningJob.QueueReason(code=code, message=value.message, position=value.position)
+
+
+def _estimate(value: Estimate | None) -> pb.TuningJob.Estimate | None:
+    if value is None:
+        return None
+    return pb.TuningJob.Estimate(
+        accelerators=value.accelerators,
+        duration=duration(value.seconds),
+        trained_tokens=value.trained_tokens,
+        rule=value.rule,
+        accelerator_seconds=value.accelerator_seconds,
+    )
 
 
 def _evaluation(value: Evaluation | None) -> pb.TuningJob.Evaluation | None:
