@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from trellis.objects import ObjectStore
 from trellis.server.app.bell import Bell, in_state
+from trellis.server.app.call_gate import CallGate
 from trellis.server.app.context import AppSettings, Context
 from trellis.server.app.key_uses import KeyUses
 from trellis.server.app.waiting import Pause
@@ -97,7 +98,8 @@ def build(config: ServerConfig) -> Platform:
         server_secret=_attempts_secret(secret),
         trainers=config.trainer,
     )
-    context = Context(units, clock, ids, store, engines, pause, settings, pause.of(_CLAIM_SECONDS))
+    gate = CallGate(lambda seconds: pause.of(seconds)())
+    context = Context(units, clock, ids, store, engines, pause, settings, pause.of(_CLAIM_SECONDS), gate=gate)
     control = ControlContext(
         units, clock, ids, cluster, engines, ThreadedObjects(store), _control_settings(config, secret, lease)
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from trellis.objects import ObjectStore
+from trellis.server.app.call_gate import CallGate
 from trellis.server.app.hosts import EngineHost
 from trellis.server.app.job_needs import JobNeeds
 from trellis.server.app.key_uses import KeyUses
@@ -71,6 +72,8 @@ class Context:
     """The same for trainers that wait for jobs, who are not to notice it; None for `wait`."""
     key_uses: KeyUses = field(default_factory=KeyUses)
     """The uses of API keys that are still to be written down."""
+    gate: CallGate = field(default_factory=CallGate)
+    """What calls of models pass."""
     jobs: Lookout[JobMark] = field(init=False, repr=False)
     """Where streams wait for their jobs to go on."""
     trainers: Lookout[TrainerMark] = field(init=False, repr=False)

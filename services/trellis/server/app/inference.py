@@ -9,8 +9,10 @@ from trellis.errors import Reason, error_for
 from trellis.names import AdapterName, AliasName, BaseModelName, tenant_of
 from trellis.server.app.adapters import present_adapter, present_alias
 from trellis.server.app.base_models import present_base_model
+from trellis.server.app.call_gate import Passed
 from trellis.server.app.context import Context
 from trellis.server.app.generate_request import check_generate
+from trellis.server.app.job_spec import NO_LIMIT
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.app.shares import shared_adapter
 from trellis.server.domain.adapter import Adapter, Deployment
@@ -49,7 +51,13 @@ async def generate(
     async with context.units(write=False) as unit:
         model = await _resolve(unit, caller, request.model)
         tenant = await unit.tenants.get(model.tenant)
+        base = await unit.base_models.get(model.base_model_id) if context.gate.counts(tenant) else None
     _require_deployed(model)
+    passed = None
+    if tenant is not None and context.gate.counts(tenant):
+        length = base.context_length if base else NO_LIMIT
+        passed = await context.gate.admit(context.units, context.clock, tenant, request, length, seconds)
+        seconds = None if seconds is None else seconds - passed.waited
     wanted = _engine_request(model, request, request_id)
     wanted.tenant_weight = tenant.serving_weight if tenant else DEFAULT_SERVING_WEIGHT
     wanted.deadline_seconds = 0.0 if seconds is None else max(seconds, _LEAST_SECONDS)
@@ -64,7 +72,7 @@ async def generate(
                 tally.count(response)
                 yield response
     finally:
-        await asyncio.shield(_record(context, model, tally))
+        await asyncio.shield(_record(context, model, tally, passed))
 
 
 class _Tally:
@@ -81,6 +89,11 @@ class _Tally:
         if response.HasField("usage"):
             self.prompt_tokens = response.usage.prompt_tokens
             self.completion_tokens = response.usage.completion_tokens
+
+    def tokens(self, passed: Passed) -> int:
+        """All that the call took; of a prompt that was read and never counted, as it was cut off, the estimate."""
+        prompt = self.prompt_tokens or (passed.estimate.prompt if self.begun else 0)
+        return prompt + self.completion_tokens
 
 
 async def _resolve(unit: UnitOfWork, caller: Caller, name: str) -> _Model:
@@ -123,16 +136,29 @@ def _engine_request(model: _Model, request: GenerateRequest, request_id: str) ->
     )
 
 
-async def _record(context: Context, model: _Model, tally: _Tally) -> None:
-    if not tally.begun or model.tenant == PLATFORM_TENANT:
-        return
+async def _record(context: Context, model: _Model, tally: _Tally, passed: Passed | None) -> None:
+    entries = _entries(context, model, tally) if tally.begun and model.tenant != PLATFORM_TENANT else []
+    used = tally.tokens(passed) if passed else 0
+    try:
+        if entries or passed:
+            async with context.units() as unit:
+                await unit.ledger.append(entries)
+                if passed:
+                    await context.gate.correct(unit, context.clock, passed, used)
+                await unit.commit()
+    finally:
+        if passed:
+            context.gate.done(passed, used)
+
+
+def _entries(context: Context, model: _Model, tally: _Tally) -> list[LedgerEntry]:
     key, now, prices = context.ids.new_id("call"), context.now(), context.settings.prices
     base = str(BaseModelName(model.base_model_id))
     used = {
         f"{key}-inference_prompt_tokens": (Meter.PROMPT_TOKENS, tally.prompt_tokens),
         f"{key}-inference_completion_tokens": (Meter.COMPLETION_TOKENS, tally.completion_tokens),
     }
-    entries = [
+    return [
         LedgerEntry(
             tenant=model.tenant,
             key=each,
@@ -147,6 +173,3 @@ async def _record(context: Context, model: _Model, tally: _Tally) -> None:
         for each, (meter, quantity) in used.items()
         if quantity
     ]
-    async with context.units() as unit:
-        await unit.ledger.append(entries)
-        await unit.commit()
