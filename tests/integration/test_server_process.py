@@ -1,93 +1,28 @@
 """The server as a process of its own, over SQLite and without a Ray that answers."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.server_process import SECONDS, Server
 
 import trellis
 from trellis.local.ports import free_ports
-from trellis.local.stack import answers
 
-BASE = Path(trellis.__file__).parent / "base_models" / "trellis-tiny"
 LINE = {"messages": [{"role": "user", "content": "ping"}, {"role": "assistant", "content": "pong"}]}
-SECONDS = 60.0
-
-
-@dataclass
-class Server:
-    folder: Path
-    grpc_port: int
-    http_port: int
-    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "server.log"
-
-    @property
-    def key(self) -> str:
-        return (self.folder / "admin.key").read_text().strip()
-
-    def start(self, **changes: str) -> subprocess.Popen[bytes]:
-        environment = {
-            **os.environ,
-            "TRELLIS_DATABASE_URL": f"sqlite+aiosqlite:///{self.folder / 'trellis.db'}",
-            "TRELLIS_STORE_URL": str(self.folder / "objects"),
-            "TRELLIS_SECRET_FILE": str(self.folder / "server.secret"),
-            "TRELLIS_ADMIN_KEY_FILE": str(self.folder / "admin.key"),
-            "TRELLIS_RAY_DASHBOARD_URL": "http://127.0.0.1:9",
-            "TRELLIS_GRPC_ADDRESS": f"127.0.0.1:{self.grpc_port}",
-            "TRELLIS_HTTP_ADDRESS": f"127.0.0.1:{self.http_port}",
-            "TRELLIS_BASE_MODELS": f"tiny={BASE}",
-            **changes,
-        }
-        with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "trellis.server"], env=environment, stdout=log, stderr=subprocess.STDOUT
-            )
-        self.started.append(process)
-        return process
-
-    def until_ready(self) -> None:
-        pause = threading.Event()
-        for _ in range(int(SECONDS / 0.1)):
-            if answers(f"http://127.0.0.1:{self.http_port}/readyz"):
-                return
-            pause.wait(0.1)
-        pytest.fail(f"The server did not get ready:\n{self.log.read_text()}")
-
-    def logged(self, request_id: str) -> list[str]:
-        """The statuses of the log's lines on this call, which are written after it was answered."""
-        pause = threading.Event()
-        for _ in range(int(SECONDS / 0.1)):
-            lines = [json.loads(line) for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            if found := [line["status"] for line in lines if line.get("request_id") == request_id]:
-                return found
-            pause.wait(0.1)
-        pytest.fail(f"The log has no line on {request_id}:\n{self.log.read_text()}")
-
-    def client(self, key: str = "", **more: str) -> trellis.Client:
-        return trellis.Client(f"localhost:{self.grpc_port}", api_key=key or self.key, **more)
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     found = Server(tmp_path, *free_ports(2))
     yield found
-    for process in found.started:
-        process.kill()
-        process.wait()
+    found.end()
 
 
 @pytest.fixture

@@ -92,6 +92,39 @@ def test_wrong_endpoints(endpoint: str) -> None:
         resolve(endpoint, environ={"TRELLIS_CONFIG": "/nowhere"})
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "address"),
+    [
+        ("127.0.0.1:1,127.0.0.1:2", "ipv4:127.0.0.1:1,127.0.0.1:2"),
+        ("localhost:1, 127.0.0.1", "ipv4:127.0.0.1:1,127.0.0.1:50051"),
+        ("ipv4:127.0.0.1:1,127.0.0.1:2", "ipv4:127.0.0.1:1,127.0.0.1:2"),
+        ("http://10.0.0.1:1,10.0.0.2:1", "ipv4:10.0.0.1:1,10.0.0.2:1"),
+        ("grpc://[::1]:1,::1/", "ipv6:[::1]:1,[::1]:50051"),
+    ],
+)
+def test_several_servers(endpoint: str, address: str) -> None:
+    found = resolve(endpoint, environ={})
+    assert (found.address, found.tls, found.endpoint) == (address, False, endpoint)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "why"),
+    [
+        ("http://a.example:1,b.example:1", "not 'a.example'"),
+        ("127.0.0.1:1,[::1]:1", "all be IPv4, or all IPv6"),
+        ("ipv6:127.0.0.1:1,127.0.0.2:1", "all be IPv4, or all IPv6"),
+        ("127.0.0.1:1,127.0.0.1:70000", "no port"),
+        ("127.0.0.1:1,", "not ''"),
+        ("10.0.0.1:1,10.0.0.2:1", "use one name"),
+        ("https://127.0.0.1:1,127.0.0.1:2", "use one name"),
+    ],
+)
+def test_wrong_lists_of_servers(endpoint: str, why: str) -> None:
+    with pytest.raises(InvalidArgument, match="can't be an endpoint") as caught:
+        resolve(endpoint, environ={})
+    assert why in str(caught.value)
+
+
 def test_tls_can_be_said_outright() -> None:
     env = {"TRELLIS_CONFIG": "/nowhere"}
     assert resolve("localhost:1", tls=True, environ=env).tls
