@@ -54,6 +54,7 @@ class Reason(StrEnum):
     BUDGET_EXHAUSTED = "BUDGET_EXHAUSTED"
     NEVER_FITS = "NEVER_FITS"
     TOKEN_INVALID = "TOKEN_INVALID"
+    ISSUER_UNAVAILABLE = "ISSUER_UNAVAILABLE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +254,7 @@ STATUS_OF_REASON: Mapping[Reason, type[TrellisError]] = {
     Reason.BUDGET_EXHAUSTED: ResourceExhausted,
     Reason.NEVER_FITS: FailedPrecondition,
     Reason.TOKEN_INVALID: Unauthenticated,
+    Reason.ISSUER_UNAVAILABLE: Unavailable,
 }
 """The one status table: which class, and so which gRPC status, an error of each reason is."""
 

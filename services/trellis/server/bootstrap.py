@@ -16,13 +16,13 @@ from trellis.server.app.key_uses import KeyUses
 from trellis.server.app.waiting import Pause
 from trellis.server.clusters.ray import RayJobCluster
 from trellis.server.clusters.serve import EngineSettings, ServeCluster
-from trellis.server.config import ServerConfig
+from trellis.server.config import ConfigError, ServerConfig
 from trellis.server.control.admit import AdmitJobs
 from trellis.server.control.context import ControlContext, ControlSettings
 from trellis.server.control.deploy import DeployAdapters
 from trellis.server.control.export import MakeExports, ReapExports
-from trellis.server.control.key_uses import WriteKeyUses
 from trellis.server.control.extend import LOOK_SECONDS, ExtendHolds
+from trellis.server.control.key_uses import WriteKeyUses
 from trellis.server.control.launch import LaunchJobs
 from trellis.server.control.launch_trainers import LaunchTrainers
 from trellis.server.control.lease import LEASE
@@ -32,14 +32,16 @@ from trellis.server.control.one_server import OneServer
 from trellis.server.control.reap import ReapOrphans, ReapRuns
 from trellis.server.control.reap_trainers import ReapTrainers
 from trellis.server.control.stop import StopJobs
-from trellis.server.control.sweep import SweepObjects
 from trellis.server.control.storage import MeterStorage
+from trellis.server.control.sweep import SweepObjects
 from trellis.server.control.validate import ValidateDatasets
 from trellis.server.control.watch import WatchAttempts
 from trellis.server.control.watch_trainers import WatchTrainers
 from trellis.server.control.watchdog import WatchSteps
 from trellis.server.domain.stop import Graces
 from trellis.server.domain.tuning_job import ENDED, STOPPING, JobState
+from trellis.server.oidc.issuers import IssuerError, read_issuers
+from trellis.server.oidc.verify import JwtVerifier
 from trellis.server.rpc.health import ServerHealth
 from trellis.server.rpc.server import build_grpc_server, make_health
 from trellis.server.secret import derived, read_or_make_secret
@@ -99,7 +101,9 @@ def build(config: ServerConfig) -> Platform:
         trainers=config.trainer,
     )
     gate = CallGate(lambda seconds: pause.of(seconds)())
-    context = Context(units, clock, ids, store, engines, pause, settings, pause.of(_CLAIM_SECONDS), gate=gate)
+    context = Context(
+        units, clock, ids, store, engines, pause, settings, pause.of(_CLAIM_SECONDS), tokens=_tokens(config), gate=gate
+    )
     control = ControlContext(
         units, clock, ids, cluster, engines, ThreadedObjects(store), _control_settings(config, secret, lease)
     )
@@ -123,11 +127,13 @@ def build(config: ServerConfig) -> Platform:
 def _loops(control: ControlContext, store: ObjectStore, uses: KeyUses) -> tuple[ControlLoop, ...]:
     """The loops, each with the seconds between two rounds, and what wakes it sooner."""
     moves_the_queue = {*map(in_state, (JobState.QUEUED, JobState.PAUSED, *ENDED)), "reports", "trainers"}
+    admit = AdmitJobs(control)
     return (
         # Two, so that a large file does not hold up everybody's small ones.
         ControlLoop(ValidateDatasets(control, store), 1.0, wakes_on=["reports"]),
         ControlLoop(ValidateDatasets(control, store), 1.0, wakes_on=["reports"]),
-        ControlLoop(AdmitJobs(control), 1.0, wakes_on=moves_the_queue),
+        ControlLoop(admit, 1.0, wakes_on=moves_the_queue),
+        ControlLoop(admit.board, 1.0),
         ControlLoop(LaunchJobs(control), 1.0, wakes_on=[in_state(JobState.STARTING)]),
         ControlLoop(LaunchTrainers(control), 1.0, wakes_on=["trainers"]),
         ControlLoop(WatchAttempts(control), 2.0),
@@ -144,10 +150,10 @@ def _loops(control: ControlContext, store: ObjectStore, uses: KeyUses) -> tuple[
         ControlLoop(MeasureJobs(control), 5.0),
         ControlLoop(MeasureTrainers(control), 5.0),
         ControlLoop(WriteKeyUses(control, uses), 30.0),
-    )
-
         _by_one_server(control, ExtendHolds, LOOK_SECONDS),
         _by_one_server(control, MeterStorage, 30.0),
+    )
+
 
 def _by_one_server(
     control: ControlContext, step: Callable[[ControlContext], Step], interval: float, wakes_on: Iterable[str] = ()
@@ -166,6 +172,15 @@ def _engine_settings(config: ServerConfig, secret: bytes) -> EngineSettings:
         http_port=config.serve_port,
         options=config.engine,
     )
+
+
+def _tokens(config: ServerConfig) -> JwtVerifier | None:
+    if config.oidc_file is None:
+        return None
+    try:
+        return JwtVerifier(read_issuers(config.oidc_file))
+    except IssuerError as error:
+        raise ConfigError(f"Of TRELLIS_OIDC_FILE, {error}") from None
 
 
 def _worker_ca(config: ServerConfig) -> str:

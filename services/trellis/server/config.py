@@ -85,6 +85,8 @@ class ServerConfig:
     """The variables that begin with TRELLIS_TRAINER."""
     scheduler: SchedulerOptions = SchedulerOptions()
     """The variables that begin with TRELLIS_SCHEDULER."""
+    oidc_file: Path | None = None
+    """TOML or JSON: the identity providers whose tokens open the API, and what their claims give."""
     tls: TlsOptions = TlsOptions()
     """The variables that begin with TRELLIS_TLS."""
     tenant_running_limit: int = 4
@@ -233,6 +235,7 @@ _READERS = {
     "http_address": Address.parse,
     "worker_endpoint": _endpoint,
     "worker_address": Address.parse,
+    "oidc_file": _path,
     "ray_token_file": _path,
     "serve_host": _text,
     "serve_port": _count,

@@ -122,6 +122,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The bearer token (OpenID Connect) is not one that this platform takes: signature, issuer, audience, times or
     claims. UNAUTHENTICATED. The message says which, and nothing of the token.
     """
+    ERROR_REASON_ISSUER_UNAVAILABLE: _ErrorReason.ValueType  # 41
+    """The keys of the issuer of a bearer token can't be had, so that nobody can tell whether it is right. UNAVAILABLE. Try
+    again.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason that an error of this API can have: the `reason` of the google.rpc.ErrorInfo in a status's
@@ -227,5 +231,9 @@ budget allows. FAILED_PRECONDITION, with the numbers.
 ERROR_REASON_TOKEN_INVALID: ErrorReason.ValueType  # 40
 """The bearer token (OpenID Connect) is not one that this platform takes: signature, issuer, audience, times or
 claims. UNAUTHENTICATED. The message says which, and nothing of the token.
+"""
+ERROR_REASON_ISSUER_UNAVAILABLE: ErrorReason.ValueType  # 41
+"""The keys of the issuer of a bearer token can't be had, so that nobody can tell whether it is right. UNAVAILABLE. Try
+again.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -1,15 +1,27 @@
 """From the secret that a call carries to who calls."""
 
 import hashlib
+from dataclasses import replace
 
 from trellis.errors import Reason, TrellisError, error_for
+from trellis.names import tenant_of
 from trellis.server.app.audit import record
 from trellis.server.app.context import Context
 from trellis.server.app.ports import UnitOfWork
-from trellis.server.app.tokens import ATTEMPT_PREFIX, TRAINER_PREFIX
+from trellis.server.app.tokens import (
+    ATTEMPT_PREFIX,
+    ATTEMPT_TICKET_PREFIX,
+    TRAINER_PREFIX,
+    TRAINER_TICKET_PREFIX,
+    attempt_of,
+    trainer_of,
+)
 from trellis.server.domain.caller import ApiKey, AttemptRef, Caller, Role
+from trellis.server.domain.trainer import Trainer
+from trellis.server.domain.tuning_job import Attempt
 
 _SCHEME = "bearer "
+_DOTS_OF_A_JWT = 2  # our own secrets have none
 
 
 def secret_hash(secret: str) -> str:
@@ -22,11 +34,17 @@ async def authenticate(context: Context, authorization: str) -> Caller:
     if not authorization.lower().startswith(_SCHEME):
         raise _invalid("The call has no API key; send it as `authorization: Bearer …`.")
     secret = authorization[len(_SCHEME) :].strip()
+    if secret.count(".") == _DOTS_OF_A_JWT:
+        return await _bearer_of_token(context, secret)
     async with context.units(write=False) as unit:
         if secret.startswith(ATTEMPT_PREFIX):
             return await _attempt(unit, secret)
         if secret.startswith(TRAINER_PREFIX):
             return await _trainer(unit, secret)
+        if secret.startswith(ATTEMPT_TICKET_PREFIX):
+            return await _attempt_to_begin(unit, context, secret)
+        if secret.startswith(TRAINER_TICKET_PREFIX):
+            return await _trainer_to_begin(unit, context, secret)
         key = await unit.api_keys.find(secret_hash(secret))
     if key is None:
         raise _invalid("The API key is unknown.")
@@ -51,19 +69,63 @@ def _caller_of(key: ApiKey, sent: str, context: Context) -> Caller:
     return Caller(key.role, key.tenant, key.key_id, scopes=key.scopes, principal=key.name)
 
 
+async def _bearer_of_token(context: Context, token: str) -> Caller:
+    if context.tokens is None:
+        raise error_for(Reason.TOKEN_INVALID, "This server takes no tokens of identity providers; send an API key.")
+    identity = await context.tokens.verify(token, context.now())
+    if identity.tenant is not None:
+        await _expect_tenant(context, identity.tenant)
+    return Caller(
+        identity.role, identity.tenant, identity.principal, scopes=identity.scopes, principal=identity.principal
+    )
+
+
+async def _expect_tenant(context: Context, tenant: str) -> None:
+    if tenant_of(f"tenants/{tenant}") == tenant:  # it may be any text
+        async with context.units(write=False) as unit:
+            if await unit.tenants.get(tenant) is not None:
+                return
+    message = "The tenant that the token's claims name does not exist."
+    raise error_for(Reason.TOKEN_INVALID, message, metadata={"check": "tenant"})
+
+
 async def _attempt(unit: UnitOfWork, token: str) -> Caller:
     attempt = await unit.jobs.find_attempt(secret_hash(token))
     if attempt is None:
         raise _invalid("The attempt's token is unknown.")
-    ref = AttemptRef(attempt.tenant, attempt.job_uid, attempt.number)
-    name = f"{attempt.job_uid}-{attempt.number}"
-    return Caller(Role.ATTEMPT, attempt.tenant, name, ref, principal=f"attempts/{name}")
+    return _attempt_caller(attempt)
 
 
 async def _trainer(unit: UnitOfWork, token: str) -> Caller:
     trainer = await unit.trainers.find(secret_hash(token))
     if trainer is None:
         raise _invalid("The trainer's token is unknown.")
+    return _trainer_caller(trainer)
+
+
+async def _attempt_to_begin(unit: UnitOfWork, context: Context, ticket: str) -> Caller:
+    found = attempt_of(context.settings.server_secret, ticket)
+    attempt = await unit.jobs.get_attempt(*found) if found else None
+    if attempt is None:
+        raise _invalid("The attempt's ticket is unknown.")
+    return replace(_attempt_caller(attempt), by_ticket=True)
+
+
+async def _trainer_to_begin(unit: UnitOfWork, context: Context, ticket: str) -> Caller:
+    uid = trainer_of(context.settings.server_secret, ticket)
+    trainer = await unit.trainers.get(uid) if uid else None
+    if trainer is None:
+        raise _invalid("The trainer's ticket is unknown.")
+    return replace(_trainer_caller(trainer), by_ticket=True)
+
+
+def _attempt_caller(attempt: Attempt) -> Caller:
+    ref = AttemptRef(attempt.tenant, attempt.job_uid, attempt.number)
+    name = f"{attempt.job_uid}-{attempt.number}"
+    return Caller(Role.ATTEMPT, attempt.tenant, name, ref, principal=f"attempts/{name}")
+
+
+def _trainer_caller(trainer: Trainer) -> Caller:
     return Caller(Role.TRAINER, None, trainer.uid, trainer_uid=trainer.uid, principal=f"trainers/{trainer.uid}")
 
 

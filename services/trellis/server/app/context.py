@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from trellis.objects import ObjectStore
+from trellis.server.app.board_view import BoardView
 from trellis.server.app.call_gate import CallGate
 from trellis.server.app.hosts import EngineHost
+from trellis.server.app.identities import TokenVerifier
 from trellis.server.app.job_needs import JobNeeds
 from trellis.server.app.key_uses import KeyUses
 from trellis.server.app.lookout import Lookout
@@ -70,6 +72,10 @@ class Context:
     settings: AppSettings = AppSettings()
     claim_wait: Callable[[], Awaitable[None]] | None = None
     """The same for trainers that wait for jobs, who are not to notice it; None for `wait`."""
+    tokens: TokenVerifier | None = None
+    """Verifies the tokens of identity providers; None where none is trusted."""
+    board: BoardView = field(default_factory=BoardView)
+    """Jobs' places in the queue."""
     key_uses: KeyUses = field(default_factory=KeyUses)
     """The uses of API keys that are still to be written down."""
     gate: CallGate = field(default_factory=CallGate)

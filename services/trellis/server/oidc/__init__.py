@@ -1,0 +1,1 @@
+"""OpenID Connect: bearer tokens of identity providers that the operator trusts."""
