@@ -28,7 +28,7 @@ from trellis.v1 import access_pb2 as trellis_dot_v1_dot_access__pb2
 from trellis.v1 import tenant_pb2 as trellis_dot_v1_dot_tenant__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16trellis/v1/usage.proto\x12\ntrellis.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17trellis/v1/access.proto\x1a\x17trellis/v1/tenant.proto\"\xf6\x02\n\x0bLedgerEntry\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12*\n\x04kind\x18\x04 \x01(\x0e\x32\x1c.trellis.v1.LedgerEntry.Kind\x12 \n\x05meter\x18\x05 \x01(\x0e\x32\x11.trellis.v1.Meter\x12\x10\n\x08quantity\x18\x06 \x01(\x03\x12\x13\n\x0bprice_nanos\x18\x07 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x08 \x01(\t\x12\x12\n\ntuning_job\x18\t \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\n \x01(\t\x12\x12\n\nbase_model\x18\x0b \x01(\t\x12\x0b\n\x03key\x18\x0c \x01(\t\"N\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tKIND_HOLD\x10\x01\x12\x0f\n\x0bKIND_SETTLE\x10\x02\x12\x10\n\x0cKIND_RELEASE\x10\x03\"\xab\x01\n\x0bLimitStatus\x12\r\n\x05limit\x18\x01 \x01(\t\x12\x14\n\x07\x61llowed\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04soft\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x0c\n\x04used\x18\x04 \x01(\x01\x12\x0c\n\x04held\x18\x05 \x01(\x01\x12\x33\n\x0fperiod_end_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\n\n\x08_allowedB\x07\n\x05_soft\"+\n\x15GetQuotaStatusRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"h\n\x0bQuotaStatus\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12 \n\x05quota\x18\x02 \x01(\x0b\x32\x11.trellis.v1.Quota\x12\'\n\x06limits\x18\x03 \x03(\x0b\x32\x17.trellis.v1.LimitStatus\"\x94\x03\n\x11QueryUsageRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x34\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x32\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12;\n\x08group_by\x18\x04 \x03(\x0e\x32#.trellis.v1.QueryUsageRequest.GroupB\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x06 \x01(\tB\x04\xe2\x41\x01\x01\"\x8e\x01\n\x05Group\x12\x15\n\x11GROUP_UNSPECIFIED\x10\x00\x12\x10\n\x0cGROUP_TENANT\x10\x01\x12\x14\n\x10GROUP_TUNING_JOB\x10\x02\x12\x11\n\rGROUP_ADAPTER\x10\x03\x12\x14\n\x10GROUP_BASE_MODEL\x10\x04\x12\x0e\n\nGROUP_HOUR\x10\x05\x12\r\n\tGROUP_DAY\x10\x06\"\xc7\x01\n\x08UsageRow\x12 \n\x05meter\x18\x01 \x01(\x0e\x32\x11.trellis.v1.Meter\x12\x10\n\x08quantity\x18\x02 \x01(\x03\x12\x14\n\x0c\x61mount_nanos\x18\x03 \x01(\x03\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x12\n\ntuning_job\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x06 \x01(\t\x12\x12\n\nbase_model\x18\x07 \x01(\t\x12(\n\x04time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"c\n\x12QueryUsageResponse\x12\"\n\x04rows\x18\x01 \x03(\x0b\x32\x14.trellis.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08\x63urrency\x18\x03 \x01(\t\"\xe7\x01\n\x18ListLedgerEntriesRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x34\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x32\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x18\n\ntuning_job\x18\x06 \x01(\tB\x04\xe2\x41\x01\x01\"^\n\x19ListLedgerEntriesResponse\x12(\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x17.trellis.v1.LedgerEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x93\x01\n\x13GetStatementRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x34\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x32\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\"\xf4\x02\n\tStatement\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05lines\x18\x04 \x03(\x0b\x32\x1a.trellis.v1.Statement.Line\x12\x14\n\x0c\x61mount_nanos\x18\x05 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x06 \x01(\t\x12\x13\n\x0b\x65ntry_count\x18\x07 \x01(\x03\x12\x16\n\x0e\x65ntries_sha256\x18\x08 \x01(\t\x12\x12\n\nsums_agree\x18\t \x01(\x08\x1a\x65\n\x04Line\x12 \n\x05meter\x18\x01 \x01(\x0e\x32\x11.trellis.v1.Meter\x12\x10\n\x08quantity\x18\x02 \x01(\x03\x12\x13\n\x0bprice_nanos\x18\x03 \x01(\x03\x12\x14\n\x0c\x61mount_nanos\x18\x04 \x01(\x03*\xcf\x01\n\x05Meter\x12\x15\n\x11METER_UNSPECIFIED\x10\x00\x12\"\n\x1eMETER_ACCELERATOR_MILLISECONDS\x10\x01\x12\x18\n\x14METER_TRAINED_TOKENS\x10\x02\x12\x17\n\x13METER_PROMPT_TOKENS\x10\x03\x12\x1b\n\x17METER_COMPLETION_TOKENS\x10\x04\x12\x1c\n\x18METER_DATASET_BYTE_HOURS\x10\x05\x12\x1d\n\x19METER_ARTIFACT_BYTE_HOURS\x10\x06\x32\x97\x03\n\x0cUsageService\x12\\\n\x0eGetQuotaStatus\x12!.trellis.v1.GetQuotaStatusRequest\x1a\x17.trellis.v1.QuotaStatus\"\x0e\xaa\xd4\x18\n\x08\x01\x12\x04name \x01\x12]\n\nQueryUsage\x12\x1d.trellis.v1.QueryUsageRequest\x1a\x1e.trellis.v1.QueryUsageResponse\"\x10\xaa\xd4\x18\x0c\x08\x01\x12\x06parent \x01\x12r\n\x11ListLedgerEntries\x12$.trellis.v1.ListLedgerEntriesRequest\x1a%.trellis.v1.ListLedgerEntriesResponse\"\x10\xaa\xd4\x18\x0c\x08\x01\x12\x06parent \x01\x12V\n\x0cGetStatement\x12\x1f.trellis.v1.GetStatementRequest\x1a\x15.trellis.v1.Statement\"\x0e\xaa\xd4\x18\n\x08\x01\x12\x04name \x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16trellis/v1/usage.proto\x12\ntrellis.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17trellis/v1/access.proto\x1a\x17trellis/v1/tenant.proto\"\x8b\x03\n\x0bLedgerEntry\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12*\n\x04kind\x18\x04 \x01(\x0e\x32\x1c.trellis.v1.LedgerEntry.Kind\x12 \n\x05meter\x18\x05 \x01(\x0e\x32\x11.trellis.v1.Meter\x12\x10\n\x08quantity\x18\x06 \x01(\x03\x12\x13\n\x0bprice_nanos\x18\x07 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x08 \x01(\t\x12\x12\n\ntuning_job\x18\t \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\n \x01(\t\x12\x12\n\nbase_model\x18\x0b \x01(\t\x12\x0b\n\x03key\x18\x0c \x01(\t\x12\x13\n\x0bprice_units\x18\r \x01(\x03\"N\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tKIND_HOLD\x10\x01\x12\x0f\n\x0bKIND_SETTLE\x10\x02\x12\x10\n\x0cKIND_RELEASE\x10\x03\"\xab\x01\n\x0bLimitStatus\x12\r\n\x05limit\x18\x01 \x01(\t\x12\x14\n\x07\x61llowed\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04soft\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x0c\n\x04used\x18\x04 \x01(\x01\x12\x0c\n\x04held\x18\x05 \x01(\x01\x12\x33\n\x0fperiod_end_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\n\n\x08_allowedB\x07\n\x05_soft\"+\n\x15GetQuotaStatusRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"h\n\x0bQuotaStatus\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12 \n\x05quota\x18\x02 \x01(\x0b\x32\x11.trellis.v1.Quota\x12\'\n\x06limits\x18\x03 \x03(\x0b\x32\x17.trellis.v1.LimitStatus\"\x94\x03\n\x11QueryUsageRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x34\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x32\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12;\n\x08group_by\x18\x04 \x03(\x0e\x32#.trellis.v1.QueryUsageRequest.GroupB\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x06 \x01(\tB\x04\xe2\x41\x01\x01\"\x8e\x01\n\x05Group\x12\x15\n\x11GROUP_UNSPECIFIED\x10\x00\x12\x10\n\x0cGROUP_TENANT\x10\x01\x12\x14\n\x10GROUP_TUNING_JOB\x10\x02\x12\x11\n\rGROUP_ADAPTER\x10\x03\x12\x14\n\x10GROUP_BASE_MODEL\x10\x04\x12\x0e\n\nGROUP_HOUR\x10\x05\x12\r\n\tGROUP_DAY\x10\x06\"\xf1\x01\n\x08UsageRow\x12 \n\x05meter\x18\x01 \x01(\x0e\x32\x11.trellis.v1.Meter\x12\x10\n\x08quantity\x18\x02 \x01(\x03\x12\x14\n\x0c\x61mount_nanos\x18\x03 \x01(\x03\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x12\n\ntuning_job\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x06 \x01(\t\x12\x12\n\nbase_model\x18\x07 \x01(\t\x12(\n\x04time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bprice_nanos\x18\t \x01(\x03\x12\x13\n\x0bprice_units\x18\n \x01(\x03\"c\n\x12QueryUsageResponse\x12\"\n\x04rows\x18\x01 \x03(\x0b\x32\x14.trellis.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08\x63urrency\x18\x03 \x01(\t\"\xe7\x01\n\x18ListLedgerEntriesRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x34\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x32\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x18\n\ntuning_job\x18\x06 \x01(\tB\x04\xe2\x41\x01\x01\"^\n\x19ListLedgerEntriesResponse\x12(\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x17.trellis.v1.LedgerEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x93\x01\n\x13GetStatementRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x34\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x32\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\"\x89\x03\n\tStatement\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05lines\x18\x04 \x03(\x0b\x32\x1a.trellis.v1.Statement.Line\x12\x14\n\x0c\x61mount_nanos\x18\x05 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x06 \x01(\t\x12\x13\n\x0b\x65ntry_count\x18\x07 \x01(\x03\x12\x16\n\x0e\x65ntries_sha256\x18\x08 \x01(\t\x12\x12\n\nsums_agree\x18\t \x01(\x08\x1az\n\x04Line\x12 \n\x05meter\x18\x01 \x01(\x0e\x32\x11.trellis.v1.Meter\x12\x10\n\x08quantity\x18\x02 \x01(\x03\x12\x13\n\x0bprice_nanos\x18\x03 \x01(\x03\x12\x14\n\x0c\x61mount_nanos\x18\x04 \x01(\x03\x12\x13\n\x0bprice_units\x18\x05 \x01(\x03*\xcf\x01\n\x05Meter\x12\x15\n\x11METER_UNSPECIFIED\x10\x00\x12\"\n\x1eMETER_ACCELERATOR_MILLISECONDS\x10\x01\x12\x18\n\x14METER_TRAINED_TOKENS\x10\x02\x12\x17\n\x13METER_PROMPT_TOKENS\x10\x03\x12\x1b\n\x17METER_COMPLETION_TOKENS\x10\x04\x12\x1c\n\x18METER_DATASET_BYTE_HOURS\x10\x05\x12\x1d\n\x19METER_ARTIFACT_BYTE_HOURS\x10\x06\x32\x97\x03\n\x0cUsageService\x12\\\n\x0eGetQuotaStatus\x12!.trellis.v1.GetQuotaStatusRequest\x1a\x17.trellis.v1.QuotaStatus\"\x0e\xaa\xd4\x18\n\x08\x01\x12\x04name \x01\x12]\n\nQueryUsage\x12\x1d.trellis.v1.QueryUsageRequest\x1a\x1e.trellis.v1.QueryUsageResponse\"\x10\xaa\xd4\x18\x0c\x08\x01\x12\x06parent \x01\x12r\n\x11ListLedgerEntries\x12$.trellis.v1.ListLedgerEntriesRequest\x1a%.trellis.v1.ListLedgerEntriesResponse\"\x10\xaa\xd4\x18\x0c\x08\x01\x12\x06parent \x01\x12V\n\x0cGetStatement\x12\x1f.trellis.v1.GetStatementRequest\x1a\x15.trellis.v1.Statement\"\x0e\xaa\xd4\x18\n\x08\x01\x12\x04name \x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -75,36 +75,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USAGESERVICE'].methods_by_name['ListLedgerEntries']._serialized_options = b'\252\324\030\014\010\001\022\006parent \001'
   _globals['_USAGESERVICE'].methods_by_name['GetStatement']._loaded_options = None
   _globals['_USAGESERVICE'].methods_by_name['GetStatement']._serialized_options = b'\252\324\030\n\010\001\022\004name \001'
-  _globals['_METER']._serialized_start=2422
-  _globals['_METER']._serialized_end=2629
+  _globals['_METER']._serialized_start=2506
+  _globals['_METER']._serialized_end=2713
   _globals['_LEDGERENTRY']._serialized_start=155
-  _globals['_LEDGERENTRY']._serialized_end=529
-  _globals['_LEDGERENTRY_KIND']._serialized_start=451
-  _globals['_LEDGERENTRY_KIND']._serialized_end=529
-  _globals['_LIMITSTATUS']._serialized_start=532
-  _globals['_LIMITSTATUS']._serialized_end=703
-  _globals['_GETQUOTASTATUSREQUEST']._serialized_start=705
-  _globals['_GETQUOTASTATUSREQUEST']._serialized_end=748
-  _globals['_QUOTASTATUS']._serialized_start=750
-  _globals['_QUOTASTATUS']._serialized_end=854
-  _globals['_QUERYUSAGEREQUEST']._serialized_start=857
-  _globals['_QUERYUSAGEREQUEST']._serialized_end=1261
-  _globals['_QUERYUSAGEREQUEST_GROUP']._serialized_start=1119
-  _globals['_QUERYUSAGEREQUEST_GROUP']._serialized_end=1261
-  _globals['_USAGEROW']._serialized_start=1264
-  _globals['_USAGEROW']._serialized_end=1463
-  _globals['_QUERYUSAGERESPONSE']._serialized_start=1465
-  _globals['_QUERYUSAGERESPONSE']._serialized_end=1564
-  _globals['_LISTLEDGERENTRIESREQUEST']._serialized_start=1567
-  _globals['_LISTLEDGERENTRIESREQUEST']._serialized_end=1798
-  _globals['_LISTLEDGERENTRIESRESPONSE']._serialized_start=1800
-  _globals['_LISTLEDGERENTRIESRESPONSE']._serialized_end=1894
-  _globals['_GETSTATEMENTREQUEST']._serialized_start=1897
-  _globals['_GETSTATEMENTREQUEST']._serialized_end=2044
-  _globals['_STATEMENT']._serialized_start=2047
-  _globals['_STATEMENT']._serialized_end=2419
-  _globals['_STATEMENT_LINE']._serialized_start=2318
-  _globals['_STATEMENT_LINE']._serialized_end=2419
-  _globals['_USAGESERVICE']._serialized_start=2632
-  _globals['_USAGESERVICE']._serialized_end=3039
+  _globals['_LEDGERENTRY']._serialized_end=550
+  _globals['_LEDGERENTRY_KIND']._serialized_start=472
+  _globals['_LEDGERENTRY_KIND']._serialized_end=550
+  _globals['_LIMITSTATUS']._serialized_start=553
+  _globals['_LIMITSTATUS']._serialized_end=724
+  _globals['_GETQUOTASTATUSREQUEST']._serialized_start=726
+  _globals['_GETQUOTASTATUSREQUEST']._serialized_end=769
+  _globals['_QUOTASTATUS']._serialized_start=771
+  _globals['_QUOTASTATUS']._serialized_end=875
+  _globals['_QUERYUSAGEREQUEST']._serialized_start=878
+  _globals['_QUERYUSAGEREQUEST']._serialized_end=1282
+  _globals['_QUERYUSAGEREQUEST_GROUP']._serialized_start=1140
+  _globals['_QUERYUSAGEREQUEST_GROUP']._serialized_end=1282
+  _globals['_USAGEROW']._serialized_start=1285
+  _globals['_USAGEROW']._serialized_end=1526
+  _globals['_QUERYUSAGERESPONSE']._serialized_start=1528
+  _globals['_QUERYUSAGERESPONSE']._serialized_end=1627
+  _globals['_LISTLEDGERENTRIESREQUEST']._serialized_start=1630
+  _globals['_LISTLEDGERENTRIESREQUEST']._serialized_end=1861
+  _globals['_LISTLEDGERENTRIESRESPONSE']._serialized_start=1863
+  _globals['_LISTLEDGERENTRIESRESPONSE']._serialized_end=1957
+  _globals['_GETSTATEMENTREQUEST']._serialized_start=1960
+  _globals['_GETSTATEMENTREQUEST']._serialized_end=2107
+  _globals['_STATEMENT']._serialized_start=2110
+  _globals['_STATEMENT']._serialized_end=2503
+  _globals['_STATEMENT_LINE']._serialized_start=2381
+  _globals['_STATEMENT_LINE']._serialized_end=2503
+  _globals['_USAGESERVICE']._serialized_start=2716
+  _globals['_USAGESERVICE']._serialized_end=3123
 # @@protoc_insertion_point(module_scope)

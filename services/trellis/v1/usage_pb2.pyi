@@ -106,6 +106,7 @@ class LedgerEntry(_message.Message):
     ADAPTER_FIELD_NUMBER: _builtins.int
     BASE_MODEL_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
+    PRICE_UNITS_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Its place in the ledger: grows from entry to entry."""
     tenant: _builtins.str
@@ -117,17 +118,21 @@ class LedgerEntry(_message.Message):
     quantity: _builtins.int
     """How much, in the meter's units."""
     price_nanos: _builtins.int
-    """The price of a unit when it was settled, in billionths of `currency`; 0 for holds and releases."""
+    """What `price_units` units cost when it was settled, in billionths of `currency`; 0 for holds and releases."""
     currency: _builtins.str
     """As the installation names it, such as `EUR`; empty where nothing has a price."""
     tuning_job: _builtins.str
-    """The job that it is for, if any."""
+    """The tuning job or export that it is for, if any."""
     adapter: _builtins.str
     """The adapter that it is for, if any."""
     base_model: _builtins.str
     """The base model that it is for, if any."""
     key: _builtins.str
     """What makes it single: the same thing is written once."""
+    price_units: _builtins.int
+    """For so many units the price is: an hour of an accelerator is 3,600,000, else a million tokens, or a gigabyte (10^9
+    bytes) for an hour.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it was written."""
@@ -147,10 +152,11 @@ class LedgerEntry(_message.Message):
         adapter: _builtins.str = ...,
         base_model: _builtins.str = ...,
         key: _builtins.str = ...,
+        price_units: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base_model", b"base_model", "currency", b"currency", "key", b"key", "kind", b"kind", "meter", b"meter", "price_nanos", b"price_nanos", "quantity", b"quantity", "sequence", b"sequence", "tenant", b"tenant", "time", b"time", "tuning_job", b"tuning_job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base_model", b"base_model", "currency", b"currency", "key", b"key", "kind", b"kind", "meter", b"meter", "price_nanos", b"price_nanos", "price_units", b"price_units", "quantity", b"quantity", "sequence", b"sequence", "tenant", b"tenant", "time", b"time", "tuning_job", b"tuning_job"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -364,20 +370,26 @@ class UsageRow(_message.Message):
     ADAPTER_FIELD_NUMBER: _builtins.int
     BASE_MODEL_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    PRICE_NANOS_FIELD_NUMBER: _builtins.int
+    PRICE_UNITS_FIELD_NUMBER: _builtins.int
     meter: Global___Meter.ValueType
     """What was measured."""
     quantity: _builtins.int
     """How much."""
     amount_nanos: _builtins.int
-    """What it costs, in billionths of the currency."""
+    """What it costs, in billionths of the currency: quantity times price by units, rounded once, halves to even."""
     tenant: _builtins.str
     """`tenants/{tenant}`, where grouped by it."""
     tuning_job: _builtins.str
-    """Where grouped by it."""
+    """Where grouped by it; the name of an export for what that took."""
     adapter: _builtins.str
     """Where grouped by it."""
     base_model: _builtins.str
     """Where grouped by it."""
+    price_nanos: _builtins.int
+    """What `price_units` units cost, in billionths of the currency; what was settled at another price is another row."""
+    price_units: _builtins.int
+    """For so many units the price is."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """The beginning of the hour or day, where grouped by one."""
@@ -393,10 +405,12 @@ class UsageRow(_message.Message):
         adapter: _builtins.str = ...,
         base_model: _builtins.str = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
+        price_nanos: _builtins.int = ...,
+        price_units: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "amount_nanos", b"amount_nanos", "base_model", b"base_model", "meter", b"meter", "quantity", b"quantity", "tenant", b"tenant", "time", b"time", "tuning_job", b"tuning_job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "amount_nanos", b"amount_nanos", "base_model", b"base_model", "meter", b"meter", "price_nanos", b"price_nanos", "price_units", b"price_units", "quantity", b"quantity", "tenant", b"tenant", "time", b"time", "tuning_job", b"tuning_job"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -558,14 +572,17 @@ class Statement(_message.Message):
         QUANTITY_FIELD_NUMBER: _builtins.int
         PRICE_NANOS_FIELD_NUMBER: _builtins.int
         AMOUNT_NANOS_FIELD_NUMBER: _builtins.int
+        PRICE_UNITS_FIELD_NUMBER: _builtins.int
         meter: Global___Meter.ValueType
         """What was measured."""
         quantity: _builtins.int
         """How much."""
         price_nanos: _builtins.int
-        """The price of a unit, in billionths of the currency."""
+        """What `price_units` units cost, in billionths of the currency."""
         amount_nanos: _builtins.int
-        """Quantity times price."""
+        """Quantity times price by units, rounded once, halves to even."""
+        price_units: _builtins.int
+        """For so many units the price is."""
         def __init__(
             self,
             *,
@@ -573,10 +590,11 @@ class Statement(_message.Message):
             quantity: _builtins.int = ...,
             price_nanos: _builtins.int = ...,
             amount_nanos: _builtins.int = ...,
+            price_units: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_nanos", b"amount_nanos", "meter", b"meter", "price_nanos", b"price_nanos", "quantity", b"quantity"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_nanos", b"amount_nanos", "meter", b"meter", "price_nanos", b"price_nanos", "price_units", b"price_units", "quantity", b"quantity"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -598,9 +616,12 @@ class Statement(_message.Message):
     entry_count: _builtins.int
     """How many entries of the ledger it is made of."""
     entries_sha256: _builtins.str
-    """The sha256 over those entries in their order, in hex: the same entries always give the same."""
+    """The sha256 over those entries in their order, in hex: the same entries always give the same. Of each entry a line of
+    JSON counts: a list of sequence, time (such as 2026-03-01T12:00:00.000000+00:00), tenant, kind, meter, quantity,
+    price_nanos, tuning_job, adapter, base_model and key, without spaces, in ASCII, ended by a line feed.
+    """
     sums_agree: _builtins.bool
-    """Whether the hourly sums, from which QueryUsage and budgets answer, say the same as the entries."""
+    """Whether the hourly sums, from which QueryUsage answers, say the same as the entries of all hours that the time touches."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """From when."""

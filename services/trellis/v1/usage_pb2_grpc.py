@@ -69,14 +69,14 @@ class UsageServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def QueryUsage(self, request, context):
-        """Sums of what was settled, by meter and what else is asked for. Errors: INVALID_ARGUMENT, NOT_FOUND.
+        """Sums of what was settled, by meter, price and what else is asked for. Errors: INVALID_ARGUMENT, NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListLedgerEntries(self, request, context):
-        """Lists the ledger's entries, oldest first. Errors: INVALID_ARGUMENT, NOT_FOUND.
+        """Lists the ledger's entries, by time and then sequence. Errors: INVALID_ARGUMENT, NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,9 +36,9 @@ class UsageServiceStub:
     GetQuotaStatus: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetQuotaStatusRequest, _usage_pb2.QuotaStatus]
     """Says how much of each limit of its quota a tenant uses now. Errors: NOT_FOUND."""
     QueryUsage: _grpc.UnaryUnaryMultiCallable[_usage_pb2.QueryUsageRequest, _usage_pb2.QueryUsageResponse]
-    """Sums of what was settled, by meter and what else is asked for. Errors: INVALID_ARGUMENT, NOT_FOUND."""
+    """Sums of what was settled, by meter, price and what else is asked for. Errors: INVALID_ARGUMENT, NOT_FOUND."""
     ListLedgerEntries: _grpc.UnaryUnaryMultiCallable[_usage_pb2.ListLedgerEntriesRequest, _usage_pb2.ListLedgerEntriesResponse]
-    """Lists the ledger's entries, oldest first. Errors: INVALID_ARGUMENT, NOT_FOUND."""
+    """Lists the ledger's entries, by time and then sequence. Errors: INVALID_ARGUMENT, NOT_FOUND."""
     GetStatement: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetStatementRequest, _usage_pb2.Statement]
     """What a tenant owes for a time that is over or goes on, computed anew from the ledger's entries. Errors:
     INVALID_ARGUMENT, NOT_FOUND.
@@ -52,9 +52,9 @@ class UsageServiceAsyncStub(UsageServiceStub):
     GetQuotaStatus: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetQuotaStatusRequest, _usage_pb2.QuotaStatus]  # type: ignore[assignment]
     """Says how much of each limit of its quota a tenant uses now. Errors: NOT_FOUND."""
     QueryUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.QueryUsageRequest, _usage_pb2.QueryUsageResponse]  # type: ignore[assignment]
-    """Sums of what was settled, by meter and what else is asked for. Errors: INVALID_ARGUMENT, NOT_FOUND."""
+    """Sums of what was settled, by meter, price and what else is asked for. Errors: INVALID_ARGUMENT, NOT_FOUND."""
     ListLedgerEntries: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListLedgerEntriesRequest, _usage_pb2.ListLedgerEntriesResponse]  # type: ignore[assignment]
-    """Lists the ledger's entries, oldest first. Errors: INVALID_ARGUMENT, NOT_FOUND."""
+    """Lists the ledger's entries, by time and then sequence. Errors: INVALID_ARGUMENT, NOT_FOUND."""
     GetStatement: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetStatementRequest, _usage_pb2.Statement]  # type: ignore[assignment]
     """What a tenant owes for a time that is over or goes on, computed anew from the ledger's entries. Errors:
     INVALID_ARGUMENT, NOT_FOUND.
@@ -77,7 +77,7 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.QueryUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.QueryUsageResponse, _abc.Awaitable[_usage_pb2.QueryUsageResponse]]:
-        """Sums of what was settled, by meter and what else is asked for. Errors: INVALID_ARGUMENT, NOT_FOUND."""
+        """Sums of what was settled, by meter, price and what else is asked for. Errors: INVALID_ARGUMENT, NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def ListLedgerEntries(
@@ -85,7 +85,7 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.ListLedgerEntriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.ListLedgerEntriesResponse, _abc.Awaitable[_usage_pb2.ListLedgerEntriesResponse]]:
-        """Lists the ledger's entries, oldest first. Errors: INVALID_ARGUMENT, NOT_FOUND."""
+        """Lists the ledger's entries, by time and then sequence. Errors: INVALID_ARGUMENT, NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def GetStatement(

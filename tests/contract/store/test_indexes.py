@@ -37,7 +37,7 @@ async def _lists(unit: UnitOfWork) -> None:
     await unit.ledger.entries(LedgerRange("acme", samples.NOW, samples.NOW), 10, None)
     await unit.ledger.entries(LedgerRange(start=samples.NOW), 10, None)
     await unit.ledger.entries(LedgerRange(), 10, None)
-    await unit.ledger.entries(LedgerRange("acme", job_uid="uid-acme-1"), 10, None)
+    await unit.ledger.entries(LedgerRange("acme", resource="tenants/acme/tuningJobs/job-1"), 10, None)
 
 
 async def _next_pages(unit: UnitOfWork) -> None:

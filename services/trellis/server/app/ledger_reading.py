@@ -31,8 +31,8 @@ class LedgerRange:
     """From this time on."""
     end: datetime | None = None
     """Before this time."""
-    job_uid: str = ""
     resource: str = ""
+    """The name of a tuning job or export."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,7 +124,7 @@ def _read(row: Row[Any]) -> LedgerEntry:
 
 def _within(which: LedgerRange) -> Select[Any]:
     statement = select(tables.ledger_entries)
-    asked = {_e.tenant: which.tenant, _e.job_uid: which.job_uid or None, _e.resource: which.resource or None}
+    asked = {_e.tenant: which.tenant, _e.resource: which.resource or None}
     for column, value in asked.items():
         if value is not None:
             statement = statement.where(column == value)

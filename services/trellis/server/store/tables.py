@@ -432,7 +432,7 @@ ledger_entries = Table(
     UniqueConstraint("tenant", "key"),
     Index(None, "tenant", "time", "sequence"),
     Index(None, "time", "sequence"),
-    Index(None, "job_uid", "time", "sequence"),
+    Index(None, "resource", "time", "sequence"),
     sqlite_autoincrement=True,
 )
 

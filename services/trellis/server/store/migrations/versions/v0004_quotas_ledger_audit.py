@@ -91,7 +91,7 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     with op.batch_alter_table("ledger_entries", schema=None) as batch_op:
-        batch_op.create_index("ix_ledger_entries_job_uid_time_sequence", ["job_uid", "time", "sequence"])
+        batch_op.create_index("ix_ledger_entries_resource_time_sequence", ["resource", "time", "sequence"])
         batch_op.create_index("ix_ledger_entries_tenant_time_sequence", ["tenant", "time", "sequence"])
         batch_op.create_index("ix_ledger_entries_time_sequence", ["time", "sequence"])
 
@@ -333,7 +333,7 @@ def downgrade() -> None:
     with op.batch_alter_table("ledger_entries", schema=None) as batch_op:
         batch_op.drop_index("ix_ledger_entries_time_sequence")
         batch_op.drop_index("ix_ledger_entries_tenant_time_sequence")
-        batch_op.drop_index("ix_ledger_entries_job_uid_time_sequence")
+        batch_op.drop_index("ix_ledger_entries_resource_time_sequence")
 
     op.drop_table("ledger_entries")
     with op.batch_alter_table("holds", schema=None) as batch_op:
