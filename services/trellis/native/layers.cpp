@@ -14,7 +14,8 @@ void for_rows(int64_t rows, int64_t numbers, int threads, const Work &work) {
     for (int64_t row = 0; row < rows; row++) work(row);
     return;
   }
-#pragma omp parallel for num_threads(threads) schedule(static)
+  int64_t piece = std::max<int64_t>(1, rows / (8 * threads));  // whoever is held up takes fewer
+#pragma omp parallel for num_threads(threads) schedule(dynamic, piece)
   for (int64_t row = 0; row < rows; row++) work(row);
 }
 

@@ -12,7 +12,8 @@ constexpr int64_t WORTH_THREADS = 32768;  // numbers from which waking a second 
 
 template <class Work>
 void for_rows(int64_t rows, int64_t numbers, int threads, const Work &work) {
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1 && numbers >= WORTH_THREADS)
+  int64_t piece = std::max<int64_t>(1, rows / (8 * threads));  // whoever is held up takes fewer
+#pragma omp parallel for num_threads(threads) schedule(dynamic, piece) if (threads > 1 && numbers >= WORTH_THREADS)
   for (int64_t row = 0; row < rows; row++) work(row);
 }
 

@@ -18,6 +18,7 @@ constexpr int ROWS = 8;     // of x, whose sums stay in registers
 constexpr int STRIPS = 3;   // of the weight, beside each other: 8 x 3 sums, 3 packs of the weight, a pair of x
 constexpr int AHEAD = 3;    // passes over a panel in which the next one is fetched
 constexpr int LINE = 64;    // bytes
+constexpr int64_t LEAST_ROWS = 64, PIECES = 8;  // rows of a piece, and pieces a thread, where there are many rows
 constexpr int64_t CACHED = 512 << 10;  // bytes of x that stay in a core's second cache beside two panels
 
 template <class T>
@@ -141,10 +142,26 @@ void pack(const T *weight, int64_t out_stride, int64_t in_stride, int64_t out_fe
   }
 }
 
+// For many rows: a thread that was held up takes fewer of the pieces, and nobody waits for its half.
+template <class T>
+void pieces_of_rows(const Product<T> &call, int threads) {
+  int64_t rows = std::max<int64_t>(LEAST_ROWS, (call.rows / (PIECES * threads) + ROWS - 1) / ROWS * ROWS);
+  int64_t pieces = (call.rows + rows - 1) / rows;
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+  for (int64_t number = 0; number < pieces; number++) {
+    Product<T> piece = call;
+    piece.x += number * rows * call.x_stride;
+    piece.y += number * rows * call.y_stride;
+    piece.rows = std::min(rows, call.rows - number * rows);
+    blocks_of_rows(piece, 0, call.strips());
+  }
+}
+
 template <class T>
 void product(const Product<T> &call, int threads) {
   if (call.rows == 0) return;
   int64_t strips = call.strips(), panels_of_all = (strips + STRIPS - 1) / STRIPS;
+  if (threads > 1 && call.rows >= 2 * threads * LEAST_ROWS) return pieces_of_rows(call, threads);
   if (threads <= 1 || panels_of_all < 2) return blocks_of_rows(call, 0, strips);
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int part = 0; part < threads; part++) {
