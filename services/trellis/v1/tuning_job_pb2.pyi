@@ -735,22 +735,40 @@ class TuningJob(_message.Message):
         CODE_FIELD_NUMBER: _builtins.int
         MESSAGE_FIELD_NUMBER: _builtins.int
         POSITION_FIELD_NUMBER: _builtins.int
+        PREDICTED_START_TIME_FIELD_NUMBER: _builtins.int
+        EARLIEST_START_TIME_FIELD_NUMBER: _builtins.int
+        LATEST_START_TIME_FIELD_NUMBER: _builtins.int
         code: Global___TuningJob.QueueReason.Code.ValueType
         """Why."""
         message: _builtins.str
         """Why, as a sentence."""
         position: _builtins.int
         """How many queued jobs stand before it."""
+        @_builtins.property
+        def predicted_start_time(self) -> _timestamp_pb2.Timestamp:
+            """When it is likely to start; not set where nothing can be said."""
+
+        @_builtins.property
+        def earliest_start_time(self) -> _timestamp_pb2.Timestamp:
+            """In 9 of 10 cases not before."""
+
+        @_builtins.property
+        def latest_start_time(self) -> _timestamp_pb2.Timestamp:
+            """In 9 of 10 cases not after."""
+
         def __init__(
             self,
             *,
             code: Global___TuningJob.QueueReason.Code.ValueType = ...,
             message: _builtins.str = ...,
             position: _builtins.int = ...,
+            predicted_start_time: _timestamp_pb2.Timestamp | None = ...,
+            earliest_start_time: _timestamp_pb2.Timestamp | None = ...,
+            latest_start_time: _timestamp_pb2.Timestamp | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["earliest_start_time", b"earliest_start_time", "latest_start_time", b"latest_start_time", "predicted_start_time", b"predicted_start_time"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "position", b"position"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "earliest_start_time", b"earliest_start_time", "latest_start_time", b"latest_start_time", "message", b"message", "position", b"position", "predicted_start_time", b"predicted_start_time"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -10,7 +11,9 @@ from tests.contract.control.test_two_servers import patiently
 from tests.contract.store import samples
 from tests.contract.store.test_queue_facts import statements_of
 
+from trellis.server.app.pages import PageQuery
 from trellis.server.app.ports import UnitOfWorkFactory
+from trellis.server.app.tuning_jobs import get_tuning_job, list_tuning_jobs
 from trellis.server.domain.board import Board
 from trellis.server.domain.dataset import ReportState, VersionState
 from trellis.server.domain.quota import Budget, BudgetMeter, Period, Quota
@@ -49,8 +52,10 @@ async def _statements_a_round(platform: Platform, engine: AsyncEngine, tenants: 
     for _ in range(3):
         platform.clock.pass_seconds(1)
         await admit.once()
+        await admit.board.once()
     with statements_of(engine) as seen:
         await admit.once()
+        await admit.board.once()
     return seen
 
 
@@ -73,6 +78,7 @@ async def test_a_job_is_not_saved_when_only_its_place_moves(
     admit = platform.server().admit
     for _ in range(3):
         await admit.once()
+        await admit.board.once()
         platform.clock.pass_seconds(2)
     before = await board_of(units)
     assert before is not None
@@ -80,6 +86,7 @@ async def test_a_job_is_not_saved_when_only_its_place_moves(
     await platform.cancel(3)
     with statements_of(engine) as seen:
         await admit.once()
+        await admit.board.once()
     assert not [statement for statement in seen if "UPDATE tuning_jobs" in statement]
     after = await board_of(units)
     assert after is not None
@@ -90,13 +97,37 @@ async def test_the_board_is_empty_when_nothing_waits(platform: Platform, units: 
     await platform.add_jobs(*(samples.alone(number) for number in (1, 2, 3)))
     admit = platform.server().admit
     await admit.once()
+    await admit.board.once()
     board = await board_of(units)
     assert board is not None
     assert [line.uid for line in board.lines] == ["uid-acme-3"]
     await platform.cancel(3)
     platform.clock.pass_seconds(2)
     await admit.once()
+    await admit.board.once()
     assert await board_of(units) == Board(platform.clock.now())
+
+
+async def test_a_job_that_is_read_shows_its_place_and_likely_start(platform: Platform, engine: AsyncEngine) -> None:
+    await platform.add_jobs(*(samples.alone(number, estimate=ESTIMATE) for number in range(1, 5)))
+    admit = platform.server().admit
+    await admit.once()
+    await admit.board.once()
+    name = "tenants/acme/tuningJobs/job-4"
+    with statements_of(engine) as first:
+        job = await get_tuning_job(platform.app, name)
+    with statements_of(engine) as second:
+        assert await get_tuning_job(platform.app, name) == job
+    assert [len([one for one in seen if one.startswith("SELECT")]) for seen in (first, second)] == [2, 1]
+    assert job.queue_reason is not None
+    assert job.queue_reason.position == 1
+    start, now = job.queue_reason.start, platform.clock.now()
+    assert start is not None
+    assert now < start.expected <= start.latest
+    assert start.earliest <= start.expected <= now + timedelta(seconds=2 * ESTIMATE.seconds)
+    listed = await list_tuning_jobs(platform.app, "tenants/acme", [], PageQuery())
+    places = [one.queue_reason.position for one in listed.items if one.state is JobState.QUEUED and one.queue_reason]
+    assert places == [1, 0]
 
 
 async def test_fifty_jobs_at_a_limit_of_ten_start_ten(

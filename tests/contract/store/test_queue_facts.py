@@ -10,11 +10,11 @@ from tests.contract.store import samples
 
 from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.app.queue_ports import JobHold, Reservation
-from trellis.server.domain.board import Board, BoardLine, StartInterval
+from trellis.server.domain.board import Board, BoardLine
 from trellis.server.domain.fair_share import FairShare
 from trellis.server.domain.ledger import Meter
 from trellis.server.domain.quota import Quota
-from trellis.server.domain.tuning_job import Checkpoint, JobState, QueueCode, QueueReason
+from trellis.server.domain.tuning_job import Checkpoint, JobState, QueueCode, QueueReason, StartInterval
 from trellis.server.store import tables
 
 WAITS = QueueReason(QueueCode.CAPACITY, "It waits.")

@@ -67,11 +67,17 @@ class EventLevel(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class QueueReason:
-    """Why a job waits, as a code and a sentence, and how many jobs stand before it."""
+    """Why a job waits, as a code and a sentence, how many jobs stand before it, and when it is likely to start."""
 
     code: QueueReasonCode
     message: str
     position: int
+    predicted_start_time: datetime | None = None
+    """None where nothing can be said."""
+    earliest_start_time: datetime | None = None
+    """In 9 of 10 cases not before."""
+    latest_start_time: datetime | None = None
+    """In 9 of 10 cases not after."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trellis.errors import NotFound, Reason, error_for
 from trellis.names import ALL_TENANTS, TenantName, TuningJobName
@@ -36,7 +36,8 @@ async def get_tuning_job(context: Context, name: str) -> TuningJob:
     """Read a job."""
     parsed = TuningJobName.parse(name)
     async with context.units(write=False) as unit:
-        return await present_job(unit, parsed)
+        (job,) = await context.board.placed(unit, [await present_job(unit, parsed)], context.now())
+        return job
 
 
 async def list_tuning_jobs(
@@ -47,11 +48,12 @@ async def list_tuning_jobs(
     async with context.units(write=False) as unit:
         if tenant is not None:
             await present_tenant(unit, tenant)
-        return await read_page(
+        listed = await read_page(
             f"ListTuningJobs {parent} {sorted(set(states))}",
             query,
             lambda limit, cursor: unit.jobs.list(tenant, states, limit, cursor),
         )
+        return replace(listed, items=await context.board.placed(unit, listed.items, context.now()))
 
 
 async def cancel_tuning_job(context: Context, name: str) -> TuningJob:

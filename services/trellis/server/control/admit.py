@@ -3,6 +3,7 @@ each job that waits why it does."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -10,7 +11,7 @@ from trellis.errors import Reason
 from trellis.server.app.job_preparation import prepare
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.control.attempts import new_attempt
-from trellis.server.control.board import BoardKeeper
+from trellis.server.control.board import KeepBoard
 from trellis.server.control.context import ControlContext
 from trellis.server.control.metrics import ATTEMPTS_STARTED, QUEUE_WAIT, waited_seconds
 from trellis.server.control.preempt import keep_reserved, preempt_all
@@ -23,7 +24,7 @@ from trellis.server.scheduler.policy import Decisions, decide
 
 _log = structlog.get_logger(__name__)
 _QUEUE = 10_000
-_USE_SECONDS = 5.0
+_REMEMBERED_EVERY = timedelta(seconds=5)
 """While nothing waits, what running jobs hold is remembered so often."""
 
 Queue = Mapping[str, tuple[TuningJob, bool]]
@@ -49,8 +50,11 @@ class AdmitJobs:
     def __init__(self, context: ControlContext) -> None:
         self._context = context
         self._datasets = JobDatasetsWatch()
-        self._board = BoardKeeper(context)
-        self._decided_at: float | None = None
+        self.board = KeepBoard(context)
+        """Tells what was decided; a loop of its own."""
+        self._decided_at: datetime | None = None
+        self._is_empty = False
+        """Whether nothing waited when it was last decided."""
 
     async def once(self) -> bool:
         """One decision over the whole queue."""
@@ -60,12 +64,12 @@ class AdmitJobs:
             await unit.jobs.lock_queue()
             done = await self._decide(unit)
             await unit.commit()
-        self._decided_at = self._context.now().timestamp()
+        self._decided_at, self._is_empty = done.taken.snapshot.now, not done.decisions.waiting
         for job in done.admitted:
             self._note(job)
         for trainer in done.started:
             _log.info("trainer_admitted", trainer=trainer.uid, base_model=trainer.base_model)
-        await self._board.keep(done.taken.snapshot, done.decisions)
+        self.board.show(done.taken.snapshot, done.decisions)
         return False
 
     async def _is_due(self) -> bool:
@@ -74,10 +78,10 @@ class AdmitJobs:
             if await unit.jobs.in_states([JobState.QUEUED], 1):
                 return True
             self._datasets.forget()
-            last, now = self._decided_at, self._context.now().timestamp()
-            if not self._board.is_empty or last is None:
+            if self._decided_at is None or not self._is_empty:
                 return True
-            return now - last >= _USE_SECONDS and bool(await unit.jobs.open_attempts(1))
+            is_long_ago = self._context.now() - self._decided_at >= _REMEMBERED_EVERY
+            return is_long_ago and bool(await unit.jobs.open_attempts(1))
 
     async def _decide(self, unit: UnitOfWork) -> _Round:
         queued = await self._queue(unit)

@@ -1,45 +1,71 @@
-"""Writes the board: what was decided, for whoever asks for a job's place in the queue."""
+"""Writes the board: what was decided, for whoever asks for a job's place in the queue and its likely start."""
 
-from datetime import timedelta
+import asyncio
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Final
 
 from trellis.server.control.context import ControlContext
 from trellis.server.domain.board import Board, BoardLine
+from trellis.server.domain.tuning_job import StartInterval
 from trellis.server.scheduler.policy import Decisions
+from trellis.server.scheduler.predict import Prediction, predict
 from trellis.server.scheduler.snapshot import Snapshot
 
-_SHORTEST: Final = timedelta(seconds=1)
-"""The board is written so often at most."""
+_PREDICTED_EVERY: Final = timedelta(seconds=10)
+"""Starts are predicted so often: of a long queue that takes a second."""
 
 
-class BoardKeeper:
-    """Writes when the order or a reason is another than before, by this server's or another one's decision."""
+class KeepBoard:
+    """Writes when the order or a reason is another than before, by this server's or another one's decision, and when
+    starts were predicted anew."""
+
+    name = "board"
 
     def __init__(self, context: ControlContext) -> None:
         self._context = context
+        self._latest: tuple[Snapshot, Decisions] | None = None
         self._board: Board | None = None
+        self._starts: Mapping[str, StartInterval] = {}
+        self._predict_time: datetime | None = None
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing is on the board that this server wrote."""
-        return self._board is None or not self._board.lines
+    def show(self, snapshot: Snapshot, decisions: Decisions) -> None:
+        """Take what was decided last."""
+        self._latest = snapshot, decisions
 
-    async def keep(self, snapshot: Snapshot, decisions: Decisions) -> None:
-        """Bring the board up to date, if it is not, and not a moment ago was."""
-        if self._board is not None and snapshot.now - self._board.time < _SHORTEST:
+    async def once(self) -> bool:
+        """Bring the board up to date, if it is not."""
+        if self._latest is None:
+            return False
+        (snapshot, decisions), self._latest = self._latest, None
+        await self._predict(snapshot, decisions)
+        board = Board(snapshot.now, self._lines(decisions))
+        if not await self._is_written(board):
+            async with self._context.units() as unit:
+                await unit.board.put(board)
+                await unit.commit()
+            self._board = board
+        return False
+
+    async def _predict(self, snapshot: Snapshot, decisions: Decisions) -> None:
+        last = self._predict_time
+        if not decisions.waiting or (last is not None and snapshot.now - last < _PREDICTED_EVERY):
             return
-        board = Board(snapshot.now, _lines(decisions))
+        # In a thread: calls are answered meanwhile.
+        found = await asyncio.to_thread(predict, snapshot)
+        self._starts = {uid: _interval(found[uid]) for uid in decisions.waiting if uid in found}
+        self._predict_time = snapshot.now
+
+    async def _is_written(self, board: Board) -> bool:
+        if self._board is None or self._board.lines != board.lines:
+            return False
         async with self._context.units(write=False) as unit:
-            written = await unit.board.time()
-        is_ours = self._board is not None and written == self._board.time
-        if is_ours and self._board is not None and self._board.lines == board.lines:
-            return
-        async with self._context.units() as unit:
-            await unit.board.put(board)
-            await unit.commit()
-        self._board = board
+            return await unit.board.time() == self._board.time
+
+    def _lines(self, decisions: Decisions) -> tuple[BoardLine, ...]:
+        waiting = decisions.waiting
+        return tuple(BoardLine(uid, waiting[uid].code, self._starts.get(uid)) for uid in decisions.order)
 
 
-def _lines(decisions: Decisions) -> tuple[BoardLine, ...]:
-    order = decisions.order or tuple(sorted(decisions.waiting, key=lambda uid: decisions.waiting[uid].position))
-    return tuple(BoardLine(uid, decisions.waiting[uid].code) for uid in order if uid in decisions.waiting)
+def _interval(prediction: Prediction) -> StartInterval:
+    return StartInterval(prediction.start, prediction.earliest, prediction.latest)

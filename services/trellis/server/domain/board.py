@@ -4,16 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from trellis.server.domain.tuning_job import QueueCode
-
-
-@dataclass(frozen=True, slots=True)
-class StartInterval:
-    """When a job is likely to start."""
-
-    expected: datetime
-    earliest: datetime
-    latest: datetime
+from trellis.server.domain.tuning_job import QueueCode, StartInterval
 
 
 @dataclass(frozen=True, slots=True)

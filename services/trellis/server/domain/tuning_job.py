@@ -104,12 +104,25 @@ PRECEDENCE = (
 
 
 @dataclass(frozen=True, slots=True)
+class StartInterval:
+    """When a job is likely to start."""
+
+    expected: datetime
+    earliest: datetime
+    """In 9 of 10 cases not before."""
+    latest: datetime
+    """In 9 of 10 cases not after."""
+
+
+@dataclass(frozen=True, slots=True)
 class QueueReason:
     """Why a job waits, with a sentence for its user and the number of jobs before it."""
 
     code: QueueCode
     message: str
     position: int = 0
+    start: StartInterval | None = None
+    """Told by the board alone; not kept with the job."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from typing import Any
 
 from sqlalchemy import select
 
-from trellis.server.domain.board import Board, BoardLine, StartInterval
-from trellis.server.domain.tuning_job import QueueCode
+from trellis.server.domain.board import Board, BoardLine
+from trellis.server.domain.tuning_job import QueueCode, StartInterval
 from trellis.server.store import tables
 from trellis.server.store.transaction import Rows
 

@@ -1,7 +1,7 @@
 """What a scheduler's decision depends on, read for all jobs and tenants at once."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, astuple
+from dataclasses import astuple
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ from trellis.server.store.in_play import tenants_in_play
 from trellis.server.store.rows import named
 from trellis.server.store.tenants import read_tenant
 from trellis.server.store.transaction import Rows
+from trellis.server.store.tuning_jobs import written_reason
 
 _j = tables.tuning_jobs.c
 _t = tables.tenants.c
@@ -81,5 +82,5 @@ class SqlQueueFacts(Rows):
     async def save_reasons(self, reasons: Mapping[str, QueueReason]) -> None:
         # The one column alone, of those that still wait: whoever has locked a row writes the whole of it.
         waits = update(tables.tuning_jobs).where(_j.uid == bindparam("the_uid"), _j.state == JobState.QUEUED)
-        rows = [{"the_uid": uid, "the_reason": asdict(reason)} for uid, reason in sorted(reasons.items())]
+        rows = [{"the_uid": uid, "the_reason": written_reason(reason)} for uid, reason in sorted(reasons.items())]
         await self._transaction.change_all(waits.values(queue_reason=bindparam("the_reason")), rows)

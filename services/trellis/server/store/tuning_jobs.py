@@ -63,6 +63,11 @@ def _read(row: Row[Any]) -> TuningJob:
     )
 
 
+def written_reason(reason: QueueReason) -> dict[str, Any]:
+    """The column's value: all but what is told by the board."""
+    return {"code": reason.code, "message": reason.message, "position": reason.position}
+
+
 def _write(job: TuningJob) -> dict[str, Any]:
     # event_count and log_size are the rows' own: only appending moves them.
     return {
@@ -71,7 +76,7 @@ def _write(job: TuningJob) -> dict[str, Any]:
         "base_model": job.spec.base_model,
         "training_dataset": job.spec.training_dataset,
         "validation_dataset": job.spec.validation_dataset,
-        "queue_reason": asdict(job.queue_reason) if job.queue_reason else None,
+        "queue_reason": written_reason(job.queue_reason) if job.queue_reason else None,
         "progress": asdict(job.progress),
         "error": asdict(replace(job.error, metadata=dict(job.error.metadata))) if job.error else None,
         "estimate": asdict(job.estimate) if job.estimate else None,

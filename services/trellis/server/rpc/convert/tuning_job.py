@@ -145,7 +145,15 @@ def _queue_reason(value: QueueReason | None) -> pb.TuningJob.QueueReason | None:
     if value is None:
         return None
     code = to_wire(pb.TuningJob.QueueReason.Code, "CODE_", value.code)
-    return pb.TuningJob.QueueReason(code=code, message=value.message, position=value.position)
+    start = value.start
+    return pb.TuningJob.QueueReason(
+        code=code,
+        message=value.message,
+        position=value.position,
+        predicted_start_time=timestamp(start.expected) if start else None,
+        earliest_start_time=timestamp(start.earliest) if start else None,
+        latest_start_time=timestamp(start.latest) if start else None,
+    )
 
 
 def _estimate(value: Estimate | None) -> pb.TuningJob.Estimate | None:
