@@ -134,7 +134,8 @@ async def test_what_can_only_run_by_itself_does(world: World, base: BaseModel) -
     full = await submit(world.context, "acme", settings={"full": True})
     assert (full.spec.distributed, full.spec.lora) == (Distributed(), Lora())
     assert not [one for one in full.spec.resolved if "lora" in one.field]
-    spread = await submit(world.context, "acme", distributed={"workers": 3, "zero_stage": 2})
+    roomy = replace(world.context, settings=replace(world.context.settings, capacity_cpus=3.0))
+    spread = await submit(roomy, "acme", distributed={"workers": 3, "zero_stage": 2})
     assert spread.spec.distributed == Distributed(workers=3, zero_stage=2)
     assert spread.spec.batch_size % 3 == 0
     assert await wrong_fields(world, settings={"quantization": "nf4"}) == {"supervised.quantization"}

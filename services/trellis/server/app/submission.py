@@ -16,6 +16,7 @@ from trellis.server.app.job_datasets import with_datasets
 from trellis.server.app.job_preparation import with_facts
 from trellis.server.app.job_request import JobNames, NewTuningJob, check_priority, read_names, require_priority
 from trellis.server.app.job_spec import NO_LIMIT, asked_spec
+from trellis.server.app.never_fits import require_possible
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.app.quota import limited_tenant, require_job
 from trellis.server.app.tuning_jobs import present_job
@@ -46,6 +47,7 @@ async def create_tuning_job(context: Context, caller: Caller, new: NewTuningJob,
         if await unit.base_models.get(checked.base.base_model_id) is None:
             raise base_model_unavailable(checked.base.name)
         job = await _new_job(context, unit, new, checked)
+        await require_possible(unit, tenant, job, context.settings.needs)
         await require_job(unit, tenant)
         await unit.jobs.add(job)
         await hold(unit, job, context.now())
