@@ -1,5 +1,6 @@
 """The gRPC server over a real socket, with keys for each role."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -47,7 +48,14 @@ async def open_door(world: World) -> AsyncIterator[Door]:
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield Door(world, channel, secrets, f"127.0.0.1:{port}")
+    await stop(server)
+
+
+async def stop(server: grpc.aio.Server) -> None:
+    """End it, and let it write of whom it refused, which it does beside the calls, before the database is closed."""
     await server.stop(0)
+    writing = [task for task in asyncio.all_tasks() if "Refusals" in getattr(task.get_coro(), "__qualname__", "")]
+    await asyncio.gather(*writing)
 
 
 async def make_key(world: World, tenant: str, role: Role, **changes: Any) -> str:

@@ -12,6 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.authority import Authority, Pair
 from tests.contract.store.conftest import engine, migrated_url, sqlite_template, units
+from tests.rpc_server import stop
 from tests.server_fakes import World, admit, make_world, prepare, submit, upload
 
 import trellis
@@ -80,7 +81,7 @@ async def serving(world: World, tls: TlsOptions, *, jobs: bool = False) -> Async
         yield House(port, jobs_port, key)
     finally:
         for server in servers:
-            await server.stop(0)
+            await stop(server)
 
 
 async def seen(client: trellis.Client) -> str:
