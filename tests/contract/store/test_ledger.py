@@ -12,7 +12,7 @@ from trellis.server.app.ledger_reading import LedgerRange, StoredBytes, UsageGro
 from trellis.server.app.ports import UnitOfWork, UnitOfWorkFactory
 from trellis.server.domain.derived import day_of, derive, hour_of
 from trellis.server.domain.export import Export, ExportFile, ExportFormat, ExportState
-from trellis.server.domain.ledger import EntryKind, LedgerEntry, Meter, NegativeHoldError, UsageSum, amount_nanos
+from trellis.server.domain.ledger import EntryKind, LedgerEntry, Meter, NegativeHoldError, UsageSum
 from trellis.server.domain.tuning_job import Checkpoint, JobState
 
 UID = "uid-acme-1"
@@ -104,7 +104,8 @@ async def test_entries_are_paged_by_time_and_filtered(units: UnitOfWorkFactory) 
     await _append(units, hold("h", 4, time=samples.at(30)))
     async with units(write=False) as unit:
         whole = (await unit.ledger.entries(LedgerRange("acme"), 100, None)).items
-        pieces, cursor = [], None
+        pieces: list[LedgerEntry] = []
+        cursor: str | None = None
         while True:
             page = await unit.ledger.entries(LedgerRange("acme"), 2, cursor)
             pieces += page.items
@@ -134,7 +135,8 @@ async def test_usage_is_summed_by_what_is_asked(units: UnitOfWorkFactory) -> Non
     async with units(write=False) as unit:
 
         async def sums(*groups: UsageGroup, which: LedgerRange = ALL, limit: int = 100) -> list[UsageSum]:
-            found, cursor = [], None
+            found: list[UsageSum] = []
+            cursor: str | None = None
             while True:
                 page = await unit.ledger.sums(which, groups, limit, cursor)
                 found += page.items
@@ -173,11 +175,3 @@ async def test_what_tenants_keep_is_added_up(units: UnitOfWorkFactory) -> None:
         assert await unit.ledger.stored_bytes(samples.at(60)) == {"acme": StoredBytes(5 * 2**30, 1024 + 100 + 11)}
         assert await unit.ledger.stored_bytes(samples.NOW) == {}
         assert await unit.ledger.metered_until() is None
-
-
-def test_amounts_are_rounded_once() -> None:
-    assert amount_nanos(MS, 3_600_000, 2_000_000_000) == 2_000_000_000
-    assert amount_nanos(MS, 1, 1_800_000) == 0, "half a billionth goes to the even neighbour"
-    assert amount_nanos(MS, 3, 1_800_000) == 2
-    assert amount_nanos(MS, 1, 1_800_001) == 1
-    assert amount_nanos(Meter.ARTIFACT_BYTE_HOURS, 720 * 10**13, 27_778) == 720 * 10**4 * 27_778

@@ -6,6 +6,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
+from trellis.statements import amount_nanos
+
 
 class Meter(StrEnum):
     """What is measured, in whole units."""
@@ -81,14 +83,7 @@ class UsageSum:
     @property
     def amount_nanos(self) -> int:
         """What it costs."""
-        return amount_nanos(self.meter, self.quantity, self.price_nanos)
-
-
-def amount_nanos(meter: Meter, quantity: int, price_nanos: int) -> int:
-    """What so much costs, in billionths of the currency: exact, then rounded once, halves to the even neighbour."""
-    whole, rest = divmod(quantity * price_nanos, PRICE_UNITS[meter])
-    twice = 2 * rest - PRICE_UNITS[meter]
-    return whole + (twice > 0 or (twice == 0 and whole % 2 == 1))
+        return amount_nanos(self.quantity, self.price_nanos, PRICE_UNITS[self.meter])
 
 
 class NegativeHoldError(ValueError):

@@ -18,6 +18,7 @@ from trellis.server.rpc.servicers.tenant import TenantServicer
 from trellis.server.rpc.servicers.trainer import TrainerServicer
 from trellis.server.rpc.servicers.trainer_admin import TrainerAdminServicer
 from trellis.server.rpc.servicers.tuning_job import TuningJobServicer
+from trellis.server.rpc.servicers.usage import UsageServicer
 from trellis.server.rpc.servicers.worker import WorkerServicer
 from trellis.v1 import (
     adapter_pb2,
@@ -40,6 +41,8 @@ from trellis.v1 import (
     trainer_pb2_grpc,
     tuning_job_pb2,
     tuning_job_pb2_grpc,
+    usage_pb2,
+    usage_pb2_grpc,
     worker_pb2,
     worker_pb2_grpc,
 )
@@ -69,6 +72,7 @@ SERVICES = (
     _service(export_pb2, "ExportService", ExportServicer, export_pb2_grpc),
     _service(audit_pb2, "AuditService", AuditServicer, audit_pb2_grpc),
     _service(inference_pb2, "InferenceService", InferenceServicer, inference_pb2_grpc),
+    _service(usage_pb2, "UsageService", UsageServicer, usage_pb2_grpc),
     _service(worker_pb2, "WorkerService", WorkerServicer, worker_pb2_grpc),
     _service(trainer_pb2, "TrainerService", TrainerServicer, trainer_pb2_grpc),
     _service(trainer_pb2, "TrainerAdminService", TrainerAdminServicer, trainer_pb2_grpc),
