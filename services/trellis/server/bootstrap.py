@@ -38,10 +38,12 @@ from trellis.server.control.validate import ValidateDatasets
 from trellis.server.control.watch import WatchAttempts
 from trellis.server.control.watch_trainers import WatchTrainers
 from trellis.server.control.watchdog import WatchSteps
+from trellis.server.domain.prices import FREE, Prices
 from trellis.server.domain.stop import Graces
 from trellis.server.domain.tuning_job import ENDED, STOPPING, JobState
 from trellis.server.oidc.issuers import IssuerError, read_issuers
 from trellis.server.oidc.verify import JwtVerifier
+from trellis.server.price_file import read_prices
 from trellis.server.rpc.health import ServerHealth
 from trellis.server.rpc.server import build_grpc_server, make_health
 from trellis.server.secret import derived, read_or_make_secret
@@ -89,6 +91,7 @@ def build(config: ServerConfig) -> Platform:
     pause = Pause(_WATCH_SECONDS)
     lease = timedelta(seconds=config.lease_seconds)
     graces = Graces(leave=timedelta(seconds=config.stop_grace_seconds))
+    prices = read_prices(config.prices_file) if config.prices_file else FREE
     settings = AppSettings(
         max_upload_bytes=config.max_upload_bytes,
         capacity_cpus=config.capacity_cpus,
@@ -100,12 +103,13 @@ def build(config: ServerConfig) -> Platform:
         server_secret=_attempts_secret(secret),
         trainers=config.trainer,
     )
+        prices=prices,
     gate = CallGate(lambda seconds: pause.of(seconds)())
     context = Context(
         units, clock, ids, store, engines, pause, settings, pause.of(_CLAIM_SECONDS), tokens=_tokens(config), gate=gate
     )
     control = ControlContext(
-        units, clock, ids, cluster, engines, ThreadedObjects(store), _control_settings(config, secret, lease)
+        units, clock, ids, cluster, engines, ThreadedObjects(store), _control_settings(config, secret, lease, prices)
     )
     servicer = make_health()
     loops = _loops(control, store, context.key_uses)
@@ -192,7 +196,7 @@ def _attempts_secret(secret: bytes) -> bytes:
     return derived(secret, "attempts").encode()
 
 
-def _control_settings(config: ServerConfig, secret: bytes, lease: timedelta) -> ControlSettings:
+def _control_settings(config: ServerConfig, secret: bytes, lease: timedelta, prices: Prices) -> ControlSettings:
     return ControlSettings(
         worker_endpoint=config.advertised_endpoint,
         worker_ca=_worker_ca(config),
@@ -209,5 +213,6 @@ def _control_settings(config: ServerConfig, secret: bytes, lease: timedelta) -> 
         trainers=config.trainer,
         scheduler=config.scheduler,
         step_timeout=timedelta(seconds=config.step_timeout_seconds),
+        prices=prices,
         always_on=config.always_on,
     )

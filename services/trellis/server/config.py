@@ -89,6 +89,8 @@ class ServerConfig:
     """TOML or JSON: the identity providers whose tokens open the API, and what their claims give."""
     tls: TlsOptions = TlsOptions()
     """The variables that begin with TRELLIS_TLS."""
+    prices_file: Path | None = None
+    """Says what used units cost, as TOML or JSON; without it nothing has a price."""
     tenant_running_limit: int = 4
     """Jobs that a tenant may run at once."""
     lease_seconds: float = 30.0
@@ -246,6 +248,7 @@ _READERS = {
     "capacity_gpus": _number,
     "job_cpus": _number,
     "job_gpus": _number,
+    "prices_file": _path,
     "tenant_running_limit": _count,
     "lease_seconds": _positive,
     "stop_grace_seconds": _positive,
