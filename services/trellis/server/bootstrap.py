@@ -98,12 +98,13 @@ def build(config: ServerConfig) -> Platform:
         capacity_gpus=config.capacity_gpus,
         job_cpus=config.job_cpus,
         job_gpus=config.job_gpus,
+        tenant_running_limit=config.tenant_running_limit,
         lease=lease,
         graces=graces,
         server_secret=_attempts_secret(secret),
         trainers=config.trainer,
-    )
         prices=prices,
+    )
     gate = CallGate(lambda seconds: pause.of(seconds)())
     context = Context(
         units, clock, ids, store, engines, pause, settings, pause.of(_CLAIM_SECONDS), tokens=_tokens(config), gate=gate
@@ -212,7 +213,7 @@ def _control_settings(config: ServerConfig, secret: bytes, lease: timedelta, pri
         graces=Graces(leave=timedelta(seconds=config.stop_grace_seconds)),
         trainers=config.trainer,
         scheduler=config.scheduler,
-        step_timeout=timedelta(seconds=config.step_timeout_seconds),
         prices=prices,
+        step_timeout=timedelta(seconds=config.step_timeout_seconds),
         always_on=config.always_on,
     )

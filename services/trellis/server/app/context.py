@@ -38,6 +38,8 @@ class AppSettings:
     job_cpus: float = 1.0
     """What each worker reserves of a job that runs by itself; the same as the control loops'."""
     job_gpus: float = 0.0
+    tenant_running_limit: int = 4
+    """Jobs that a tenant may run at once whose quota does not say; the same as the control loops'."""
     lease: timedelta = timedelta(seconds=30)
     """Without a word for so long, an attempt or a trainer is taken for dead; the same as the control loops'."""
     start_timeout: timedelta = timedelta(minutes=5)
