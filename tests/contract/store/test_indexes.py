@@ -61,6 +61,7 @@ async def _look_ups(unit: UnitOfWork) -> None:
     await unit.jobs.events(UID, 0, 10)
     await unit.jobs.find_attempt("0")
     await unit.jobs.latest_checkpoint(UID)
+    await unit.jobs.best_checkpoint(UID)
     await unit.jobs.get_checkpoint(UID, 1)
     await unit.jobs.checkpoint_keys_in_use("acme")
     await unit.jobs.read_log(UID, 0, 10)
@@ -121,6 +122,8 @@ async def test_queries_go_through_indexes(ask: Any, engine: AsyncEngine, units: 
 
 
 def _walks(step: str, statement: str) -> bool:
-    if re.match(r"SCAN (?!anon|\(subquery|CONSTANT ROW)", step):  # a page of each state is merged; it is no longer than a page
+    if re.match(
+        r"SCAN (?!anon|\(subquery|CONSTANT ROW)", step
+    ):  # a page of each state is merged; it is no longer than a page
         return "INDEX" not in step or "LIMIT" not in statement
     return "TEMP B-TREE" in step and "UNION ALL" not in statement

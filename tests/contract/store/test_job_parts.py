@@ -1,6 +1,7 @@
 """Jobs' events, attempts, metrics, checkpoints and logs."""
 
 import asyncio
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from tests.contract.store import samples
 
 from trellis.errors import AlreadyExists, NotFound
 from trellis.server.app.ports import UnitOfWorkFactory
+from trellis.server.domain.retention import best_of
 from trellis.server.domain.tuning_job import Checkpoint, EventLevel, JobEvent, JobState, MetricPoint, Progress
 
 UID = "uid-acme-1"
@@ -212,6 +214,18 @@ async def test_a_checkpoint_keeps_what_is_known_of_it(units: UnitOfWorkFactory) 
         pinned = replace(measured, pinned=True)
         await unit.jobs.add_checkpoint(UID, pinned)
         assert (await unit.jobs.checkpoints(UID, 10, None)).items == [pinned]
+
+
+async def test_the_best_checkpoint_is_the_rule_s(units: UnitOfWorkFactory) -> None:
+    losses = [None, math.inf, math.nan, 0.5, 0.25, -math.inf, 0.25, 0.75]
+    async with units() as unit:
+        for step, loss in enumerate(losses):
+            await unit.jobs.add_checkpoint(UID, replace(_checkpoint(step), valid_loss=loss))
+            found = (await unit.jobs.checkpoints(UID, 100, None)).items
+            assert await unit.jobs.best_checkpoint(UID) == best_of(found)
+        best = await unit.jobs.best_checkpoint(UID)
+    assert best is not None
+    assert best.step == 4
 
 
 async def test_what_jobs_start_from_is_in_use_until_they_have_ended(units: UnitOfWorkFactory) -> None:

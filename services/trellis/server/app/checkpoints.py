@@ -14,7 +14,7 @@ from trellis.server.app.context import Context
 from trellis.server.app.pages import Listed, PageQuery, read_page
 from trellis.server.app.ports import Page, UnitOfWork
 from trellis.server.app.tuning_jobs import present_job
-from trellis.server.domain.retention import best_of, surplus
+from trellis.server.domain.retention import surplus
 from trellis.server.domain.tuning_job import Checkpoint, TuningJob
 
 COMMIT_FILE = "COMMIT"
@@ -36,7 +36,7 @@ async def list_checkpoints(context: Context, parent: str, query: PageQuery) -> L
     parsed = TuningJobName.parse(parent, "parent")
     async with context.units(write=False) as unit:
         job = await present_job(unit, parsed)
-        best = best_of(await all_checkpoints(unit, job.uid))
+        best = await unit.jobs.best_checkpoint(job.uid)
 
         async def fetch(limit: int, cursor: str | None) -> Page[RatedCheckpoint]:
             page = await unit.jobs.checkpoints(job.uid, limit, cursor)
@@ -142,4 +142,4 @@ def _delete(store: ObjectStore, key: str) -> None:
 
 async def _rated(unit: UnitOfWork, name: CheckpointName, checkpoint: Checkpoint) -> RatedCheckpoint:
     job = await present_job(unit, TuningJobName(name.tenant, name.tuning_job))
-    return RatedCheckpoint(checkpoint, checkpoint == best_of(await all_checkpoints(unit, job.uid)))
+    return RatedCheckpoint(checkpoint, checkpoint == await unit.jobs.best_checkpoint(job.uid))

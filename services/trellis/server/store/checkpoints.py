@@ -1,5 +1,6 @@
 """Jobs' checkpoints in the database."""
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -36,6 +37,12 @@ class CheckpointRows(Rows):
     async def latest_checkpoint(self, uid: str) -> Checkpoint | None:
         newest = select(tables.checkpoints).where(_c.job_uid == uid).order_by(_c.step.desc())
         row = await self._transaction.row(newest)
+        return _read(row) if row else None
+
+    async def best_checkpoint(self, uid: str) -> Checkpoint | None:
+        finite = (_c.valid_loss > -math.inf, _c.valid_loss < math.inf)  # PostgreSQL holds NaN for the greatest of all
+        measured = select(tables.checkpoints).where(_c.job_uid == uid, *finite)
+        row = await self._transaction.row(measured.order_by(_c.valid_loss, _c.step))
         return _read(row) if row else None
 
     async def get_checkpoint(self, uid: str, step: int) -> Checkpoint | None:

@@ -353,6 +353,7 @@ checkpoints = Table(
     Column("create_time", UtcTime, nullable=False),
     Column("valid_loss", Double),
     Column("pinned", Boolean, nullable=False, server_default=false()),
+    Index(None, "job_uid", "valid_loss", "step"),
 )
 
 job_logs = Table(

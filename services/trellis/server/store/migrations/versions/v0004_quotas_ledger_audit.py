@@ -33,6 +33,10 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_audit_events_tenant_sequence"), ["tenant", "sequence"], unique=False)
     _make_append_only()
 
+    with op.batch_alter_table("checkpoints", schema=None) as batch_op:
+        batch_op.create_index(
+            batch_op.f("ix_checkpoints_job_uid_valid_loss_step"), ["job_uid", "valid_loss", "step"], unique=False
+        )
     op.create_table(
         "leases",
         sa.Column("name", sa.Text(), nullable=False),
@@ -343,6 +347,7 @@ def downgrade() -> None:
     op.drop_table("fair_shares")
     op.drop_table("scheduler_board")
     op.drop_table("leases")
+    op.drop_index("ix_checkpoints_job_uid_valid_loss_step", "checkpoints")
     with op.batch_alter_table("audit_events", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_audit_events_tenant_sequence"))
         batch_op.drop_index(batch_op.f("ix_audit_events_principal_sequence"))
