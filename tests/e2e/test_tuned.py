@@ -1,5 +1,7 @@
 """What two tenants have once their jobs are done."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,7 +11,8 @@ from tests.e2e.conftest import Team
 from tests.e2e.platform import Platform, kill
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trellis.client.types import JobState
+import trellis
+from trellis.client.types import JobState, Placement
 
 QUESTIONS = (0, 1, 2, 3, 21)
 
@@ -98,6 +101,28 @@ def test_a_downloaded_adapter_is_plain_peft(globex: Team, tmp_path: Path) -> Non
             whole = tuned.generate(**asked, max_new_tokens=12, do_sample=False)
         answer = tokenizer.decode(whole[0, asked["input_ids"].shape[1] :], skip_special_tokens=True)
         assert answer == globex.says(number).text
+
+
+def test_all_weights_are_tuned_by_themselves_and_downloaded_as_a_model(initech: Team, tmp_path: Path) -> None:
+    settings = replace(tuning.SPEC, lora=trellis.LoraSpec(), full=True, max_steps=20, learning_rate=1e-3)
+    job = initech.client.jobs.create(tuning.DATASET, supervised=settings)
+    done = initech.client.jobs.wait(job.name, timeout=280)
+    assert done.placement is Placement.DISTRIBUTED
+    assert done.adapter == ""
+    assert done.base_evaluation is not None
+    assert done.tuned_evaluation is not None
+    assert done.tuned_evaluation.loss < done.base_evaluation.loss
+    initech.client.exports.download(done.export, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    tuned = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    source = initech.client.base_models.get(done.base_model).source
+    base = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    assert any(not torch.equal(*pair) for pair in zip(tuned.parameters(), base.parameters(), strict=True))
+    line = next(iter(lines.chat_lines(lines.FOODS).decode().splitlines()))
+    asked = tokenizer.apply_chat_template(json.loads(line)["messages"], return_tensors="pt", return_dict=True)
+    with torch.no_grad():
+        losses = [model(**asked, labels=asked["input_ids"]).loss.item() for model in (tuned, base)]
+    assert losses[0] < losses[1]
 
 
 def test_the_base_answers_without_an_adapter(globex: Team) -> None:
