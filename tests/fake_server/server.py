@@ -13,6 +13,7 @@ from tests.fake_server.exports import Exports
 from tests.fake_server.faults import Faults
 from tests.fake_server.jobs import Jobs
 from tests.fake_server.trainers import Trainers
+from tests.fake_server.usage import Usage
 from trellis.v1.adapter_pb2_grpc import add_AdapterServiceServicer_to_server
 from trellis.v1.api_key_pb2_grpc import add_ApiKeyServiceServicer_to_server
 from trellis.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
@@ -23,6 +24,7 @@ from trellis.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 from trellis.v1.tenant_pb2_grpc import add_TenantServiceServicer_to_server
 from trellis.v1.trainer_pb2_grpc import add_TrainerAdminServiceServicer_to_server
 from trellis.v1.tuning_job_pb2_grpc import add_TuningJobServiceServicer_to_server
+from trellis.v1.usage_pb2_grpc import add_UsageServiceServicer_to_server
 
 KEY = "tr_test_key"
 
@@ -37,6 +39,7 @@ class FakeServer:
         self.adapters, self.inference = Adapters(), Inference()
         self.exports, self.trainers = Exports(), Trainers()
         self.audit = AuditTrail()
+        self.usage = Usage(self.tenants)
         self.port = 0
         self._server: grpc.Server | None = None
 
@@ -63,6 +66,7 @@ class FakeServer:
         add_TrainerAdminServiceServicer_to_server(self.trainers, server)
         add_InferenceServiceServicer_to_server(self.inference, server)
         add_AuditServiceServicer_to_server(self.audit, server)
+        add_UsageServiceServicer_to_server(self.usage, server)
         self.port = server.add_insecure_port(f"127.0.0.1:{self.port}")
         server.start()
         self._server = server

@@ -6,10 +6,10 @@ from typing import Any
 import click
 
 from trellis.cli.commands import group
-from trellis.cli.output import deleted, print_many, print_one
+from trellis.cli.output import cell, deleted, print_json, print_many, print_one, print_table
 from trellis.cli.quota_options import changed_quota, quota_options
 from trellis.cli.state import State
-from trellis.client.types import Quota
+from trellis.client.types import LimitStatus, Quota
 
 
 def _tenant_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -80,6 +80,29 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a tenant beside its quota that the command line names."""
     names = ("display_name", "serving_weight", "training_weight", "cohort")
     return {name: options[name] for name in names if options[name] is not None}
+
+
+@tenants.command("quota")
+@click.argument("name", required=False)
+@click.pass_obj
+def quota(state: State, name: str | None) -> None:
+    """Show what a tenant, your own without NAME, uses of each limit.
+
+    HELD is for what has not ended: jobs that run, uploads on their way, exports that are being made.
+    """
+    status = state.client.usage.quota(name)
+    if state.json:
+        print_json(status)
+        return
+    head = ("LIMIT", "ALLOWED", "SOFT", "USED", "HELD", "PERIOD END")
+    print_table(head, [_limit_row(limit) for limit in status.limits])
+
+
+def _limit_row(limit: LimitStatus) -> list[str]:
+    # In full: of bytes and tokens the last digits count too.
+    numbers = (limit.allowed, limit.soft, limit.used, limit.held)
+    shown = ["-" if number is None else f"{number:.15g}" for number in numbers]
+    return [cell(limit.limit), *shown, cell(limit.period_end_time)]
 
 
 @tenants.command("delete")

@@ -23,6 +23,7 @@ from trellis.client._retry import Retry
 from trellis.client._tenants import AsyncTenants, Tenants
 from trellis.client._trainers import AsyncTrainers, Trainers
 from trellis.client._transport import Target, Transport
+from trellis.client._usage import AsyncUsage, Usage
 from trellis.client.settings import Settings, resolve
 from trellis.client.types import Generation, GenerationChunk
 from trellis.errors import InvalidArgument
@@ -204,6 +205,7 @@ class AsyncClient(ClientCore):
         self.exports = AsyncExports(caller, self.names)
         self.trainers = AsyncTrainers(caller, self.names)
         self.audit = AsyncAudit(caller, self.names)
+        self.usage = AsyncUsage(caller, self.names)
 
     async def __aenter__(self) -> Self:
         return self
@@ -267,6 +269,7 @@ class Client(Blocking[AsyncClient]):
         self.exports = Exports(inner.exports)
         self.trainers = Trainers(inner.trainers)
         self.audit = Audit(inner.audit)
+        self.usage = Usage(inner.usage)
 
     generate = blocking(AsyncClient.generate)
     generate_stream = iterating(AsyncClient.generate_stream)

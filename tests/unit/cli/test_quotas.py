@@ -7,6 +7,8 @@ import pytest
 from tests.fake_server import FakeServer
 from tests.unit.cli.conftest import Ran
 
+from trellis.v1.usage_pb2 import LimitStatus
+
 Run = Callable[..., Ran]
 
 
@@ -70,3 +72,24 @@ def test_what_is_no_limit_is_refused_before_any_call(trellis: Run, server: FakeS
     ran = trellis("tenants", "update", "acme", *option)
     assert (ran.code, server.faults.calls) == (2, [])
     assert option[0] in ran.err
+
+
+def test_what_is_used_of_each_limit_is_shown(trellis: Run, server: FakeServer) -> None:
+    trellis("tenants", "create", "acme", "--open-jobs", "10")
+    server.usage.limits = [
+        LimitStatus(limit="open_jobs", allowed=10, used=3),
+        LimitStatus(limit="dataset_bytes", used=21474836480, held=5),
+        LimitStatus(limit="budgets.tokens.month", allowed=2_500_000, soft=2e6, used=1_234_567.5, held=9),
+    ]
+    server.usage.limits[2].period_end_time.FromJsonString("2026-02-01T00:00:00Z")
+    shown = [line.split() for line in trellis("tenants", "quota").out.splitlines()]
+    assert shown[0] == ["LIMIT", "ALLOWED", "SOFT", "USED", "HELD", "PERIOD", "END"]
+    assert shown[1] == ["open_jobs", "10", "-", "3", "0", "-"]
+    assert shown[2] == ["dataset_bytes", "-", "-", "21474836480", "5", "-"]
+    assert shown[3][:5] == ["budgets.tokens.month", "2500000", "2000000", "1234567.5", "9"]
+    status = trellis("tenants", "quota", "acme", "--format", "json").json
+    assert (status["tenant"], status["quota"]["open_jobs"]) == ("tenants/acme", 10)
+    assert status["limits"][0] == {
+        "limit": "open_jobs", "allowed": 10.0, "soft": None, "used": 3.0, "held": 0.0, "period_end_time": None
+    }  # fmt: skip
+    assert trellis("tenants", "quota", "nobody").code == 1

@@ -28,6 +28,7 @@ from trellis.v1 import (
     tenant_pb2,
     trainer_pb2,
     tuning_job_pb2,
+    usage_pb2,
 )
 
 NOUNS = (
@@ -41,6 +42,7 @@ NOUNS = (
     "exports",
     "trainers",
     "audit",
+    "usage",
 )
 MODULES = (
     "_tenants", "_api_keys", "_base_models", "_datasets", "_upload", "_jobs", "_watch", "_adapters", "_adapter_files",
@@ -50,6 +52,8 @@ MESSAGES: dict[type, type[Message]] = {
     types.Tenant: tenant_pb2.Tenant,
     types.Quota: tenant_pb2.Quota,
     types.Budget: tenant_pb2.Budget,
+    types.QuotaStatus: usage_pb2.QuotaStatus,
+    types.LimitStatus: usage_pb2.LimitStatus,
     types.ApiKey: api_key_pb2.ApiKey,
     types.CreatedApiKey: api_key_pb2.CreateApiKeyResponse,
     types.BaseModel: base_model_pb2.BaseModel,
@@ -72,6 +76,8 @@ MESSAGES: dict[type, type[Message]] = {
     types.DistributedSpec: tuning_job_pb2.DistributedSpec,
     types.ResolvedSetting: tuning_job_pb2.TuningJob.ResolvedSetting,
     types.JobEstimate: tuning_job_pb2.TuningJob.Estimate,
+    types.TuningJobExplanation: tuning_job_pb2.TuningJobExplanation,
+    types.StartAlternative: tuning_job_pb2.TuningJobExplanation.Alternative,
     types.JobUsage: tuning_job_pb2.TuningJob.Usage,
     types.QueueReason: tuning_job_pb2.TuningJob.QueueReason,
     types.Progress: tuning_job_pb2.TuningJob.Progress,
@@ -175,7 +181,7 @@ def test_every_method_of_the_public_api_is_called_and_with_its_own_messages() ->
         for name in pool.FindServiceByName(f"trellis.v1.{service}").methods_by_name
     }
     assert {method.name for method in called} == offered
-    assert len(services) == 9
+    assert len(services) == 10
 
 
 def test_the_client_says_where_it_calls_and_not_with_what() -> None:
