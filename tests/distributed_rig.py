@@ -105,7 +105,7 @@ async def process(worker: RecordingWorker, ray_address: str) -> AsyncIterator[as
         **ENVIRONMENT,
         "RAY_ADDRESS": ray_address,
         "TRELLIS_WORKER_ENDPOINT": worker.address,
-        "TRELLIS_ATTEMPT_TOKEN": TOKEN,
+        "TRELLIS_ATTEMPT_TICKET": TOKEN,
     }
     job = await asyncio.create_subprocess_exec(sys.executable, "-m", "trellis_jobs.distributed.main", env=environment)
     try:

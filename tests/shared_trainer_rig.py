@@ -107,7 +107,7 @@ async def process(platform: RecordingPlatform, **environment: str) -> AsyncItera
         **os.environ,
         **THREADS,
         "TRELLIS_WORKER_ENDPOINT": platform.address,
-        "TRELLIS_TRAINER_TOKEN": TRAINER_TOKEN,
+        "TRELLIS_TRAINER_TICKET": TRAINER_TOKEN,
         **environment,
     }
     trainer = await asyncio.create_subprocess_exec(sys.executable, "-m", "trellis_jobs.shared.main", env=environment)

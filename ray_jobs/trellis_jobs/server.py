@@ -3,6 +3,7 @@
 import itertools
 import logging
 import os
+import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -60,14 +61,20 @@ def open_channel(endpoint: str, trusted: str) -> grpc.Channel:
 
 
 class Connection:
-    """Calls with one token. Each is repeated until it is answered, however long the server is away."""
+    """Calls with one token, or with a ticket until it was changed for one. Each is repeated until it is answered, however long the server is away."""
 
     def __init__(self, endpoint: str, token: str, on_fenced: Callable[[], None] = exit_fenced) -> None:
         self._endpoint = endpoint
         self._channel = open_channel(endpoint, os.environ.get("TRELLIS_WORKER_CA", ""))
         self._metadata = (("authorization", f"Bearer {token}"),)
+        self._nonce = secrets.token_hex(32)
         self._on_fenced = on_fenced
         self._closing = threading.Event()
+
+    def _use(self, token: str) -> None:
+        """Call with this token from now on; with an empty one as before."""
+        if token:
+            self._metadata = (("authorization", f"Bearer {token}"),)
 
     def close(self) -> None:
         """Close the connection."""
@@ -87,7 +94,7 @@ class Connection:
                 raise FencedError("The connection was closed.")
         raise AssertionError("pauses have no end")
 
-    def _judge(self, error: grpc.RpcError, number: int) -> None:
+    def _judge(self, error: grpc.RpcError, number: int = 0) -> None:
         """Return if the call may be repeated."""
         code, details = error.code(), error.details()
         if code in _FENCED:
@@ -107,11 +114,13 @@ class Server(Connection):
         self._stub = WorkerServiceStub(self._channel)
 
     def start(self, code_version: str) -> worker_pb2.StartAttemptResponse:
-        """Get the attempt's work."""
+        """Get the attempt's work, and for a ticket its token."""
         request = worker_pb2.StartAttemptRequest(
-            code_version=code_version, hostname=socket.gethostname(), pid=os.getpid()
+            code_version=code_version, hostname=socket.gethostname(), pid=os.getpid(), nonce=self._nonce
         )
-        return self._call(self._stub.StartAttempt, request)
+        answer = self._call(self._stub.StartAttempt, request)
+        self._use(answer.token)
+        return answer
 
     def report(self, request: worker_pb2.ReportAttemptRequest) -> worker_pb2.ReportAttemptResponse:
         """Send one report. Raises RefusedError."""

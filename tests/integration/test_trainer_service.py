@@ -40,6 +40,9 @@ def database() -> str:
     return "sqlite"
 
 
+NONCE = "n" * 32
+
+
 @dataclass
 class Scene:
     """A server with a valid dataset, its loops, and a cluster that the test plays."""
@@ -63,10 +66,15 @@ class Scene:
         await AdmitJobs(self.control).once()
 
     async def launched(self) -> tuple[tuple[str, str], ...]:
-        """The metadata of the one trainer that was launched."""
+        """The metadata of the one trainer that was launched: its ticket."""
         await LaunchTrainers(self.control).once()
         (run,) = self.cluster.alive()
-        return bearer(self.cluster.runs[run].request.environment["TRELLIS_TRAINER_TOKEN"])
+        return bearer(self.cluster.runs[run].request.environment["TRELLIS_TRAINER_TICKET"])
+
+    async def started(self) -> tuple[tuple[str, str], ...]:
+        """The metadata of the one trainer that was launched, and has made its first call."""
+        request = pb.StartTrainerRequest(nonce=NONCE)
+        return bearer((await self.trainers.StartTrainer(request, metadata=await self.launched())).token)
 
 
 def bearer(token: str) -> tuple[tuple[str, str], ...]:
@@ -97,8 +105,10 @@ async def refused(call: Any) -> Any:
 async def test_a_trainer_is_started_for_a_job_and_given_it(scene: Scene) -> None:
     job = await scene.submit()
     await scene.admit()
-    me = await scene.launched()
-    setup = await scene.trainers.StartTrainer(pb.StartTrainerRequest(hostname="here", pid=7), metadata=me)
+    ticket = await scene.launched()
+    request = pb.StartTrainerRequest(hostname="here", pid=7, nonce=NONCE)
+    setup = await scene.trainers.StartTrainer(request, metadata=ticket)
+    me = bearer(setup.token)
     assert setup.base_model == job.spec.base_model
     assert (setup.base_source, setup.base_revision) == (job.spec.base_source, job.spec.base_revision)
     assert setup.tokenizer_digest == job.spec.tokenizer_digest
@@ -118,8 +128,7 @@ async def test_a_trainer_is_started_for_a_job_and_given_it(scene: Scene) -> None
 async def test_a_warm_trainer_hears_of_a_job_within_a_moment(scene: Scene) -> None:
     await scene.submit()
     await scene.admit()
-    me = await scene.launched()
-    await scene.trainers.StartTrainer(pb.StartTrainerRequest(), metadata=me)
+    me = await scene.started()
     (first,) = (await scene.trainers.ClaimAttempts(pb.ClaimAttemptsRequest(room=ROOM), metadata=me)).attempts
     await scene.workers.StartAttempt(worker_pb2.StartAttemptRequest(), metadata=bearer(first.token))
     request = pb.ClaimAttemptsRequest(room=ROOM, jobs=1, wait_seconds=9)
@@ -133,7 +142,7 @@ async def test_a_warm_trainer_hears_of_a_job_within_a_moment(scene: Scene) -> No
 async def test_a_wait_without_a_job_ends(scene: Scene) -> None:
     await scene.submit()
     await scene.admit()
-    me = await scene.launched()
+    me = await scene.started()
     for request in (pb.ClaimAttemptsRequest(wait_seconds=0.1), pb.ClaimAttemptsRequest(wait_seconds=float("nan"))):
         claimed = await asyncio.wait_for(scene.trainers.ClaimAttempts(request, metadata=me), 5)
         assert (list(claimed.attempts), claimed.drain) == ([], False), "it has no room yet"
@@ -142,8 +151,7 @@ async def test_a_wait_without_a_job_ends(scene: Scene) -> None:
 async def test_a_trainer_leaves_and_is_fenced_from_then_on(scene: Scene) -> None:
     await scene.submit()
     await scene.admit()
-    me = await scene.launched()
-    await scene.trainers.StartTrainer(pb.StartTrainerRequest(), metadata=me)
+    me = await scene.started()
     assert not (await scene.trainers.LeaveTrainer(pb.LeaveTrainerRequest(), metadata=me)).leave
     (given,) = (await scene.trainers.ClaimAttempts(pb.ClaimAttemptsRequest(room=ROOM), metadata=me)).attempts
     declined = worker_pb2.FailAttemptRequest(cause=worker_pb2.END_CAUSE_DECLINED)
@@ -162,8 +170,7 @@ async def test_a_trainer_leaves_and_is_fenced_from_then_on(scene: Scene) -> None
 async def test_a_trainer_that_is_lost_while_it_waits_hears_of_it(scene: Scene) -> None:
     await scene.submit()
     await scene.admit()
-    me = await scene.launched()
-    await scene.trainers.StartTrainer(pb.StartTrainerRequest(), metadata=me)
+    me = await scene.started()
     (given,) = (await scene.trainers.ClaimAttempts(pb.ClaimAttemptsRequest(room=ROOM), metadata=me)).attempts
     await scene.workers.StartAttempt(worker_pb2.StartAttemptRequest(), metadata=bearer(given.token))
     request = pb.ClaimAttemptsRequest(room=ROOM, jobs=1, wait_seconds=9)
@@ -180,7 +187,7 @@ async def test_a_trainer_that_is_lost_while_it_waits_hears_of_it(scene: Scene) -
 async def test_a_trainer_may_call_nothing_else(scene: Scene) -> None:
     await scene.submit()
     await scene.admit()
-    me = await scene.launched()
+    me = await scene.started()
     said = await refused(scene.workers.StartAttempt(worker_pb2.StartAttemptRequest(), metadata=me))
     assert said.code == "PERMISSION_DENIED"
     for who in ("admin", "member"):
@@ -192,10 +199,11 @@ async def test_operators_see_the_trainers_and_what_they_do(scene: Scene) -> None
     for _ in range(2):
         await scene.submit()
     await scene.admit()
-    me = await scene.launched()
-    started = await scene.trainers.StartTrainer(pb.StartTrainerRequest(hostname="node-1"), metadata=me)
-    request = pb.ClaimAttemptsRequest(room=ROOM, jobs=1, tokens_per_second=81.5)
-    await scene.trainers.ClaimAttempts(request, metadata=me)
+    request = pb.StartTrainerRequest(hostname="node-1", nonce=NONCE)
+    started = await scene.trainers.StartTrainer(request, metadata=await scene.launched())
+    me = bearer(started.token)
+    word = pb.ClaimAttemptsRequest(room=ROOM, jobs=1, tokens_per_second=81.5)
+    await scene.trainers.ClaimAttempts(word, metadata=me)
     stub, admin = TrainerAdminServiceStub(scene.door.channel), scene.door.key("admin")
     (seen,) = (await stub.ListTrainers(pb.ListTrainersRequest(), metadata=admin)).trainers
     assert (seen.name, seen.base_model) == (f"trainers/{started.trainer}", started.base_model)
@@ -214,8 +222,7 @@ async def test_claims_that_are_given_up_at_any_moment_harm_nobody(scene: Scene) 
     """A trainer ends a wait whenever its room changes; whatever the server was doing then, it goes on to work."""
     await scene.submit()
     await scene.admit()
-    me = await scene.launched()
-    await scene.trainers.StartTrainer(pb.StartTrainerRequest(), metadata=me)
+    me = await scene.started()
     (given,) = (await scene.trainers.ClaimAttempts(pb.ClaimAttemptsRequest(room=ROOM), metadata=me)).attempts
     await scene.workers.StartAttempt(worker_pb2.StartAttemptRequest(), metadata=bearer(given.token))
     for number in range(120):

@@ -1,6 +1,6 @@
 """The entrypoint of a distributed tuning job's process: `python -m trellis_jobs.distributed.main`.
 
-TRELLIS_WORKER_ENDPOINT says where the server is, TRELLIS_ATTEMPT_TOKEN which attempt this is, TRELLIS_WORKER_CPUS and
+TRELLIS_WORKER_ENDPOINT says where the server is, TRELLIS_ATTEMPT_TICKET which attempt this is, TRELLIS_WORKER_CPUS and
 TRELLIS_WORKER_GPUS what each worker reserves. The exit status is 0 when the server knows how the attempt ended, 3 when
 the attempt is not ours any more, 1 otherwise.
 """
@@ -31,7 +31,7 @@ def main() -> int:
     """Do the work of one attempt; the process's exit status."""
     signal.signal(signal.SIGTERM, _stop)
     code_version = importlib.metadata.version("trellis")
-    server = Server(os.environ["TRELLIS_WORKER_ENDPOINT"], os.environ.pop("TRELLIS_ATTEMPT_TOKEN"))
+    server = Server(os.environ["TRELLIS_WORKER_ENDPOINT"], os.environ.pop("TRELLIS_ATTEMPT_TICKET"))
     work = server.start(code_version)
     reporter = Reporter(server.report, work.next_report, work.heartbeat_seconds)
     capture_output(reporter.log)

@@ -41,11 +41,13 @@ class TrainerServer(Connection):
         self._hurried = False
 
     def start(self, code_version: str) -> trainer_pb2.StartTrainerResponse:
-        """Get base and settings."""
+        """Get base and settings, and for a ticket the trainer's token."""
         request = trainer_pb2.StartTrainerRequest(
-            code_version=code_version, hostname=socket.gethostname(), pid=os.getpid()
+            code_version=code_version, hostname=socket.gethostname(), pid=os.getpid(), nonce=self._nonce
         )
-        return self._call(self._stub.StartTrainer, request)
+        answer = self._call(self._stub.StartTrainer, request)
+        self._use(answer.token)
+        return answer
 
     def leave(self) -> bool:
         """Ask to end, as there is nothing to do; whether the trainer is over now."""

@@ -1,6 +1,6 @@
 """The entrypoint of a shared trainer: `python -m trellis_jobs.shared.main`.
 
-TRELLIS_WORKER_ENDPOINT says where the server is, TRELLIS_TRAINER_TOKEN which trainer this is; settings.py has what else
+TRELLIS_WORKER_ENDPOINT says where the server is, TRELLIS_TRAINER_TICKET which trainer this is; settings.py has what else
 the environment may say. The exit status is 0 when the server let it go, 3 when it is fenced, 4 when it hung, 1 otherwise.
 """
 
@@ -58,7 +58,7 @@ def main() -> int:
     limit_threads()
     signal.signal(signal.SIGTERM, _end_now)
     code_version, endpoint = importlib.metadata.version("trellis"), os.environ["TRELLIS_WORKER_ENDPOINT"]
-    server = TrainerServer(endpoint, os.environ.pop("TRELLIS_TRAINER_TOKEN"))
+    server = TrainerServer(endpoint, os.environ.pop("TRELLIS_TRAINER_TICKET"))
     work = server.start(code_version)
     intake = Intake(endpoint, code_version)
     claims = Claims(server, work.heartbeat_seconds, intake.status, intake.begin)

@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17trellis/v1/access.proto\x12\ntrellis.v1\x1a google/protobuf/descriptor.proto\"\x98\x01\n\x06\x41\x63\x63\x65ss\x12\x1e\n\x04role\x18\x01 \x01(\x0e\x32\x10.trellis.v1.Role\x12\x14\n\x0ctenant_field\x18\x02 \x01(\t\x12\x1e\n\x16platform_names_allowed\x18\x03 \x01(\x08\x12 \n\x05scope\x18\x04 \x01(\x0e\x32\x11.trellis.v1.Scope\x12\x16\n\x0eshared_allowed\x18\x05 \x01(\x08*x\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_MEMBER\x10\x01\x12\x15\n\x11ROLE_TENANT_ADMIN\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03\x12\x10\n\x0cROLE_ATTEMPT\x10\x04\x12\x10\n\x0cROLE_TRAINER\x10\x05*e\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x0e\n\nSCOPE_READ\x10\x01\x12\x0f\n\x0bSCOPE_WRITE\x10\x02\x12\x12\n\x0eSCOPE_GENERATE\x10\x03\x12\x10\n\x0cSCOPE_MANAGE\x10\x04:D\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xc5\x8a\x03 \x01(\x0b\x32\x12.trellis.v1.Accessb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17trellis/v1/access.proto\x12\ntrellis.v1\x1a google/protobuf/descriptor.proto\"\xb0\x01\n\x06\x41\x63\x63\x65ss\x12\x1e\n\x04role\x18\x01 \x01(\x0e\x32\x10.trellis.v1.Role\x12\x14\n\x0ctenant_field\x18\x02 \x01(\t\x12\x1e\n\x16platform_names_allowed\x18\x03 \x01(\x08\x12 \n\x05scope\x18\x04 \x01(\x0e\x32\x11.trellis.v1.Scope\x12\x16\n\x0eshared_allowed\x18\x05 \x01(\x08\x12\x16\n\x0eticket_allowed\x18\x06 \x01(\x08*x\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_MEMBER\x10\x01\x12\x15\n\x11ROLE_TENANT_ADMIN\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03\x12\x10\n\x0cROLE_ATTEMPT\x10\x04\x12\x10\n\x0cROLE_TRAINER\x10\x05*e\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x0e\n\nSCOPE_READ\x10\x01\x12\x0f\n\x0bSCOPE_WRITE\x10\x02\x12\x12\n\x0eSCOPE_GENERATE\x10\x03\x12\x10\n\x0cSCOPE_MANAGE\x10\x04:D\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xc5\x8a\x03 \x01(\x0b\x32\x12.trellis.v1.Accessb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'trellis.v1.access_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=228
-  _globals['_ROLE']._serialized_end=348
-  _globals['_SCOPE']._serialized_start=350
-  _globals['_SCOPE']._serialized_end=451
+  _globals['_ROLE']._serialized_start=252
+  _globals['_ROLE']._serialized_end=372
+  _globals['_SCOPE']._serialized_start=374
+  _globals['_SCOPE']._serialized_end=475
   _globals['_ACCESS']._serialized_start=74
-  _globals['_ACCESS']._serialized_end=226
+  _globals['_ACCESS']._serialized_end=250
 # @@protoc_insertion_point(module_scope)

@@ -101,6 +101,7 @@ class Access(_message.Message):
     PLATFORM_NAMES_ALLOWED_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
     SHARED_ALLOWED_FIELD_NUMBER: _builtins.int
+    TICKET_ALLOWED_FIELD_NUMBER: _builtins.int
     role: Global___Role.ValueType
     """The least role that may call the method."""
     tenant_field: _builtins.str
@@ -115,6 +116,8 @@ class Access(_message.Message):
     """The scope that a narrowed key needs. Calls of SCOPE_WRITE and SCOPE_MANAGE that change something are in the audit trail."""
     shared_allowed: _builtins.bool
     """Whether the field may also name an adapter or alias of another tenant who shares it with the caller's."""
+    ticket_allowed: _builtins.bool
+    """Whether the ticket that a process was started with opens the method: the first call, whose answer has its token."""
     def __init__(
         self,
         *,
@@ -123,10 +126,11 @@ class Access(_message.Message):
         platform_names_allowed: _builtins.bool = ...,
         scope: Global___Scope.ValueType = ...,
         shared_allowed: _builtins.bool = ...,
+        ticket_allowed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["platform_names_allowed", b"platform_names_allowed", "role", b"role", "scope", b"scope", "shared_allowed", b"shared_allowed", "tenant_field", b"tenant_field"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["platform_names_allowed", b"platform_names_allowed", "role", b"role", "scope", b"scope", "shared_allowed", b"shared_allowed", "tenant_field", b"tenant_field", "ticket_allowed", b"ticket_allowed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

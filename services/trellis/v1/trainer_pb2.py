@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from trellis.v1 import access_pb2 as trellis_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18trellis/v1/trainer.proto\x12\ntrellis.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17trellis/v1/access.proto\"C\n\x0bTrainerRoom\x12\x0c\n\x04jobs\x18\x01 \x01(\x05\x12\x11\n\trank_rows\x18\x02 \x01(\x05\x12\x13\n\x0bline_tokens\x18\x03 \x01(\x03\"J\n\x13StartTrainerRequest\x12\x14\n\x0c\x63ode_version\x18\x01 \x01(\t\x12\x10\n\x08hostname\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x03\"\xa5\x02\n\x14StartTrainerResponse\x12\x0f\n\x07trainer\x18\x01 \x01(\t\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12\x13\n\x0b\x62\x61se_source\x18\x03 \x01(\t\x12\x15\n\rbase_revision\x18\x04 \x01(\t\x12\x18\n\x10tokenizer_digest\x18\x05 \x01(\t\x12\x11\n\tprecision\x18\x06 \x01(\t\x12\x11\n\tstore_url\x18\x07 \x01(\t\x12\x19\n\x11heartbeat_seconds\x18\x08 \x01(\x01\x12\x14\n\x0cidle_seconds\x18\t \x01(\x01\x12\x10\n\x08max_jobs\x18\n \x01(\x05\x12\x0f\n\x07workers\x18\x0b \x01(\x05\x12\x13\n\x0bworker_cpus\x18\x0c \x01(\x01\x12\x13\n\x0bworker_gpus\x18\r \x01(\x01\"|\n\x14\x43laimAttemptsRequest\x12%\n\x04room\x18\x01 \x01(\x0b\x32\x17.trellis.v1.TrainerRoom\x12\x14\n\x0cwait_seconds\x18\x02 \x01(\x01\x12\x0c\n\x04jobs\x18\x03 \x01(\x05\x12\x19\n\x11tokens_per_second\x18\x04 \x01(\x01\"D\n\x0e\x43laimedAttempt\x12\r\n\x05token\x18\x01 \x01(\t\x12\x12\n\ntuning_job\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\"T\n\x15\x43laimAttemptsResponse\x12,\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\x1a.trellis.v1.ClaimedAttempt\x12\r\n\x05\x64rain\x18\x02 \x01(\x08\"\x15\n\x13LeaveTrainerRequest\"%\n\x14LeaveTrainerResponse\x12\r\n\x05leave\x18\x01 \x01(\x08\"\xc3\x04\n\x07Trainer\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x18\n\nbase_model\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\tprecision\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12.\n\x05state\x18\x04 \x01(\x0e\x32\x19.trellis.v1.Trainer.StateB\x04\xe2\x41\x01\x03\x12\x12\n\x04jobs\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12+\n\x04room\x18\x06 \x01(\x0b\x32\x17.trellis.v1.TrainerRoomB\x04\xe2\x41\x01\x03\x12\x1f\n\x11tokens_per_second\x18\x07 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x15\n\x07workers\x18\x08 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x12\n\x04\x63pus\x18\t \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x12\n\x04gpus\x18\n \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x16\n\x08hostname\x18\x0b \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0breport_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\"Y\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_STARTING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x12\n\x0eSTATE_DRAINING\x10\x03:?\xea\x41<\n\x13trellis.dev/Trainer\x12\x12trainers/{trainer}*\x08trainers2\x07trainer\"\x15\n\x13ListTrainersRequest\"=\n\x14ListTrainersResponse\x12%\n\x08trainers\x18\x01 \x03(\x0b\x32\x13.trellis.v1.Trainer2r\n\x13TrainerAdminService\x12[\n\x0cListTrainers\x12\x1f.trellis.v1.ListTrainersRequest\x1a .trellis.v1.ListTrainersResponse\"\x08\xaa\xd4\x18\x04\x08\x03 \x01\x32\xa4\x02\n\x0eTrainerService\x12Y\n\x0cStartTrainer\x12\x1f.trellis.v1.StartTrainerRequest\x1a .trellis.v1.StartTrainerResponse\"\x06\xaa\xd4\x18\x02\x08\x05\x12\\\n\rClaimAttempts\x12 .trellis.v1.ClaimAttemptsRequest\x1a!.trellis.v1.ClaimAttemptsResponse\"\x06\xaa\xd4\x18\x02\x08\x05\x12Y\n\x0cLeaveTrainer\x12\x1f.trellis.v1.LeaveTrainerRequest\x1a .trellis.v1.LeaveTrainerResponse\"\x06\xaa\xd4\x18\x02\x08\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18trellis/v1/trainer.proto\x12\ntrellis.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17trellis/v1/access.proto\"C\n\x0bTrainerRoom\x12\x0c\n\x04jobs\x18\x01 \x01(\x05\x12\x11\n\trank_rows\x18\x02 \x01(\x05\x12\x13\n\x0bline_tokens\x18\x03 \x01(\x03\"Y\n\x13StartTrainerRequest\x12\x14\n\x0c\x63ode_version\x18\x01 \x01(\t\x12\x10\n\x08hostname\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x03\x12\r\n\x05nonce\x18\x04 \x01(\t\"\xb4\x02\n\x14StartTrainerResponse\x12\x0f\n\x07trainer\x18\x01 \x01(\t\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12\x13\n\x0b\x62\x61se_source\x18\x03 \x01(\t\x12\x15\n\rbase_revision\x18\x04 \x01(\t\x12\x18\n\x10tokenizer_digest\x18\x05 \x01(\t\x12\x11\n\tprecision\x18\x06 \x01(\t\x12\x11\n\tstore_url\x18\x07 \x01(\t\x12\x19\n\x11heartbeat_seconds\x18\x08 \x01(\x01\x12\x14\n\x0cidle_seconds\x18\t \x01(\x01\x12\x10\n\x08max_jobs\x18\n \x01(\x05\x12\x0f\n\x07workers\x18\x0b \x01(\x05\x12\x13\n\x0bworker_cpus\x18\x0c \x01(\x01\x12\x13\n\x0bworker_gpus\x18\r \x01(\x01\x12\r\n\x05token\x18\x0e \x01(\t\"|\n\x14\x43laimAttemptsRequest\x12%\n\x04room\x18\x01 \x01(\x0b\x32\x17.trellis.v1.TrainerRoom\x12\x14\n\x0cwait_seconds\x18\x02 \x01(\x01\x12\x0c\n\x04jobs\x18\x03 \x01(\x05\x12\x19\n\x11tokens_per_second\x18\x04 \x01(\x01\"D\n\x0e\x43laimedAttempt\x12\r\n\x05token\x18\x01 \x01(\t\x12\x12\n\ntuning_job\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\"T\n\x15\x43laimAttemptsResponse\x12,\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\x1a.trellis.v1.ClaimedAttempt\x12\r\n\x05\x64rain\x18\x02 \x01(\x08\"\x15\n\x13LeaveTrainerRequest\"%\n\x14LeaveTrainerResponse\x12\r\n\x05leave\x18\x01 \x01(\x08\"\xc3\x04\n\x07Trainer\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x18\n\nbase_model\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\tprecision\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12.\n\x05state\x18\x04 \x01(\x0e\x32\x19.trellis.v1.Trainer.StateB\x04\xe2\x41\x01\x03\x12\x12\n\x04jobs\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12+\n\x04room\x18\x06 \x01(\x0b\x32\x17.trellis.v1.TrainerRoomB\x04\xe2\x41\x01\x03\x12\x1f\n\x11tokens_per_second\x18\x07 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x15\n\x07workers\x18\x08 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x12\n\x04\x63pus\x18\t \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x12\n\x04gpus\x18\n \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x16\n\x08hostname\x18\x0b \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0breport_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\"Y\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_STARTING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x12\n\x0eSTATE_DRAINING\x10\x03:?\xea\x41<\n\x13trellis.dev/Trainer\x12\x12trainers/{trainer}*\x08trainers2\x07trainer\"\x15\n\x13ListTrainersRequest\"=\n\x14ListTrainersResponse\x12%\n\x08trainers\x18\x01 \x03(\x0b\x32\x13.trellis.v1.Trainer2r\n\x13TrainerAdminService\x12[\n\x0cListTrainers\x12\x1f.trellis.v1.ListTrainersRequest\x1a .trellis.v1.ListTrainersResponse\"\x08\xaa\xd4\x18\x04\x08\x03 \x01\x32\xa6\x02\n\x0eTrainerService\x12[\n\x0cStartTrainer\x12\x1f.trellis.v1.StartTrainerRequest\x1a .trellis.v1.StartTrainerResponse\"\x08\xaa\xd4\x18\x04\x08\x05\x30\x01\x12\\\n\rClaimAttempts\x12 .trellis.v1.ClaimAttemptsRequest\x1a!.trellis.v1.ClaimAttemptsResponse\"\x06\xaa\xd4\x18\x02\x08\x05\x12Y\n\x0cLeaveTrainer\x12\x1f.trellis.v1.LeaveTrainerRequest\x1a .trellis.v1.LeaveTrainerResponse\"\x06\xaa\xd4\x18\x02\x08\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -66,7 +66,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRAINERADMINSERVICE'].methods_by_name['ListTrainers']._loaded_options = None
   _globals['_TRAINERADMINSERVICE'].methods_by_name['ListTrainers']._serialized_options = b'\252\324\030\004\010\003 \001'
   _globals['_TRAINERSERVICE'].methods_by_name['StartTrainer']._loaded_options = None
-  _globals['_TRAINERSERVICE'].methods_by_name['StartTrainer']._serialized_options = b'\252\324\030\002\010\005'
+  _globals['_TRAINERSERVICE'].methods_by_name['StartTrainer']._serialized_options = b'\252\324\030\004\010\0050\001'
   _globals['_TRAINERSERVICE'].methods_by_name['ClaimAttempts']._loaded_options = None
   _globals['_TRAINERSERVICE'].methods_by_name['ClaimAttempts']._serialized_options = b'\252\324\030\002\010\005'
   _globals['_TRAINERSERVICE'].methods_by_name['LeaveTrainer']._loaded_options = None
@@ -74,29 +74,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRAINERROOM']._serialized_start=158
   _globals['_TRAINERROOM']._serialized_end=225
   _globals['_STARTTRAINERREQUEST']._serialized_start=227
-  _globals['_STARTTRAINERREQUEST']._serialized_end=301
-  _globals['_STARTTRAINERRESPONSE']._serialized_start=304
-  _globals['_STARTTRAINERRESPONSE']._serialized_end=597
-  _globals['_CLAIMATTEMPTSREQUEST']._serialized_start=599
-  _globals['_CLAIMATTEMPTSREQUEST']._serialized_end=723
-  _globals['_CLAIMEDATTEMPT']._serialized_start=725
-  _globals['_CLAIMEDATTEMPT']._serialized_end=793
-  _globals['_CLAIMATTEMPTSRESPONSE']._serialized_start=795
-  _globals['_CLAIMATTEMPTSRESPONSE']._serialized_end=879
-  _globals['_LEAVETRAINERREQUEST']._serialized_start=881
-  _globals['_LEAVETRAINERREQUEST']._serialized_end=902
-  _globals['_LEAVETRAINERRESPONSE']._serialized_start=904
-  _globals['_LEAVETRAINERRESPONSE']._serialized_end=941
-  _globals['_TRAINER']._serialized_start=944
-  _globals['_TRAINER']._serialized_end=1523
-  _globals['_TRAINER_STATE']._serialized_start=1369
-  _globals['_TRAINER_STATE']._serialized_end=1458
-  _globals['_LISTTRAINERSREQUEST']._serialized_start=1525
-  _globals['_LISTTRAINERSREQUEST']._serialized_end=1546
-  _globals['_LISTTRAINERSRESPONSE']._serialized_start=1548
-  _globals['_LISTTRAINERSRESPONSE']._serialized_end=1609
-  _globals['_TRAINERADMINSERVICE']._serialized_start=1611
-  _globals['_TRAINERADMINSERVICE']._serialized_end=1725
-  _globals['_TRAINERSERVICE']._serialized_start=1728
-  _globals['_TRAINERSERVICE']._serialized_end=2020
+  _globals['_STARTTRAINERREQUEST']._serialized_end=316
+  _globals['_STARTTRAINERRESPONSE']._serialized_start=319
+  _globals['_STARTTRAINERRESPONSE']._serialized_end=627
+  _globals['_CLAIMATTEMPTSREQUEST']._serialized_start=629
+  _globals['_CLAIMATTEMPTSREQUEST']._serialized_end=753
+  _globals['_CLAIMEDATTEMPT']._serialized_start=755
+  _globals['_CLAIMEDATTEMPT']._serialized_end=823
+  _globals['_CLAIMATTEMPTSRESPONSE']._serialized_start=825
+  _globals['_CLAIMATTEMPTSRESPONSE']._serialized_end=909
+  _globals['_LEAVETRAINERREQUEST']._serialized_start=911
+  _globals['_LEAVETRAINERREQUEST']._serialized_end=932
+  _globals['_LEAVETRAINERRESPONSE']._serialized_start=934
+  _globals['_LEAVETRAINERRESPONSE']._serialized_end=971
+  _globals['_TRAINER']._serialized_start=974
+  _globals['_TRAINER']._serialized_end=1553
+  _globals['_TRAINER_STATE']._serialized_start=1399
+  _globals['_TRAINER_STATE']._serialized_end=1488
+  _globals['_LISTTRAINERSREQUEST']._serialized_start=1555
+  _globals['_LISTTRAINERSREQUEST']._serialized_end=1576
+  _globals['_LISTTRAINERSRESPONSE']._serialized_start=1578
+  _globals['_LISTTRAINERSRESPONSE']._serialized_end=1639
+  _globals['_TRAINERADMINSERVICE']._serialized_start=1641
+  _globals['_TRAINERADMINSERVICE']._serialized_end=1755
+  _globals['_TRAINERSERVICE']._serialized_start=1758
+  _globals['_TRAINERSERVICE']._serialized_end=2052
 # @@protoc_insertion_point(module_scope)

@@ -59,22 +59,26 @@ class StartTrainerRequest(_message.Message):
     CODE_VERSION_FIELD_NUMBER: _builtins.int
     HOSTNAME_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
     code_version: _builtins.str
     """The version of the process's code."""
     hostname: _builtins.str
     """The host that it runs on."""
     pid: _builtins.int
     """Its process id."""
+    nonce: _builtins.str
+    """32 to 100 characters that the process made at random, the same with each repeat; needed with a ticket."""
     def __init__(
         self,
         *,
         code_version: _builtins.str = ...,
         hostname: _builtins.str = ...,
         pid: _builtins.int = ...,
+        nonce: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_version", b"code_version", "hostname", b"hostname", "pid", b"pid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_version", b"code_version", "hostname", b"hostname", "nonce", b"nonce", "pid", b"pid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -99,6 +103,7 @@ class StartTrainerResponse(_message.Message):
     WORKERS_FIELD_NUMBER: _builtins.int
     WORKER_CPUS_FIELD_NUMBER: _builtins.int
     WORKER_GPUS_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
     trainer: _builtins.str
     """Its id."""
     base_model: _builtins.str
@@ -125,6 +130,8 @@ class StartTrainerResponse(_message.Message):
     """CPUs of each worker."""
     worker_gpus: _builtins.float
     """GPUs of each worker."""
+    token: _builtins.str
+    """The trainer's token, for all further calls; empty if the call was made with it."""
     def __init__(
         self,
         *,
@@ -141,10 +148,11 @@ class StartTrainerResponse(_message.Message):
         workers: _builtins.int = ...,
         worker_cpus: _builtins.float = ...,
         worker_gpus: _builtins.float = ...,
+        token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "base_revision", b"base_revision", "base_source", b"base_source", "heartbeat_seconds", b"heartbeat_seconds", "idle_seconds", b"idle_seconds", "max_jobs", b"max_jobs", "precision", b"precision", "store_url", b"store_url", "tokenizer_digest", b"tokenizer_digest", "trainer", b"trainer", "worker_cpus", b"worker_cpus", "worker_gpus", b"worker_gpus", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "base_revision", b"base_revision", "base_source", b"base_source", "heartbeat_seconds", b"heartbeat_seconds", "idle_seconds", b"idle_seconds", "max_jobs", b"max_jobs", "precision", b"precision", "store_url", b"store_url", "token", b"token", "tokenizer_digest", b"tokenizer_digest", "trainer", b"trainer", "worker_cpus", b"worker_cpus", "worker_gpus", b"worker_gpus", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

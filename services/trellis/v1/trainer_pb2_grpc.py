@@ -141,7 +141,8 @@ class TrainerServiceServicer:
     """
 
     def StartTrainer(self, request, context):
-        """The trainer's process is there; gives it its base and settings. Errors: ABORTED (ATTEMPT_FENCED).
+        """The trainer's process is there; gives it its base and settings, and for the ticket that it was started with its token:
+        see WorkerService.StartAttempt. Errors: ABORTED (ATTEMPT_FENCED), UNAUTHENTICATED, INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -70,7 +70,9 @@ class TrainerServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TrainerServiceAsyncStub: ...
     StartTrainer: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.StartTrainerRequest, _trainer_pb2.StartTrainerResponse]
-    """The trainer's process is there; gives it its base and settings. Errors: ABORTED (ATTEMPT_FENCED)."""
+    """The trainer's process is there; gives it its base and settings, and for the ticket that it was started with its token:
+    see WorkerService.StartAttempt. Errors: ABORTED (ATTEMPT_FENCED), UNAUTHENTICATED, INVALID_ARGUMENT.
+    """
     ClaimAttempts: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ClaimAttemptsRequest, _trainer_pb2.ClaimAttemptsResponse]
     """Renews the trainer's lease, says what it has room for, and waits for attempts to begin with. Answers at once when
     there are some or the trainer is to leave, and else after `wait_seconds`. An attempt is given until it was started
@@ -92,7 +94,9 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartTrainer: _aio.UnaryUnaryMultiCallable[_trainer_pb2.StartTrainerRequest, _trainer_pb2.StartTrainerResponse]  # type: ignore[assignment]
-    """The trainer's process is there; gives it its base and settings. Errors: ABORTED (ATTEMPT_FENCED)."""
+    """The trainer's process is there; gives it its base and settings, and for the ticket that it was started with its token:
+    see WorkerService.StartAttempt. Errors: ABORTED (ATTEMPT_FENCED), UNAUTHENTICATED, INVALID_ARGUMENT.
+    """
     ClaimAttempts: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ClaimAttemptsRequest, _trainer_pb2.ClaimAttemptsResponse]  # type: ignore[assignment]
     """Renews the trainer's lease, says what it has room for, and waits for attempts to begin with. Answers at once when
     there are some or the trainer is to leave, and else after `wait_seconds`. An attempt is given until it was started
@@ -117,7 +121,9 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trainer_pb2.StartTrainerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.StartTrainerResponse, _abc.Awaitable[_trainer_pb2.StartTrainerResponse]]:
-        """The trainer's process is there; gives it its base and settings. Errors: ABORTED (ATTEMPT_FENCED)."""
+        """The trainer's process is there; gives it its base and settings, and for the ticket that it was started with its token:
+        see WorkerService.StartAttempt. Errors: ABORTED (ATTEMPT_FENCED), UNAUTHENTICATED, INVALID_ARGUMENT.
+        """
 
     @_abc_1.abstractmethod
     def ClaimAttempts(

@@ -103,22 +103,26 @@ class StartAttemptRequest(_message.Message):
     CODE_VERSION_FIELD_NUMBER: _builtins.int
     HOSTNAME_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
     code_version: _builtins.str
     """The version of the process's code."""
     hostname: _builtins.str
     """The host that it runs on."""
     pid: _builtins.int
     """Its process id."""
+    nonce: _builtins.str
+    """32 to 100 characters that the process made at random, the same with each repeat; needed with a ticket."""
     def __init__(
         self,
         *,
         code_version: _builtins.str = ...,
         hostname: _builtins.str = ...,
         pid: _builtins.int = ...,
+        nonce: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_version", b"code_version", "hostname", b"hostname", "pid", b"pid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_version", b"code_version", "hostname", b"hostname", "nonce", b"nonce", "pid", b"pid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -146,6 +150,7 @@ class StartAttemptResponse(_message.Message):
     INITIAL_KEY_FIELD_NUMBER: _builtins.int
     MEMORY_HALVINGS_FIELD_NUMBER: _builtins.int
     MODEL_PREFIX_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
     tuning_job: _builtins.str
     """The job."""
     attempt: _builtins.int
@@ -178,6 +183,8 @@ class StartAttemptResponse(_message.Message):
     """How many times the work of one pass is to be halved, as earlier attempts ran out of memory."""
     model_prefix: _builtins.str
     """The key under which a job that trains all weights lays its model; no other attempt writes there."""
+    token: _builtins.str
+    """The attempt's token, for all further calls; empty if the call was made with it."""
     def __init__(
         self,
         *,
@@ -197,10 +204,11 @@ class StartAttemptResponse(_message.Message):
         initial_key: _builtins.str = ...,
         memory_halvings: _builtins.int = ...,
         model_prefix: _builtins.str = ...,
+        token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_prefix", b"adapter_prefix", "attempt", b"attempt", "checkpoint_prefix", b"checkpoint_prefix", "heartbeat_seconds", b"heartbeat_seconds", "initial_key", b"initial_key", "memory_halvings", b"memory_halvings", "model_prefix", b"model_prefix", "next_report", b"next_report", "replay_key", b"replay_key", "resume_key", b"resume_key", "resume_step", b"resume_step", "store_url", b"store_url", "train_spec_json", b"train_spec_json", "training_key", b"training_key", "tuning_job", b"tuning_job", "validation_key", b"validation_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_prefix", b"adapter_prefix", "attempt", b"attempt", "checkpoint_prefix", b"checkpoint_prefix", "heartbeat_seconds", b"heartbeat_seconds", "initial_key", b"initial_key", "memory_halvings", b"memory_halvings", "model_prefix", b"model_prefix", "next_report", b"next_report", "replay_key", b"replay_key", "resume_key", b"resume_key", "resume_step", b"resume_step", "store_url", b"store_url", "token", b"token", "train_spec_json", b"train_spec_json", "training_key", b"training_key", "tuning_job", b"tuning_job", "validation_key", b"validation_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

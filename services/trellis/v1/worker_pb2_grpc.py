@@ -66,7 +66,9 @@ class WorkerServiceServicer:
     """
 
     def StartAttempt(self, request, context):
-        """The attempt's process is there; gives it its work. Errors: ABORTED (ATTEMPT_FENCED).
+        """The attempt's process is there; gives it its work. A process that was started with a ticket calls with it, and gets the
+        attempt's token for all other calls; the ticket is good for this process's nonce from then on, and for nothing else.
+        Errors: ABORTED (ATTEMPT_FENCED), UNAUTHENTICATED for a ticket that another process has used, INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

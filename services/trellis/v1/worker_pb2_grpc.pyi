@@ -37,7 +37,10 @@ class WorkerServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> WorkerServiceAsyncStub: ...
     StartAttempt: _grpc.UnaryUnaryMultiCallable[_worker_pb2.StartAttemptRequest, _worker_pb2.StartAttemptResponse]
-    """The attempt's process is there; gives it its work. Errors: ABORTED (ATTEMPT_FENCED)."""
+    """The attempt's process is there; gives it its work. A process that was started with a ticket calls with it, and gets the
+    attempt's token for all other calls; the ticket is good for this process's nonce from then on, and for nothing else.
+    Errors: ABORTED (ATTEMPT_FENCED), UNAUTHENTICATED for a ticket that another process has used, INVALID_ARGUMENT.
+    """
     ReportAttempt: _grpc.UnaryUnaryMultiCallable[_worker_pb2.ReportAttemptRequest, _worker_pb2.ReportAttemptResponse]
     """Reports progress, metrics, events, checkpoints and log text, and renews the lease. Reports are numbered; one that
     has been applied is not applied again. Errors: ABORTED (ATTEMPT_FENCED), INVALID_ARGUMENT.
@@ -58,7 +61,10 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartAttempt: _aio.UnaryUnaryMultiCallable[_worker_pb2.StartAttemptRequest, _worker_pb2.StartAttemptResponse]  # type: ignore[assignment]
-    """The attempt's process is there; gives it its work. Errors: ABORTED (ATTEMPT_FENCED)."""
+    """The attempt's process is there; gives it its work. A process that was started with a ticket calls with it, and gets the
+    attempt's token for all other calls; the ticket is good for this process's nonce from then on, and for nothing else.
+    Errors: ABORTED (ATTEMPT_FENCED), UNAUTHENTICATED for a ticket that another process has used, INVALID_ARGUMENT.
+    """
     ReportAttempt: _aio.UnaryUnaryMultiCallable[_worker_pb2.ReportAttemptRequest, _worker_pb2.ReportAttemptResponse]  # type: ignore[assignment]
     """Reports progress, metrics, events, checkpoints and log text, and renews the lease. Reports are numbered; one that
     has been applied is not applied again. Errors: ABORTED (ATTEMPT_FENCED), INVALID_ARGUMENT.
@@ -82,7 +88,10 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_pb2.StartAttemptRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.StartAttemptResponse, _abc.Awaitable[_worker_pb2.StartAttemptResponse]]:
-        """The attempt's process is there; gives it its work. Errors: ABORTED (ATTEMPT_FENCED)."""
+        """The attempt's process is there; gives it its work. A process that was started with a ticket calls with it, and gets the
+        attempt's token for all other calls; the ticket is good for this process's nonce from then on, and for nothing else.
+        Errors: ABORTED (ATTEMPT_FENCED), UNAUTHENTICATED for a ticket that another process has used, INVALID_ARGUMENT.
+        """
 
     @_abc_1.abstractmethod
     def ReportAttempt(

@@ -14,6 +14,7 @@ from tests.job_cluster_fake import FakeJobCluster
 
 from trellis.objects import ObjectStore
 from trellis.server.app.attempts import COMPLETED, Assignment, Process, current_attempt, fail_attempt, start_attempt
+from trellis.server.app.authentication import authenticate
 from trellis.server.app.context import AppSettings, Context
 from trellis.server.app.ports import UnitOfWork, UnitOfWorkFactory
 from trellis.server.app.progress import AttemptReport, report_attempt
@@ -200,7 +201,9 @@ class Platform:
 
     async def caller(self, run: str) -> Caller:
         """Who the run's process is, by the token that it was given."""
-        return await self.caller_of(self.cluster.runs[run].request.environment["TRELLIS_ATTEMPT_TOKEN"])
+        return await authenticate(
+            self.app, f"Bearer {self.cluster.runs[run].request.environment['TRELLIS_ATTEMPT_TICKET']}"
+        )
 
     async def caller_of(self, token: str) -> Caller:
         """Who has the attempt's token."""
@@ -212,7 +215,7 @@ class Platform:
 
     async def begin(self, run: str) -> Assignment:
         """The run's process makes its first call."""
-        return await start_attempt(self.app, await self.caller(run), Process("1", "host", 1))
+        return await start_attempt(self.app, await self.caller(run), Process("1", "host", 1, "n" * 32))
 
     async def report(self, run: str, number: int = 1) -> Stop | None:
         """The run's process reports; what it is asked."""

@@ -33,13 +33,13 @@ class SharedTrainer:
         self.run = run
         self.max_jobs = max_jobs
         self.jobs: dict[str, str] = {}
-        self._token = platform.cluster.runs[run].request.environment["TRELLIS_TRAINER_TOKEN"]
+        self._token = platform.cluster.runs[run].request.environment["TRELLIS_TRAINER_TICKET"]
 
     async def caller(self) -> Caller:
         return await authenticate(self.platform.app, f"Bearer {self._token}")
 
     async def start(self) -> TrainerSetup:
-        return await start_trainer(self.platform.app, await self.caller(), Process("1", "node-1", 7))
+        return await start_trainer(self.platform.app, await self.caller(), Process("1", "node-1", 7, "n" * 32))
 
     async def load(self) -> Claimed:
         """It still loads its base."""

@@ -13,7 +13,7 @@ from trellis.errors import Aborted, Unauthenticated
 from trellis.server.app.authentication import authenticate
 from trellis.server.app.hosts import RunRequest, RunStatus
 from trellis.server.app.ports import UnitOfWorkFactory
-from trellis.server.app.tokens import attempt_token, trainer_token
+from trellis.server.app.tokens import attempt_token, trainer_ticket, trainer_token
 from trellis.server.domain.caller import Role
 from trellis.server.domain.trainer import Room, TrainerState
 from trellis.server.domain.trainer_options import TrainerOptions
@@ -27,7 +27,7 @@ async def test_jobs_of_a_base_share_one_run(platform: Platform) -> None:
     assert platform.cluster.started == [trainer.submission_id] == [f"trellis-trainer-here-{trainer.uid}"]
     request = platform.cluster.runs[trainer.submission_id].request
     assert request.entrypoint == ("python", "-m", "trellis_jobs.shared.main")
-    assert request.environment["TRELLIS_TRAINER_TOKEN"] == trainer_token(b"s" * 32, trainer.uid)
+    assert request.environment["TRELLIS_TRAINER_TICKET"] == trainer_ticket(b"s" * 32, trainer.uid)
     assert request.environment["TRELLIS_WORKER_ENDPOINT"] == "127.0.0.1:1"
     assert request.environment["OMP_NUM_THREADS"] == "1"
     assert (request.cpus, request.gpus) == (1.0, 0.0)

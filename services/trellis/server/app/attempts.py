@@ -1,6 +1,6 @@
 """What an attempt's process says: that it began, how far it has come, how it failed. Its end is in completion.py."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from trellis.errors import Reason, error_for
@@ -8,9 +8,12 @@ from trellis.names import DatasetVersionName
 from trellis.server.app import keys
 from trellis.server.app.attempt_end import end_attempt
 from trellis.server.app.attempt_usage import AttemptUsage, with_usage
+from trellis.server.app.authentication import secret_hash
 from trellis.server.app.context import Context
 from trellis.server.app.fields import printable
 from trellis.server.app.ports import UnitOfWork
+from trellis.server.app.tickets import check_nonce, check_unused
+from trellis.server.app.tokens import attempt_token
 from trellis.server.domain.caller import AttemptRef, Caller
 from trellis.server.domain.tuning_job import (
     Attempt,
@@ -36,6 +39,8 @@ class Process:
     code_version: str = ""
     hostname: str = ""
     pid: int = 0
+    nonce: str = field(default="", repr=False)
+    """What it made at random, if it was started with a ticket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +64,29 @@ class Assignment:
     memory_halvings: int = 0
     """How many times the work of one pass is to be halved."""
     model_prefix: str = ""
+    token: str = field(default="", repr=False)
+    """For further calls of a process that began with a ticket."""
 
 
 async def start_attempt(context: Context, caller: Caller, process: Process) -> Assignment:
     """The attempt's process is there; the job is RUNNING from now on. Calling again gives the same work."""
+    check_nonce(caller, process.nonce)
+    token = ""
     async with context.units() as unit:
         job, attempt = await current_attempt(unit, caller)
+        if caller.by_ticket:
+            token = attempt_token(context.settings.server_secret, job.uid, attempt.number, process.nonce)
         if attempt.start_time is None:
             job, attempt = await _begin(context, unit, job, attempt, process)
+            attempt = replace(attempt, token_hash=secret_hash(token)) if token else attempt
         else:
             attempt = renewed(context, attempt)
+        if token:
+            check_unused(token, attempt.token_hash)
         await unit.jobs.save_attempt(attempt)
         checkpoint = await unit.jobs.latest_checkpoint(job.uid)
         await unit.commit()
-    return _assignment(context, job, attempt, checkpoint)
+    return replace(_assignment(context, job, attempt, checkpoint), token=token)
 
 
 async def fail_attempt(

@@ -11,6 +11,12 @@ def require_role(caller: Caller, role: Role) -> None:
         raise _denied(f"This needs the role {role.name}; the key has {caller.role.name}.")
 
 
+def require_token(caller: Caller) -> None:
+    """Raise PermissionDenied for a process that calls with its ticket."""
+    if caller.by_ticket:
+        raise _denied("A ticket opens a process's first call alone; use the token of its answer.")
+
+
 def require_scope(caller: Caller, scope: Scope) -> None:
     """Raise PermissionDenied unless the caller's key reaches the scope."""
     if not caller.has_scope(scope):

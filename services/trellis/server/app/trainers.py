@@ -2,16 +2,18 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 
 from trellis.errors import Reason, error_for
 from trellis.server.app.attempts import Process
+from trellis.server.app.authentication import secret_hash
 from trellis.server.app.context import Context
 from trellis.server.app.fields import printable
 from trellis.server.app.ports import UnitOfWork
-from trellis.server.app.tokens import attempt_token
+from trellis.server.app.tickets import check_nonce, check_unused
+from trellis.server.app.tokens import attempt_token, trainer_token
 from trellis.server.domain.caller import Caller
 from trellis.server.domain.marks import TrainerMark
 from trellis.server.domain.trainer import Room, Trainer, TrainerBase, TrainerState
@@ -34,6 +36,8 @@ class TrainerSetup:
     heartbeat_seconds: float
     workers: int
     options: TrainerOptions
+    token: str = field(default="", repr=False)
+    """For further calls of a process that began with a ticket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +71,25 @@ class Claimed:
 
 async def start_trainer(context: Context, caller: Caller, process: Process) -> TrainerSetup:
     """The trainer's process is there. Calling again gives the same."""
+    check_nonce(caller, process.nonce)
+    token = ""
     async with context.units() as unit:
         trainer = await _current(unit, caller)
+        if caller.by_ticket:
+            token = trainer_token(context.settings.server_secret, trainer.uid, process.nonce)
         if trainer.start_time is None:
             # Not renewed but set: the time that a process has to start is far longer than a lease.
             lease_end = context.now() + context.settings.lease
             hostname = printable(process.hostname, 100)
             trainer = replace(trainer, start_time=context.now(), lease_expire_time=lease_end, hostname=hostname)
+            trainer = replace(trainer, token_hash=secret_hash(token)) if token else trainer
+        if token:
+            check_unused(token, trainer.token_hash)
         await unit.trainers.save(_renewed(context, trainer))
         await unit.commit()
     heartbeat = _heartbeat(context).total_seconds()
     options = context.settings.trainers
-    return TrainerSetup(trainer.uid, trainer.base, context.store.url, heartbeat, trainer.workers, options)
+    return TrainerSetup(trainer.uid, trainer.base, context.store.url, heartbeat, trainer.workers, options, token)
 
 
 async def claim_attempts(context: Context, caller: Caller, word: TrainerWord) -> Claimed:

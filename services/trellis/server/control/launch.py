@@ -7,7 +7,7 @@ import structlog
 
 from trellis.server.app.hosts import RunRequest, RunStatus
 from trellis.server.app.ports import Claim
-from trellis.server.app.tokens import attempt_token
+from trellis.server.app.tokens import attempt_ticket
 from trellis.server.control.context import ControlContext
 from trellis.server.control.each import for_each
 from trellis.server.control.environment import process_environment
@@ -67,7 +67,7 @@ class LaunchJobs:
         settings = self._context.settings
         environment = {
             **process_environment(settings, settings.job_cpus),
-            "TRELLIS_ATTEMPT_TOKEN": attempt_token(settings.server_secret, job.uid, attempt.number),
+            "TRELLIS_ATTEMPT_TICKET": attempt_ticket(settings.server_secret, job.uid, attempt.number),
             "TRELLIS_WORKER_CPUS": f"{settings.job_cpus:g}",
             "TRELLIS_WORKER_GPUS": f"{settings.job_gpus:g}",
         }

@@ -5,7 +5,7 @@ from typing import TypeGuard
 import structlog
 
 from trellis.server.app.hosts import RunRequest, RunStatus
-from trellis.server.app.tokens import trainer_token
+from trellis.server.app.tokens import trainer_ticket
 from trellis.server.control.context import ControlContext
 from trellis.server.control.each import for_each
 from trellis.server.control.environment import process_environment
@@ -49,7 +49,7 @@ class LaunchTrainers:
         cpus, gpus = trainer.cpus / trainer.workers, trainer.gpus / trainer.workers
         environment = {
             **process_environment(settings, cpus),
-            "TRELLIS_TRAINER_TOKEN": trainer_token(settings.server_secret, trainer.uid),
+            "TRELLIS_TRAINER_TICKET": trainer_ticket(settings.server_secret, trainer.uid),
             **options.environment,
         }
         return RunRequest(

@@ -77,6 +77,8 @@ class Caller:
     """Of a shared trainer."""
     scopes: frozenset[Scope] = frozenset()
     """What the key or token is narrowed to; all that the role may when empty."""
+    by_ticket: bool = False
+    """Whether it is a process that has not begun yet, and may make its first call alone."""
     principal: str = ""
     """As the audit trail names it: a key's resource name, or `oidc:{issuer}#{subject}`."""
 

@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 
 from trellis.errors import InvalidArgument, Reason
 from trellis.names import ALL_TENANTS, PLATFORM, tenant_of
-from trellis.server.app.authorisation import require_role, require_scope, require_tenant
+from trellis.server.app.authorisation import require_role, require_scope, require_tenant, require_token
 from trellis.server.domain.caller import Caller, Role, Scope
 from trellis.v1 import access_pb2
 
@@ -32,6 +32,9 @@ class Access:
     shared_allowed: bool = False
     """Whether the name may also be one that another tenant shares: then the check of the share decides."""
 
+    ticket_allowed: bool = False
+    """Whether a process's ticket opens the method."""
+
     def name_in(self, request: Message) -> str | None:
         """The name that says which tenant is touched; None for methods that touch none."""
         if not self.tenant_field:
@@ -49,6 +52,8 @@ class Access:
     def check_role(self, caller: Caller) -> None:
         """Raise PermissionDenied unless the caller has the role and reaches the scope."""
         require_role(caller, self.role)
+        if not self.ticket_allowed:
+            require_token(caller)
         if self.scope is not None:
             require_scope(caller, self.scope)
 
@@ -90,4 +95,4 @@ def _read(method: str, option: access_pb2.Access) -> Access:
         raise MissingAccessError(f"{method} must name a scope if callers with keys may call it, and else none.")
     scope = Scope(option.scope) if option.scope else None
     fields = tuple(option.tenant_field.split(".")) if option.tenant_field else ()
-    return Access(Role(option.role), fields, option.platform_names_allowed, scope, option.shared_allowed)
+    return Access(Role(option.role), fields, option.platform_names_allowed, scope, option.shared_allowed, option.ticket_allowed)

@@ -12,7 +12,7 @@ from trellis.v1 import trainer_pb2 as pb
 
 def process(request: pb.StartTrainerRequest) -> Process:
     """What the process says of itself."""
-    return Process(request.code_version, request.hostname, request.pid)
+    return Process(request.code_version, request.hostname, request.pid, request.nonce)
 
 
 def setup(value: TrainerSetup) -> pb.StartTrainerResponse:
@@ -31,6 +31,7 @@ def setup(value: TrainerSetup) -> pb.StartTrainerResponse:
         workers=value.workers,
         worker_cpus=value.options.cpus,
         worker_gpus=value.options.gpus,
+        token=value.token,
     )
 
 

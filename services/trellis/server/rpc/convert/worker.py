@@ -21,7 +21,7 @@ from trellis.v1 import worker_pb2 as pb
 
 def process(request: pb.StartAttemptRequest) -> Process:
     """What the process says of itself."""
-    return Process(request.code_version, request.hostname, request.pid)
+    return Process(request.code_version, request.hostname, request.pid, request.nonce)
 
 
 def assignment(value: Assignment) -> pb.StartAttemptResponse:
@@ -43,6 +43,7 @@ def assignment(value: Assignment) -> pb.StartAttemptResponse:
         initial_key=value.initial_key,
         memory_halvings=value.memory_halvings,
         model_prefix=value.model_prefix,
+        token=value.token,
     )
 
 
