@@ -3,21 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
-import grpc
 import pytest
-from google.api import resource_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, MethodOptions
 from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message import Message
-from google.protobuf.message_factory import GetMessageClass
 from tests.contract.store import samples
 from tests.contract.store.conftest import engine, migrated_url, sqlite_template, units
-from tests.rpc_server import Door, make_key, open_door, refusal
+from tests.every_method import METHODS, PATTERNS, answer_to, name_for, request_for
+from tests.rpc_server import Door, make_key, open_door
 from tests.server_fakes import admit, make_world, prepare, submit, upload
 
-from trellis.access_table import CallerKind, Method, Named, Outcome, as_markdown, methods, services
+from trellis.access_table import CallerKind, Method, Named, Outcome, as_markdown, methods
 from trellis.server.app.authentication import secret_hash
 from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.app.tokens import trainer_token
@@ -27,15 +23,6 @@ from trellis.server.rpc.servicers import SERVICES
 from trellis.v1 import access_pb2
 
 __all__ = ["engine", "migrated_url", "sqlite_template", "units"]
-SERVICERS: dict[str, Any] = {service.descriptor.full_name: service.build for service in SERVICES}
-
-
-def is_served(method: Method) -> bool:
-    """Whether somebody answers it, other than what was generated."""
-    return method.descriptor.name in vars(SERVICERS.get(method.service, object))
-
-
-METHODS = [method for method in methods() if is_served(method)]
 SECRETS = {
     CallerKind.NOBODY: ("nobody", "unknown"),
     CallerKind.MEMBER: ("member",),
@@ -51,7 +38,6 @@ NAMES = {
 }
 REFUSED = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
 UNFORESEEN = {"INTERNAL", "UNKNOWN", "UNIMPLEMENTED"}
-MADE_UP = {"adapter": "0" * 24, "version": "0" * 64, "checkpoint": "7"}
 
 
 @pytest.fixture
@@ -80,69 +66,6 @@ async def door(units: UnitOfWorkFactory, tmp_path: Path) -> AsyncIterator[Door]:
         yield opened
 
 
-def patterns() -> dict[str, str]:
-    """By its name in the singular, the pattern of every resource in a tenant."""
-    found = {}
-    for service in services():
-        for message in service.file.message_types_by_name.values():
-            resource = message.GetOptions().Extensions[resource_pb2.resource]
-            if any(pattern.startswith("tenants/{tenant}") for pattern in resource.pattern):
-                found[message.name] = resource.pattern[0]
-    return found
-
-
-PATTERNS = patterns()
-
-
-def name_for(method: Method, tenant: str, ids: dict[str, str]) -> str:
-    """A name that the method may take, in the tenant: of what it is named for, or of what that is in."""
-    words = str(method.descriptor.name).replace("Aliases", "Aliass").replace("Logs", "")
-    resource = max((name for name in PATTERNS if name in words), key=len, default="")
-    pattern = PATTERNS.get(resource, "tenants/{tenant}")
-    if method.access.tenant_field.endswith("parent"):
-        pattern = pattern.rpartition("/")[0].rpartition("/")[0] or "tenants/{tenant}"
-    for part in pattern.split("{")[1:]:
-        variable = part.partition("}")[0]
-        value = tenant if variable == "tenant" else ids.get(variable, MADE_UP.get(variable, "x1"))
-        pattern = pattern.replace(f"{{{variable}}}", value)
-    return pattern
-
-
-def request_for(method: Method, name: str) -> Message:
-    """A request that names this where the annotation says, and nothing else."""
-    request = GetMessageClass(method.descriptor.input_type)()
-    if method.access.tenant_field:
-        *path, last = method.access.tenant_field.split(".")
-        target: Any = request
-        for part in path:
-            target = getattr(target, part)
-        setattr(target, last, name)
-    return request
-
-
-async def answer_to(door: Door, method: Method, who: str, name: str = "") -> tuple[str, str]:
-    """The status and the message of the answer."""
-    codec = {
-        "request_serializer": lambda message: message.SerializeToString(),
-        "response_deserializer": GetMessageClass(method.descriptor.output_type).FromString,
-    }
-    request, metadata = request_for(method, name), door.key(who)
-    try:
-        if method.descriptor.client_streaming:
-            await door.channel.stream_unary(method.path, **codec)(iter([request]), metadata=metadata)
-        elif method.descriptor.server_streaming:
-            async for _ in door.channel.unary_stream(method.path, **codec)(request, metadata=metadata):
-                pass
-        else:
-            await door.channel.unary_unary(method.path, **codec)(request, metadata=metadata)
-    except grpc.aio.AioRpcError as error:
-        said = refusal(error)
-        assert said.reason
-        assert said.request_id
-        return said.code, said.message
-    return "OK", ""
-
-
 def fits(outcome: Outcome, status: str) -> bool:
     """Whether the status is the one of the table; nobody shares anything here."""
     if outcome is Outcome.LET_IN:
@@ -161,9 +84,11 @@ async def test_every_method_answers_everybody_as_the_table_says(door: Door) -> N
 
     async def check(method: Method, kind: CallerKind, named: Named, who: str, name: str) -> None:
         outcome = method.expected(kind, named)
-        status, message = await answer_to(door, method, who, name)
-        if not fits(outcome, status):
-            wrong.append(f"{method.path} by {who} of {name[:80]!r}: {status} ({message}), not {outcome.name}")
+        answer = await answer_to(door, method, who, request_for(method, name))
+        if not fits(outcome, answer.status):
+            wrong.append(
+                f"{method.path} by {who} of {name[:80]!r}: {answer.status} ({answer.message}), not {outcome.name}"
+            )
 
     for method in METHODS:
         async with asyncio.TaskGroup() as tasks:
@@ -177,7 +102,9 @@ async def test_every_method_answers_everybody_as_the_table_says(door: Door) -> N
 
 async def test_a_narrowed_key_reaches_its_scope_and_no_other(door: Door) -> None:
     async def check(method: Method, scope: Scope) -> None:
-        status, message = await answer_to(door, method, scope.name, name_for(method, "acme", {}))
+        request = request_for(method, name_for(method, "acme", {}))
+        answer = await answer_to(door, method, scope.name, request)
+        status, message = answer.status, answer.message
         if scope == method.access.scope:
             assert status not in REFUSED, f"{method.path} with {scope.name}: {status} ({message})"
         else:
@@ -199,9 +126,9 @@ async def test_another_tenants_things_look_the_same_whether_they_exist_or_not(do
     seen = 0
     for method in METHODS:
         names = {name_for(method, tenant, ids) for tenant in ("acme", "nonesuch") for ids in (real, {})}
-        answers = {await answer_to(door, method, "stranger", name) for name in names}
+        answers = {await answer_to(door, method, "stranger", request_for(method, name)) for name in names}
         if method.expected(CallerKind.TENANT_ADMIN, method.names[-1]) is Outcome.INVALID_ARGUMENT:
-            assert {status for status, _ in answers} == {"PERMISSION_DENIED"}, method.path
+            assert {answer.status for answer in answers} == {"PERMISSION_DENIED"}, method.path
             assert len(answers) == 1, answers
             seen += len(names) > 2
     assert seen > 10  # methods whose names are of something that is really there

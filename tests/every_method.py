@@ -1,0 +1,123 @@
+"""Requests to every method that is served, made from the API's descriptors alone."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.api import resource_pb2
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from tests.rpc_server import Door, refusal
+from trellis.access_table import Method, methods, services
+from trellis.server.rpc.servicers import SERVICES
+
+_SERVICERS: dict[str, Any] = {service.descriptor.full_name: service.build for service in SERVICES}
+_MADE_UP = {"adapter": "0" * 24, "version": "0" * 64, "checkpoint": "7"}
+
+
+def is_served(method: Method) -> bool:
+    """Whether somebody answers it, other than what was generated."""
+    return method.descriptor.name in vars(_SERVICERS.get(method.service, object))
+
+
+METHODS = [method for method in methods() if is_served(method)]
+
+
+def _patterns() -> dict[str, str]:
+    found = {}
+    for service in services():
+        for message in service.file.message_types_by_name.values():
+            resource = message.GetOptions().Extensions[resource_pb2.resource]
+            if any(pattern.startswith("tenants/{tenant}") for pattern in resource.pattern):
+                found[message.name] = resource.pattern[0]
+    return found
+
+
+PATTERNS = _patterns()
+"""By its name in the singular, the pattern of every resource in a tenant."""
+
+
+def filled(pattern: str, tenant: str, ids: dict[str, str]) -> str:
+    """A name of the pattern; ids that are not given are made up."""
+    for part in pattern.split("{")[1:]:
+        variable = part.partition("}")[0]
+        value = tenant if variable == "tenant" else ids.get(variable, _MADE_UP.get(variable, "x1"))
+        pattern = pattern.replace(f"{{{variable}}}", value)
+    return pattern
+
+
+def name_for(method: Method, tenant: str, ids: dict[str, str]) -> str:
+    """A name that the method may take, in the tenant: of what it is named for, or of what that is in."""
+    words = str(method.descriptor.name).replace("Aliases", "Aliass").replace("Logs", "")
+    resource = max((name for name in PATTERNS if name in words), key=len, default="")
+    pattern = PATTERNS.get(resource, "tenants/{tenant}")
+    if method.access.tenant_field.endswith("parent"):
+        pattern = pattern.rpartition("/")[0].rpartition("/")[0] or "tenants/{tenant}"
+    return filled(pattern, tenant, ids)
+
+
+def request_for(method: Method, name: str) -> Message:
+    """A request that names this where the annotation says, and nothing else."""
+    request: Message = GetMessageClass(method.descriptor.input_type)()
+    if method.access.tenant_field:
+        set_text(request, method.access.tenant_field.split("."), name)
+    return request
+
+
+def set_text(message: Message, path: list[str], text: str) -> None:
+    """Set the field at the path, in a new element of each list on the way."""
+    target: Any = message
+    for part in path[:-1]:
+        inner = getattr(target, part)
+        target = inner.add() if hasattr(inner, "add") else inner
+    if hasattr(getattr(target, path[-1]), "append"):
+        getattr(target, path[-1]).append(text)
+    else:
+        setattr(target, path[-1], text)
+
+
+def texts_of(message: Descriptor, path: tuple[str, ...] = (), seen: tuple[Descriptor, ...] = ()) -> Iterator[list[str]]:
+    """The paths of all fields that are text."""
+    for field in message.fields:
+        here = (*path, str(field.name))
+        inner = field.message_type
+        if inner is None:
+            if field.type == FieldDescriptor.TYPE_STRING:
+                yield list(here)
+        elif not inner.full_name.startswith("google.") and inner not in seen and not inner.GetOptions().map_entry:
+            yield from texts_of(inner, here, (*seen, inner))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a call brought."""
+
+    status: str
+    message: str = ""
+    body: bytes = b""
+
+
+async def answer_to(door: Door, method: Method, who: str, request: Message) -> Answer:
+    """Call the method."""
+    codec = {
+        "request_serializer": lambda message: message.SerializeToString(),
+        "response_deserializer": lambda data: data,
+    }
+    metadata, body = door.key(who), b""
+    try:
+        if method.descriptor.client_streaming:
+            body = await door.channel.stream_unary(method.path, **codec)(iter([request]), metadata=metadata)
+        elif method.descriptor.server_streaming:
+            async for data in door.channel.unary_stream(method.path, **codec)(request, metadata=metadata):
+                body += data
+        else:
+            body = await door.channel.unary_unary(method.path, **codec)(request, metadata=metadata)
+    except grpc.aio.AioRpcError as error:
+        said = refusal(error)
+        assert said.reason
+        assert said.request_id
+        return Answer(said.code, said.message)
+    return Answer("OK", body=body)
