@@ -236,6 +236,9 @@ if TYPE_CHECKING:
         Segment as Segment,
     )
     from trellis.client.types import (
+        StartAlternative as StartAlternative,
+    )
+    from trellis.client.types import (
         Tenant as Tenant,
     )
     from trellis.client.types import (
@@ -255,6 +258,9 @@ if TYPE_CHECKING:
     )
     from trellis.client.types import (
         TuningJob as TuningJob,
+    )
+    from trellis.client.types import (
+        TuningJobExplanation as TuningJobExplanation,
     )
     from trellis.client.types import (
         Upload as Upload,
@@ -403,6 +409,7 @@ __all__ = [
     "Role",
     "Scope",
     "Segment",
+    "StartAlternative",
     "Stream",
     "Tenant",
     "TokenLogprob",
@@ -412,6 +419,7 @@ __all__ = [
     "TrainingSettings",
     "TrellisError",
     "TuningJob",
+    "TuningJobExplanation",
     "Unauthenticated",
     "Unavailable",
     "Upload",

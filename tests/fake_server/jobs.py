@@ -94,6 +94,24 @@ class Jobs(TuningJobServiceServicer):
         jobs, token = page_of([job for job in mine if not request.states or job.state in request.states], request)
         return pb.ListTuningJobsResponse(tuning_jobs=jobs, next_page_token=token)
 
+    def ExplainTuningJob(self, request: Any, context: Any) -> Any:
+        """As the real one: of a job that does not wait, only its state; of others', only numbers."""
+        job = found(self.jobs, request.name, context)
+        told = pb.TuningJobExplanation(tuning_job=job.name, state=job.state)
+        told.time.FromSeconds(1_700_000_000)
+        if job.state != S.STATE_QUEUED:
+            return told
+        told.reasons.append(job.queue_reason)
+        told.position, told.other_jobs_before = job.queue_reason.position, job.queue_reason.position
+        for minutes, time in ((10, told.earliest_start_time), (30, told.predicted_start_time)):
+            time.FromSeconds(1_700_000_000 + 60 * minutes)
+        told.latest_start_time.FromSeconds(1_700_000_000 + 60 * 150)
+        change = told.alternatives.add(
+            message="With 2 workers instead of 4 it would start now.", field="distributed.workers", value="2"
+        )
+        change.start_time.FromSeconds(1_700_000_000)
+        return told
+
     def CancelTuningJob(self, request: Any, context: Any) -> Any:
         job = found(self.jobs, request.name, context)
         job.state = S.STATE_CANCELLING

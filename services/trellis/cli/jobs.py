@@ -110,6 +110,16 @@ def get(state: State, name: str) -> None:
     show_job(state.client.jobs.get(name), as_json=state.json)
 
 
+@jobs.command("explain")
+@click.argument("name")
+@click.pass_obj
+def explain(state: State, name: str) -> None:
+    """Say why a job waits, for how long, and what would let it start sooner."""
+    from trellis.cli.explanation_view import show_explanation
+
+    show_explanation(state.client.jobs.explain(name), as_json=state.json)
+
+
 @jobs.command("watch")
 @click.argument("name")
 @click.option("--after-sequence", default=0, help="Only events after this one.")

@@ -25,6 +25,7 @@ from trellis.client.types import (
     PretrainingSpec,
     TrainingSettings,
     TuningJob,
+    TuningJobExplanation,
 )
 from trellis.errors import InvalidArgument
 from trellis.v1 import adapter_pb2
@@ -32,6 +33,7 @@ from trellis.v1 import tuning_job_pb2 as pb
 
 _CREATE = Method("TuningJobService/CreateTuningJob", pb.CreateTuningJobRequest, pb.TuningJob)
 _LIST = Method("TuningJobService/ListTuningJobs", pb.ListTuningJobsRequest, pb.ListTuningJobsResponse)
+_EXPLAIN = Method("TuningJobService/ExplainTuningJob", pb.ExplainTuningJobRequest, pb.TuningJobExplanation)
 _PAUSE = Method("TuningJobService/PauseTuningJob", pb.PauseTuningJobRequest, pb.TuningJob)
 _RESUME = Method("TuningJobService/ResumeTuningJob", pb.ResumeTuningJobRequest, pb.TuningJob, repeatable=False)
 _PREEMPT = Method("TuningJobService/PreemptTuningJob", pb.PreemptTuningJobRequest, pb.TuningJob, repeatable=False)
@@ -130,6 +132,14 @@ class AsyncJobs:
         async for page in self._caller.pages(_LIST, request):
             for item in page.tuning_jobs:
                 yield from_proto(TuningJob, item)
+
+    async def explain(self, name: str) -> TuningJobExplanation:
+        """Say why a job waits, what stands before it, when it is likely to start, and what would let it start sooner.
+
+        Of other tenants' jobs only the number is told; of a job that does not wait only its state. Raises NotFound.
+        """
+        request = pb.ExplainTuningJobRequest(name=self._whole(name))
+        return from_proto(TuningJobExplanation, await self._caller.unary(_EXPLAIN, request))
 
     async def cancel(self, name: str) -> TuningJob:
         """Ask a job to stop; one that has ended stays as it is. Raises NotFound."""
@@ -236,6 +246,7 @@ class Jobs(Blocking[AsyncJobs]):
     create = blocking(AsyncJobs.create)
     get = blocking(AsyncJobs.get)
     list = iterating(AsyncJobs.list)
+    explain = blocking(AsyncJobs.explain)
     cancel = blocking(AsyncJobs.cancel)
     pause = blocking(AsyncJobs.pause)
     resume = blocking(AsyncJobs.resume)

@@ -13,6 +13,7 @@ from trellis.server.app.bell import Bell, in_state
 from trellis.server.app.call_gate import CallGate
 from trellis.server.app.context import AppSettings, Context
 from trellis.server.app.key_uses import KeyUses
+from trellis.server.app.outlooks import Outlooks
 from trellis.server.app.waiting import Pause
 from trellis.server.clusters.ray import RayJobCluster
 from trellis.server.clusters.serve import EngineSettings, ServeCluster
@@ -29,6 +30,7 @@ from trellis.server.control.lease import LEASE
 from trellis.server.control.loop import ControlLoop, Step
 from trellis.server.control.metrics import MeasureJobs, MeasureTrainers
 from trellis.server.control.one_server import OneServer
+from trellis.server.control.queue_view import QueueView
 from trellis.server.control.reap import ReapOrphans, ReapRuns
 from trellis.server.control.reap_trainers import ReapTrainers
 from trellis.server.control.stop import StopJobs
@@ -106,11 +108,21 @@ def build(config: ServerConfig) -> Platform:
         prices=prices,
     )
     gate = CallGate(lambda seconds: pause.of(seconds)())
-    context = Context(
-        units, clock, ids, store, engines, pause, settings, pause.of(_CLAIM_SECONDS), tokens=_tokens(config), gate=gate
-    )
     control = ControlContext(
         units, clock, ids, cluster, engines, ThreadedObjects(store), _control_settings(config, secret, lease, prices)
+    )
+    context = Context(
+        units,
+        clock,
+        ids,
+        store,
+        engines,
+        pause,
+        settings,
+        pause.of(_CLAIM_SECONDS),
+        tokens=_tokens(config),
+        outlooks=Outlooks(QueueView(control).look, clock),
+        gate=gate,
     )
     servicer = make_health()
     loops = _loops(control, store, context.key_uses)

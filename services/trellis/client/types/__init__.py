@@ -39,7 +39,9 @@ from trellis.client.types.job import (
     QueueReason,
     QueueReasonCode,
     ResolvedSetting,
+    StartAlternative,
     TuningJob,
+    TuningJobExplanation,
 )
 from trellis.client.types.quota import Budget, BudgetMeter, BudgetPeriod, LimitStatus, Quota, QuotaStatus
 from trellis.client.types.report import CodeCount, DatasetReport, Lengths, Preview, ReportState, Segment
@@ -122,6 +124,7 @@ __all__ = [
     "Role",
     "Scope",
     "Segment",
+    "StartAlternative",
     "Tenant",
     "TokenLogprob",
     "Trainer",
@@ -129,6 +132,7 @@ __all__ = [
     "TrainerState",
     "TrainingSettings",
     "TuningJob",
+    "TuningJobExplanation",
     "Upload",
     "Usage",
 ]

@@ -186,6 +186,41 @@ class TuningJob:
 
 
 @dataclass(frozen=True, slots=True)
+class StartAlternative:
+    """What would let a job start sooner: a field of it to change, such as `distributed.workers`, and its value then."""
+
+    message: str
+    field: str
+    value: str
+    start_time: datetime | None
+    """When it would be likely to start; the time of the explanation for now."""
+
+
+@dataclass(frozen=True, slots=True)
+class TuningJobExplanation:
+    """Why a job waits, what stands before it, when it is likely to start, and what would let it start sooner."""
+
+    tuning_job: str
+    state: JobState
+    reasons: tuple[QueueReason, ...]
+    """All, the first in precedence first."""
+    position: int
+    """How many queued jobs stand before it."""
+    own_jobs_before: tuple[str, ...]
+    """Those of them that are the tenant's own, the next first, at most 20."""
+    other_jobs_before: int
+    predicted_start_time: datetime | None
+    """None where nothing can be said."""
+    earliest_start_time: datetime | None
+    """In 9 of 10 cases not before."""
+    latest_start_time: datetime | None
+    """In 9 of 10 cases not after."""
+    alternatives: tuple[StartAlternative, ...]
+    time: datetime | None
+    """As of when."""
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A committed checkpoint of a job."""
 

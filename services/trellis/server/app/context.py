@@ -12,6 +12,7 @@ from trellis.server.app.identities import TokenVerifier
 from trellis.server.app.job_needs import JobNeeds
 from trellis.server.app.key_uses import KeyUses
 from trellis.server.app.lookout import Lookout
+from trellis.server.app.outlooks import Outlooks
 from trellis.server.app.ports import Clock, Ids, UnitOfWorkFactory
 from trellis.server.domain.marks import JobMark, TrainerMark
 from trellis.server.domain.prices import FREE, Prices
@@ -78,6 +79,8 @@ class Context:
     """Verifies the tokens of identity providers; None where none is trusted."""
     board: BoardView = field(default_factory=BoardView)
     """Jobs' places in the queue."""
+    outlooks: Outlooks | None = None
+    """Explains queued jobs; None where nobody schedules."""
     key_uses: KeyUses = field(default_factory=KeyUses)
     """The uses of API keys that are still to be written down."""
     gate: CallGate = field(default_factory=CallGate)

@@ -103,8 +103,8 @@ def _candidates(outlook: Outlook, job: QueuedJob) -> Iterator[_Candidate]:
 
 
 def _priority(outlook: Outlook, job: QueuedJob) -> Iterator[_Candidate]:
-    most = outlook.snapshot.share_of(job.tenant).quota.max_priority
-    if most is not None and most > job.priority:
+    most = outlook.snapshot.share_of(job.tenant).quota.highest_priority
+    if most > job.priority:
         said = f"With priority {most} instead of {job.priority}"
         yield _Candidate(Change.PRIORITY, str(most), said, replace(job, priority=most))
 

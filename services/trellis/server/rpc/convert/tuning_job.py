@@ -38,7 +38,7 @@ def tuning_job(value: TuningJob) -> pb.TuningJob:
         alias=alias,
         deploy=value.deploy,
         state=state(value.state),
-        queue_reason=_queue_reason(value.queue_reason),
+        queue_reason=queue_reason(value.queue_reason),
         progress=progress(value.progress),
         error=_error(value.error),
         adapter=str(AdapterName.for_digest(value.tenant, value.adapter_digest)) if value.adapter_digest else "",
@@ -141,7 +141,8 @@ def new_tuning_job(request: pb.CreateTuningJobRequest) -> NewTuningJob:
     )
 
 
-def _queue_reason(value: QueueReason | None) -> pb.TuningJob.QueueReason | None:
+def queue_reason(value: QueueReason | None) -> pb.TuningJob.QueueReason | None:
+    """Why a job waits, on the wire."""
     if value is None:
         return None
     code = to_wire(pb.TuningJob.QueueReason.Code, "CODE_", value.code)

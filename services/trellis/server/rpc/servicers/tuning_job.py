@@ -4,10 +4,11 @@ from collections.abc import AsyncIterator
 
 from google.protobuf.empty_pb2 import Empty
 
-from trellis.server.app import checkpoints, promotion, stopping, submission, tuning_jobs, watch
+from trellis.server.app import checkpoints, explanations, promotion, stopping, submission, tuning_jobs, watch
 from trellis.server.app.context import Context
 from trellis.server.rpc.calls import current_caller
 from trellis.server.rpc.convert.adapter import adapter
+from trellis.server.rpc.convert.explanation import explanation
 from trellis.server.rpc.convert.tuning_job import (
     checkpoint,
     event,
@@ -39,6 +40,11 @@ class TuningJobServicer(TuningJobServiceServicer):
     async def ListTuningJobs(self, request: pb.ListTuningJobsRequest, _: ServicerContext) -> pb.ListTuningJobsResponse:
         page = await tuning_jobs.list_tuning_jobs(self._context, request.parent, states(request), page_query(request))
         return pb.ListTuningJobsResponse(tuning_jobs=map(tuning_job, page.items), next_page_token=page.next_page_token)
+
+    async def ExplainTuningJob(
+        self, request: pb.ExplainTuningJobRequest, _: ServicerContext
+    ) -> pb.TuningJobExplanation:
+        return explanation(await explanations.explain_tuning_job(self._context, request.name))
 
     async def CancelTuningJob(self, request: pb.CancelTuningJobRequest, _: ServicerContext) -> pb.TuningJob:
         return tuning_job(await tuning_jobs.cancel_tuning_job(self._context, request.name))
