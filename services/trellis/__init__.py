@@ -164,6 +164,12 @@ if TYPE_CHECKING:
         LearningRateSchedule as LearningRateSchedule,
     )
     from trellis.client.types import (
+        LedgerEntry as LedgerEntry,
+    )
+    from trellis.client.types import (
+        LedgerEntryKind as LedgerEntryKind,
+    )
+    from trellis.client.types import (
         Lengths as Lengths,
     )
     from trellis.client.types import (
@@ -239,6 +245,12 @@ if TYPE_CHECKING:
         StartAlternative as StartAlternative,
     )
     from trellis.client.types import (
+        Statement as Statement,
+    )
+    from trellis.client.types import (
+        StatementLine as StatementLine,
+    )
+    from trellis.client.types import (
         Tenant as Tenant,
     )
     from trellis.client.types import (
@@ -267,6 +279,15 @@ if TYPE_CHECKING:
     )
     from trellis.client.types import (
         Usage as Usage,
+    )
+    from trellis.client.types import (
+        UsageGroup as UsageGroup,
+    )
+    from trellis.client.types import (
+        UsageMeter as UsageMeter,
+    )
+    from trellis.client.types import (
+        UsageRow as UsageRow,
     )
     from trellis.errors import (
         Aborted as Aborted,
@@ -377,6 +398,8 @@ __all__ = [
     "JobState",
     "JobUsage",
     "LearningRateSchedule",
+    "LedgerEntry",
+    "LedgerEntryKind",
     "Lengths",
     "LimitStatus",
     "LineError",
@@ -410,6 +433,8 @@ __all__ = [
     "Scope",
     "Segment",
     "StartAlternative",
+    "Statement",
+    "StatementLine",
     "Stream",
     "Tenant",
     "TokenLogprob",
@@ -424,6 +449,9 @@ __all__ = [
     "Unavailable",
     "Upload",
     "Usage",
+    "UsageGroup",
+    "UsageMeter",
+    "UsageRow",
     "check_dataset",
 ]
 

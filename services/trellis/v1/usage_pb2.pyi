@@ -372,6 +372,7 @@ class UsageRow(_message.Message):
     TIME_FIELD_NUMBER: _builtins.int
     PRICE_NANOS_FIELD_NUMBER: _builtins.int
     PRICE_UNITS_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
     meter: Global___Meter.ValueType
     """What was measured."""
     quantity: _builtins.int
@@ -390,6 +391,8 @@ class UsageRow(_message.Message):
     """What `price_units` units cost, in billionths of the currency; what was settled at another price is another row."""
     price_units: _builtins.int
     """For so many units the price is."""
+    currency: _builtins.str
+    """As the installation names it; empty where nothing has a price."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """The beginning of the hour or day, where grouped by one."""
@@ -407,10 +410,11 @@ class UsageRow(_message.Message):
         time: _timestamp_pb2.Timestamp | None = ...,
         price_nanos: _builtins.int = ...,
         price_units: _builtins.int = ...,
+        currency: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "amount_nanos", b"amount_nanos", "base_model", b"base_model", "meter", b"meter", "price_nanos", b"price_nanos", "price_units", b"price_units", "quantity", b"quantity", "tenant", b"tenant", "time", b"time", "tuning_job", b"tuning_job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "amount_nanos", b"amount_nanos", "base_model", b"base_model", "currency", b"currency", "meter", b"meter", "price_nanos", b"price_nanos", "price_units", b"price_units", "quantity", b"quantity", "tenant", b"tenant", "time", b"time", "tuning_job", b"tuning_job"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

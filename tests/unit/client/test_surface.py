@@ -46,7 +46,7 @@ NOUNS = (
 )
 MODULES = (
     "_tenants", "_api_keys", "_base_models", "_datasets", "_upload", "_jobs", "_watch", "_adapters", "_adapter_files",
-    "_aliases", "_generate", "_exports", "_export_files", "_trainers", "_audit",
+    "_aliases", "_generate", "_exports", "_export_files", "_trainers", "_audit", "_usage",
 )  # fmt: skip
 MESSAGES: dict[type, type[Message]] = {
     types.Tenant: tenant_pb2.Tenant,
@@ -58,6 +58,10 @@ MESSAGES: dict[type, type[Message]] = {
     types.CreatedApiKey: api_key_pb2.CreateApiKeyResponse,
     types.BaseModel: base_model_pb2.BaseModel,
     types.AuditEvent: audit_pb2.AuditEvent,
+    types.UsageRow: usage_pb2.UsageRow,
+    types.LedgerEntry: usage_pb2.LedgerEntry,
+    types.Statement: usage_pb2.Statement,
+    types.StatementLine: usage_pb2.Statement.Line,
     types.AdapterShare: adapter_pb2.AdapterShare,
     types.Dataset: dataset_pb2.Dataset,
     types.DatasetVersion: dataset_pb2.DatasetVersion,
@@ -181,7 +185,7 @@ def test_every_method_of_the_public_api_is_called_and_with_its_own_messages() ->
         for name in pool.FindServiceByName(f"trellis.v1.{service}").methods_by_name
     }
     assert {method.name for method in called} == offered
-    assert len(services) == 10
+    assert len(services) == 11
 
 
 def test_the_client_says_where_it_calls_and_not_with_what() -> None:

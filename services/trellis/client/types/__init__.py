@@ -59,6 +59,15 @@ from trellis.client.types.tuning_spec import (
     Quantization,
     TrainingSettings,
 )
+from trellis.client.types.usage import (
+    LedgerEntry,
+    LedgerEntryKind,
+    Statement,
+    StatementLine,
+    UsageGroup,
+    UsageMeter,
+    UsageRow,
+)
 from trellis.formats.errors import LineError
 
 __all__ = [
@@ -100,6 +109,8 @@ __all__ = [
     "JobState",
     "JobUsage",
     "LearningRateSchedule",
+    "LedgerEntry",
+    "LedgerEntryKind",
     "Lengths",
     "LimitStatus",
     "LineError",
@@ -125,6 +136,8 @@ __all__ = [
     "Scope",
     "Segment",
     "StartAlternative",
+    "Statement",
+    "StatementLine",
     "Tenant",
     "TokenLogprob",
     "Trainer",
@@ -135,4 +148,7 @@ __all__ = [
     "TuningJobExplanation",
     "Upload",
     "Usage",
+    "UsageGroup",
+    "UsageMeter",
+    "UsageRow",
 ]

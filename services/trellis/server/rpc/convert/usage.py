@@ -26,7 +26,7 @@ def groups(message: pb.QueryUsageRequest) -> Sequence[UsageGroup]:
     return [group for group in found if group is not None]
 
 
-def row(value: domain.UsageSum) -> pb.UsageRow:
+def row(value: domain.UsageSum, currency: str) -> pb.UsageRow:
     """The sum on the wire."""
     return pb.UsageRow(
         meter=_meter(value.meter),
@@ -39,6 +39,7 @@ def row(value: domain.UsageSum) -> pb.UsageRow:
         time=timestamp(value.time),
         price_nanos=value.price_nanos,
         price_units=domain.PRICE_UNITS[value.meter],
+        currency=currency,
     )
 
 

@@ -24,9 +24,8 @@ class UsageServicer(UsageServiceServicer):
         page = await usage.query_usage(
             self._context, request.parent, convert.span(request), groups, page_query(request)
         )
-        return pb.QueryUsageResponse(
-            rows=map(convert.row, page.items), next_page_token=page.next_page_token, currency=self._currency
-        )
+        rows = [convert.row(item, self._currency) for item in page.items]
+        return pb.QueryUsageResponse(rows=rows, next_page_token=page.next_page_token, currency=self._currency)
 
     async def ListLedgerEntries(
         self, request: pb.ListLedgerEntriesRequest, _: ServicerContext
