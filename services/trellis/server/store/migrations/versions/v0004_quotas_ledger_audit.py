@@ -33,10 +33,7 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_audit_events_tenant_sequence"), ["tenant", "sequence"], unique=False)
     _make_append_only()
 
-    with op.batch_alter_table("checkpoints", schema=None) as batch_op:
-        batch_op.create_index(
-            batch_op.f("ix_checkpoints_job_uid_valid_loss_step"), ["job_uid", "valid_loss", "step"], unique=False
-        )
+    op.create_index("ix_checkpoints_job_uid_valid_loss_step", "checkpoints", ["job_uid", "valid_loss", "step"])
     op.create_table(
         "leases",
         sa.Column("name", sa.Text(), nullable=False),
