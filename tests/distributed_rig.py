@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.recording_worker import TOKEN, RecordingWorker
+from tests.recording_worker import TICKET, RecordingWorker
 from tests.tiny_llama import chat_line, write_tiny_llama
 from trellis.bases import read_base
 from trellis.objects import ObjectStore
@@ -105,7 +105,7 @@ async def process(worker: RecordingWorker, ray_address: str) -> AsyncIterator[as
         **ENVIRONMENT,
         "RAY_ADDRESS": ray_address,
         "TRELLIS_WORKER_ENDPOINT": worker.address,
-        "TRELLIS_ATTEMPT_TICKET": TOKEN,
+        "TRELLIS_ATTEMPT_TICKET": TICKET,
     }
     job = await asyncio.create_subprocess_exec(sys.executable, "-m", "trellis_jobs.distributed.main", env=environment)
     try:

@@ -12,7 +12,9 @@ from trellis.v1 import trainer_pb2, worker_pb2
 from trellis.v1.trainer_pb2_grpc import TrainerServiceServicer, add_TrainerServiceServicer_to_server
 from trellis.v1.worker_pb2_grpc import WorkerServiceServicer, add_WorkerServiceServicer_to_server
 
-TRAINER_TOKEN = "trainer-token"
+TRAINER_TICKET = "trainer-ticket"
+"""What the process is started with, for its first call."""
+_BEGUN = "trainer-token"
 
 
 @dataclass
@@ -119,8 +121,11 @@ class RecordingPlatform(TrainerServiceServicer, WorkerServiceServicer):
     # TrainerService
 
     async def StartTrainer(self, request: Any, context: Any) -> trainer_pb2.StartTrainerResponse:
-        await self._admit_trainer(context)
-        return self.start
+        await self._admit_trainer(context, TRAINER_TICKET)
+        assert len(request.nonce) >= 32
+        answer = trainer_pb2.StartTrainerResponse(token=_BEGUN)
+        answer.MergeFrom(self.start)
+        return answer
 
     async def ClaimAttempts(self, request: Any, context: Any) -> trainer_pb2.ClaimAttemptsResponse:
         await self._admit_trainer(context)
@@ -190,9 +195,9 @@ class RecordingPlatform(TrainerServiceServicer, WorkerServiceServicer):
             self._changed.notify_all()
         return worker_pb2.FailAttemptResponse()
 
-    async def _admit_trainer(self, context: Any) -> None:
+    async def _admit_trainer(self, context: Any, token: str = _BEGUN) -> None:
         given = dict(context.invocation_metadata()).get("authorization")
-        if given != f"Bearer {TRAINER_TOKEN}":
+        if given != f"Bearer {token}":
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, f"Not this trainer's token: {given!r}.")
         if self.fenced:
             await context.abort(grpc.StatusCode.ABORTED, "The trainer is over.")

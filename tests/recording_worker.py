@@ -14,7 +14,9 @@ from grpc_status import rpc_status
 from trellis.v1 import worker_pb2
 from trellis.v1.worker_pb2_grpc import WorkerServiceServicer, add_WorkerServiceServicer_to_server
 
-TOKEN = "attempt-token"
+TICKET = "attempt-ticket"
+"""What the process is started with, for its first call."""
+_BEGUN = "attempt-token"
 STOP_SECONDS = 60.0
 
 
@@ -76,11 +78,14 @@ class RecordingWorker(WorkerServiceServicer):
         return "".join(report.log_text for report in self.reports)
 
     async def StartAttempt(self, request: Any, context: Any) -> worker_pb2.StartAttemptResponse:
-        await self._admit(context)
+        await self._admit(context, TICKET)
+        assert len(request.nonce) >= 32
         async with self._changed:
             self.starts += 1
             self._changed.notify_all()
-        return self.work
+        answer = worker_pb2.StartAttemptResponse(token=_BEGUN)
+        answer.MergeFrom(self.work)
+        return answer
 
     async def ReportAttempt(self, request: Any, context: Any) -> worker_pb2.ReportAttemptResponse:
         await self._admit(context)
@@ -109,9 +114,9 @@ class RecordingWorker(WorkerServiceServicer):
             self._changed.notify_all()
         return worker_pb2.FailAttemptResponse()
 
-    async def _admit(self, context: Any) -> None:
+    async def _admit(self, context: Any, token: str = _BEGUN) -> None:
         given = dict(context.invocation_metadata()).get("authorization")
-        if given != f"Bearer {TOKEN}":
+        if given != f"Bearer {token}":
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, f"Not this attempt's token: {given!r}.")
         if self.fenced:
             detail = AnyMessage()

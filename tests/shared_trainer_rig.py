@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from tests.recording_trainer import TRAINER_TOKEN, Recorded, RecordingPlatform
+from tests.recording_trainer import TRAINER_TICKET, Recorded, RecordingPlatform
 from tests.tiny_llama import chat_line
 from trellis.bases import read_base
 from trellis.objects import ObjectStore
@@ -107,7 +107,7 @@ async def process(platform: RecordingPlatform, **environment: str) -> AsyncItera
         **os.environ,
         **THREADS,
         "TRELLIS_WORKER_ENDPOINT": platform.address,
-        "TRELLIS_TRAINER_TICKET": TRAINER_TOKEN,
+        "TRELLIS_TRAINER_TICKET": TRAINER_TICKET,
         **environment,
     }
     trainer = await asyncio.create_subprocess_exec(sys.executable, "-m", "trellis_jobs.shared.main", env=environment)
