@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import grpc
 
 from trellis.server.app.audit import Actor
+from trellis.server.domain.blanking import blanked
 from trellis.server.domain.caller import Caller
 from trellis.server.rpc.peer import address_of
 
@@ -40,9 +41,10 @@ _current: ContextVar[Call] = ContextVar("trellis_call")
 
 
 def begin(method: str, metadata: dict[str, str], peer: str = "") -> Call:
-    """The call that this task answers from now on; its id is the caller's own, if it is a sound one."""
+    """The call that this task answers from now on; its id is the caller's own, if it is a sound one and no secret."""
     sent = metadata.get(REQUEST_ID, "")
-    call = Call(method, sent if _SOUND.fullmatch(sent) else secrets.token_hex(8), source=address_of(peer))
+    is_sound = _SOUND.fullmatch(sent) is not None and blanked(sent) == sent
+    call = Call(method, sent if is_sound else secrets.token_hex(8), source=address_of(peer))
     _current.set(call)
     return call
 
