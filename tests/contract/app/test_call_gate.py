@@ -8,18 +8,22 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.contract.app.test_inference import TalkingEngine
 from tests.contract.app.test_quota_limits import limit, outcomes, refused, said
 from tests.server_fakes import FakeClock, World, collected
 
-from trellis.errors import Reason, TrellisError
-from trellis.server.app import inference
+from trellis.errors import Reason, ResourceExhausted, TrellisError
+from trellis.server.app import inference, tenants
+from trellis.server.app.asked_quota import AskedQuota
 from trellis.server.app.call_gate import CallGate
 from trellis.server.app.context import Context
+from trellis.server.app.idempotency import RequestKey
 from trellis.server.app.ports import UnitOfWorkFactory
-from trellis.server.app.rate_limiter import PATIENCE, RateLimiter
+from trellis.server.app.rate_limiter import PATIENCE, Charge, RateLimiter
 from trellis.server.app.token_estimate import estimate_tokens
 from trellis.server.domain.base_model import BaseModel
 from trellis.server.domain.ledger import EntryKind, LedgerEntry, Meter
@@ -56,7 +60,7 @@ def context(world: World, sleeper: Sleeper, engine_host: TalkingEngine) -> Conte
     return replace(world.context, engines=engine_host, gate=CallGate(sleeper))  # type: ignore[arg-type]
 
 
-async def tenant(world: World, **limits: Any) -> Tenant:
+async def limited(world: World, **limits: Any) -> Tenant:
     await limit(world, **limits)
     async with world.context.units(write=False) as unit:
         found = await unit.tenants.get("acme")
@@ -78,7 +82,7 @@ async def ask(context: Context, world: World, seconds: float | None = None, **fi
 async def test_calls_beyond_the_rate_wait_in_turn_and_are_refused_when_it_would_be_long(
     world: World, base: BaseModel
 ) -> None:
-    acme = await tenant(world, requests_per_minute=30)
+    acme = await limited(world, requests_per_minute=30)
     waits: list[float] = []
 
     async def remember(seconds: float) -> None:
@@ -98,7 +102,7 @@ async def test_calls_beyond_the_rate_wait_in_turn_and_are_refused_when_it_would_
 
 
 async def test_a_call_waits_no_longer_than_its_caller(world: World, base: BaseModel, sleeper: Sleeper) -> None:
-    acme = await tenant(world, requests_per_minute=60)
+    acme = await limited(world, requests_per_minute=60)
     limiter = RateLimiter(sleeper)
     for _ in range(60):
         await limiter.admit(world.context.units, world.clock, acme, 0, None)
@@ -112,7 +116,7 @@ async def test_a_call_waits_no_longer_than_its_caller(world: World, base: BaseMo
 async def test_the_rate_is_that_of_all_servers_together(
     world: World, base: BaseModel, other_units: UnitOfWorkFactory
 ) -> None:
-    acme = await tenant(world, requests_per_minute=120, tokens_per_minute=1000)
+    acme = await limited(world, requests_per_minute=120, tokens_per_minute=1000)
     servers = [(RateLimiter(patience=0.0), units) for units in (world.context.units, other_units)]
 
     async def second(number: int) -> int:
@@ -133,10 +137,54 @@ async def test_the_rate_is_that_of_all_servers_together(
     assert done == [100, 1, 2, 2, 1, 2, 2]
 
 
+STEPS = st.lists(
+    st.tuples(
+        st.lists(st.sampled_from(["one", "other"]), min_size=1, max_size=6),  # who asks at once
+        st.floats(0.5, 40.0),  # for how much each
+        st.floats(0.0, 20.0),  # how much later the next ones ask
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS, rate=st.integers(60, 240))
+async def test_two_servers_never_give_more_than_the_rate_and_a_minutes_worth(
+    world: World,
+    other_units: UnitOfWorkFactory,
+    steps: list[tuple[list[str], float, float]],
+    rate: int,
+) -> None:
+    name = world.context.ids.new_id("tenant")
+    quota = AskedQuota(Quota(tokens_per_minute=rate))
+    tenant = await tenants.create_tenant(world.context, name, "", RequestKey(), quota=quota)
+    given_: list[tuple[float, float]] = []
+
+    async def nothing(_: float) -> None:
+        """The wait is told by the charge; the clock is moved by the steps alone."""
+
+    servers = {"one": (RateLimiter(nothing), world.context.units), "other": (RateLimiter(nothing), other_units)}
+    for who, amount, later in steps:
+        now = world.clock.now().timestamp()
+        calls = [servers[each][0].admit(servers[each][1], world.clock, tenant, amount, None) for each in who]
+        for charge in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(charge, (Charge, ResourceExhausted)), charge
+            if isinstance(charge, Charge):
+                given_.append((now + charge.waited, amount))
+        world.clock.advance(later)
+    given_.sort()
+    for first, (begin, _) in enumerate(given_):
+        total = 0.0
+        for at, amount in given_[first:]:
+            total += amount
+            assert total <= rate + rate * (at - begin) / 60 + 1e-3
+
+
 async def test_a_server_whose_clock_is_ahead_or_behind_gives_nothing_twice(
     world: World, base: BaseModel, other_units: UnitOfWorkFactory
 ) -> None:
-    acme = await tenant(world, requests_per_minute=60)
+    acme = await limited(world, requests_per_minute=60)
     ahead = FakeClock()
     ahead.time = world.clock.now() + timedelta(seconds=10)
     servers = [
@@ -153,18 +201,18 @@ async def test_a_server_whose_clock_is_ahead_or_behind_gives_nothing_twice(
 
 
 async def test_what_can_never_be_had_in_a_minute_is_said_at_once(world: World, base: BaseModel) -> None:
-    acme = await tenant(world, requests_per_minute=60, tokens_per_minute=100)
+    acme = await limited(world, requests_per_minute=60, tokens_per_minute=100)
     limiter = RateLimiter()
     error = await refused(limiter.admit(world.context.units, world.clock, acme, 101, None))
     assert said(error) == (Reason.NEVER_FITS, "tokens_per_minute", 100, 0, 101)
     assert await limiter.admit(world.context.units, world.clock, acme, 100, None)
-    acme = await tenant(world, requests_per_minute=0)
+    acme = await limited(world, requests_per_minute=0)
     error = await refused(limiter.admit(world.context.units, world.clock, acme, 1, None))
     assert said(error) == (Reason.NEVER_FITS, "requests_per_minute", 0, 0, 1)
 
 
 async def test_whoever_goes_away_while_waiting_has_taken_nothing(world: World, base: BaseModel) -> None:
-    acme = await tenant(world, requests_per_minute=60, tokens_per_minute=60)
+    acme = await limited(world, requests_per_minute=60, tokens_per_minute=60)
     asleep = asyncio.Event()
 
     async def sleep(_: float) -> None:
@@ -184,7 +232,7 @@ async def test_whoever_goes_away_while_waiting_has_taken_nothing(world: World, b
 
 
 async def test_what_the_database_says_reaches_every_call(world: World, base: BaseModel) -> None:
-    acme = await tenant(world, requests_per_minute=60)
+    acme = await limited(world, requests_per_minute=60)
 
     def broken(*, write: bool = True) -> Any:
         raise TrellisError(Reason.DATABASE_BUSY, "The database is busy.")
@@ -196,7 +244,7 @@ async def test_what_the_database_says_reaches_every_call(world: World, base: Bas
 
 
 async def test_many_calls_at_once_cost_few_transactions(world: World, base: BaseModel, engine: AsyncEngine) -> None:
-    acme = await tenant(world, requests_per_minute=1000)
+    acme = await limited(world, requests_per_minute=1000)
     commits: list[object] = []
     event.listen(engine.sync_engine, "commit", commits.append)
     limiter = RateLimiter()

@@ -7,6 +7,7 @@ import pytest
 from tests.client_rig import Rig, all_of, got
 
 import trellis
+from trellis.v1 import usage_pb2
 from trellis.v1.access_pb2 import ROLE_MEMBER
 from trellis.v1.audit_pb2 import AuditEvent
 from trellis.v1.tuning_job_pb2 import TuningJob
@@ -34,6 +35,20 @@ async def test_only_what_is_said_of_a_tenant_is_changed(rig: Rig) -> None:
         await got(tenants.update("acme"))
     with pytest.raises(trellis.NotFound):
         await got(tenants.update("nobody", serving_weight=2))
+
+
+async def test_a_quota_and_what_is_used_of_it(rig: Rig) -> None:
+    month = trellis.Budget(trellis.BudgetMeter.TOKENS, trellis.BudgetPeriod.MONTH, 8, None)
+    quota = trellis.Quota(accelerators=1.5, open_jobs=0, max_priority=-3, budgets=(month,))
+    made = await got(rig.client.tenants.create("acme", cohort="research", training_weight=2.0, quota=quota))
+    assert (made.cohort, made.training_weight, made.quota) == ("research", 2.0, quota)
+    changed = await got(rig.client.tenants.update("acme", quota=trellis.Quota(open_jobs=1)))
+    assert (changed.cohort, changed.quota) == ("research", trellis.Quota(open_jobs=1))
+    rig.server.usage.limits = [usage_pb2.LimitStatus(limit="open_jobs", allowed=1, used=0.5)]
+    status = await got(rig.client.usage.quota())
+    limit = trellis.LimitStatus("open_jobs", 1.0, None, 0.5, 0.0, None)
+    assert status == trellis.QuotaStatus("tenants/acme", changed.quota, (limit,))
+    assert (await got(rig.client.tenants.update("acme", quota=trellis.Quota()))).quota == trellis.Quota()
 
 
 async def test_lists_fetch_their_pages_as_they_are_needed(rig: Rig) -> None:
