@@ -30,7 +30,7 @@ class Candidate:
     place: str = ""
     """The trainer on which a place is free then."""
     trainer: str = ""
-    """The trainer that leaves."""
+    """The trainer that leaves, if it does not already."""
 
 
 def candidates(snapshot: Snapshot, accounts: Accounts) -> Sequence[Candidate]:
@@ -58,7 +58,7 @@ def _whole_trainers(able: Iterable[ActiveJob], snapshot: Snapshot, accounts: Acc
         on[job.trainer_uid].append(job)
     for trainer in snapshot.trainers:
         jobs = on.get(trainer.uid, ())
-        if trainer.takes_jobs and jobs and len(jobs) == trainer.open_jobs:
+        if jobs and len(jobs) == trainer.open_jobs:
             yield _whole(trainer, jobs, snapshot, accounts)
 
 

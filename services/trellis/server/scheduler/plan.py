@@ -107,7 +107,8 @@ class Plan:
             return False
         if (wish := self._wish(job, account, claim)) is None or (obstacle is None and self._idle_ones_do(wish)):
             return False
-        victims = self._victims.give_way_to(wish, self._in_sight)
+        soon = self.free.plus(self._coming).minus(self._kept)
+        victims = self._victims.give_way_to(wish, soon)
         for one in victims:
             self._coming, self._outgoing = self._coming.plus(one.frees), self._outgoing.plus(one.frees)
             if one.trainer:

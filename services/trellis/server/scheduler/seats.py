@@ -107,8 +107,9 @@ class Seats:
         return sorted(busy, key=lambda seat: (seat.jobs, seat.key))
 
     def leave(self, key: str) -> None:
-        """Tell a present trainer to leave."""
-        self._leave(next(seat for seats in self._of.values() for seat in seats if seat.key == key))
+        """Tell a present trainer to leave, if it was not told yet."""
+        for seat in [seat for seats in self._of.values() for seat in seats if seat.key == key]:
+            self._leave(seat)
 
     def make_room(self, needs: Resources, room: Resources, leave: Iterable[Seat]) -> None:
         """Tell as many of the trainers to leave as are needed; none if that would not do."""
