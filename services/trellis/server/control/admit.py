@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from trellis.errors import Reason
+from trellis.server.app.audit import record
 from trellis.server.app.job_preparation import prepare
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.control.attempts import new_attempt
@@ -170,6 +171,7 @@ class AdmitJobs:
         now = self._context.now()
         failed = job.moved(JobState.FAILED, now, error)
         await unit.jobs.save(failed, [JobEvent(now, EventLevel.ERROR, error.message, state=JobState.FAILED)])
+        await record(self._context, unit, job, failed, deed="RefuseTuningJob")
 
 
 def _changed(queued: Queue, waiting: Mapping[str, QueueReason]) -> dict[str, QueueReason]:

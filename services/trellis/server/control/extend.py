@@ -12,6 +12,7 @@ from trellis.errors import Reason
 from trellis.names import TenantName
 from trellis.server.app.attempt_end import end_attempt
 from trellis.server.app.attempt_usage import measured
+from trellis.server.app.audit import record
 from trellis.server.app.budgets import BudgetState, budget_states
 from trellis.server.app.holds import estimated, extend, part_left
 from trellis.server.app.ledger_reading import Sums
@@ -126,16 +127,17 @@ class ExtendHolds:
             message = f"{why} What it did since its last checkpoint is lost, as it did not leave in time."
             before = (JobEvent(now, EventLevel.WARNING, message),)
             error, settings = JobError(Reason.TRAINING_FAILED, message), context.settings
-            await end_attempt(
+            left = await end_attempt(
                 unit, job, one.attempt, error, cause=EndCause.PREEMPTED, now=now, policy=settings.retry,
                 prices=settings.prices, before=before,
             )  # fmt: skip
         elif job.state is JobState.RUNNING:
             message = f"{why} The job saves a checkpoint, leaves, and waits."
             event = JobEvent(now, EventLevel.WARNING, message, state=JobState.PREEMPTING)
-            await unit.jobs.save(job.moved(JobState.PREEMPTING, now), [event])
+            left = await unit.jobs.save(job.moved(JobState.PREEMPTING, now), [event])
         else:
             return  # it is asked to leave already
+        await record(context, unit, job, left, deed="EnforceBudget")
         _log.info("job_out_of_budget", tenant=job.tenant, job=job.name, ended=ends)
 
     @property

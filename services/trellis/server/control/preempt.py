@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import structlog
 
+from trellis.server.app.audit import record
 from trellis.server.app.giving_way import give_way
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.app.queue_ports import Reservation
@@ -21,6 +22,7 @@ async def preempt_all(context: ControlContext, unit: UnitOfWork, preemptions: Se
         victim = await unit.jobs.get_by_uid(one.victim, for_update=True)
         left = await give_way(context, unit, victim, one.reason) if victim else None
         if left is not None:
+            await record(context, unit, victim, left, deed="PreemptTuningJob")
             JOBS_PREEMPTED.inc()
             _log.info("job_preempted", tenant=left.tenant, job=left.name, beneficiary=one.beneficiary)
 
