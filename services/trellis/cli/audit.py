@@ -1,30 +1,17 @@
 """`trellis audit …`."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import click
 
 from trellis.cli.audit_file import AuditFile
 from trellis.cli.commands import group
+from trellis.cli.moment import Moment
 from trellis.cli.output import print_json, print_many, said
 from trellis.cli.state import State
 from trellis.client.types import AuditEvent
-
-
-class Moment(click.ParamType[datetime]):
-    """A time such as `2026-03-01` or `2026-03-01T12:00:00+01:00`; UTC unless it says otherwise."""
-
-    name = "TIME"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Read it."""
-        try:
-            moment = datetime.fromisoformat(str(value))
-        except ValueError:
-            self.fail(f"{value!r} is not a time such as 2026-03-01 or 2026-03-01T12:00:00+01:00.", param, ctx)
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 @group("audit")

@@ -31,6 +31,8 @@ _NOUNS = {
     "exports": "Whole models to take away.",
     "generate": "Ask a model.",
     "audit": "Who did what to what.",
+    "usage": "What was used, what it costs, and the ledger.",
+    "admin": "Try out and check a platform.",
     "config": "Profiles: where to call, and as whom.",
     "version": "The version of this program.",
 }
