@@ -1,5 +1,6 @@
 """Keys that are narrowed, rotated and used."""
 
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
@@ -87,6 +88,23 @@ async def test_both_secrets_open_until_the_overlap_is_over(world: World, base: B
     world.clock.advance(3600)
     await known(world, new)
     assert await refused(world, old) == Reason.API_KEY_EXPIRED
+
+
+async def test_what_two_do_to_a_key_at_once_is_done_one_after_the_other(world: World, base: BaseModel) -> None:
+    for _ in range(5):
+        key, _ = await make(world)
+        rotated = await asyncio.gather(
+            rotate_api_key(world.context, ADMIN, Rotation(key.name, HOUR)),
+            rotate_api_key(world.context, ADMIN, Rotation(key.name, HOUR)),
+        )
+        for _, secret in rotated:  # neither was lost: one is the secret before the other
+            await known(world, secret)
+        await asyncio.gather(
+            revoke_api_key(world.context, key.name),
+            rotate_api_key(world.context, ADMIN, Rotation(key.name, HOUR)),
+            return_exceptions=True,
+        )
+        assert (await get_api_key(world.context, key.name)).revoke_time is not None
 
 
 async def test_without_an_overlap_the_old_secret_is_dead_at_once(world: World, base: BaseModel) -> None:

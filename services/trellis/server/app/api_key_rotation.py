@@ -32,7 +32,7 @@ async def rotate_api_key(context: Context, caller: Caller, asked: Rotation) -> t
     """
     secret = context.ids.new_secret("trk")
     async with context.units() as unit:
-        key = await present_key(unit, asked.name)
+        key = await present_key(unit, asked.name, for_update=True)
         require_cover(caller, key.role, key.scopes)
         _check(context, asked, key)
         now = context.now()

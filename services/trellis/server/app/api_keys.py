@@ -80,7 +80,7 @@ async def list_api_keys(context: Context, parent: str, query: PageQuery) -> List
 async def revoke_api_key(context: Context, name: str) -> ApiKey:
     """Revoke a key; again changes nothing."""
     async with context.units() as unit:
-        key = await present_key(unit, name)
+        key = await present_key(unit, name, for_update=True)
         if key.revoke_time is None:
             before, key = key, replace(key, revoke_time=context.now())
             await unit.api_keys.save(key)
@@ -106,10 +106,10 @@ def _tenant_of_parent(parent: str) -> str | None:
     return None if parent == PLATFORM else TenantName.parse(parent, "parent").tenant
 
 
-async def present_key(unit: UnitOfWork, name: str) -> ApiKey:
+async def present_key(unit: UnitOfWork, name: str, *, for_update: bool = False) -> ApiKey:
     """The key; raises NotFound."""
     tenant, key_id = _parts(name)
-    key = await unit.api_keys.get(tenant, key_id)
+    key = await unit.api_keys.get(tenant, key_id, for_update=for_update)
     if key is None:
         raise NotFound.for_resource(name)
     return key

@@ -13,6 +13,7 @@ from trellis.server.store.failures import already_exists, expect_one
 from trellis.server.store.pages import Keyset
 from trellis.server.store.rows import named
 from trellis.server.store.transaction import Rows
+from trellis.server.store.transaction import for_update as locked
 
 _k = tables.api_keys.c
 _OLDEST_FIRST = Keyset((_k.create_time, _k.key_id))
@@ -34,10 +35,9 @@ class SqlApiKeys(Rows):
         if not await self._transaction.add(tables.api_keys, _write(key)):
             raise already_exists(key.name)
 
-    async def get(self, tenant: str | None, key_id: str) -> ApiKey | None:
-        row = await self._transaction.row(
-            select(tables.api_keys).where(_k.key_id == key_id, _k.tenant.is_not_distinct_from(tenant))
-        )
+    async def get(self, tenant: str | None, key_id: str, *, for_update: bool = False) -> ApiKey | None:
+        statement = select(tables.api_keys).where(_k.key_id == key_id, _k.tenant.is_not_distinct_from(tenant))
+        row = await self._transaction.row(locked(statement) if for_update else statement)
         return _read(row) if row else None
 
     async def find(self, secret_hash: str) -> ApiKey | None:
