@@ -15,6 +15,7 @@ from trellis.server.app.progress import AttemptReport, report_attempt
 from trellis.server.control.attempts import submission_id_for
 from trellis.server.control.extend import LOOK_SECONDS, ExtendHolds
 from trellis.server.control.storage import MeterStorage
+from trellis.server.domain.audit import AuditQuery
 from trellis.server.domain.derived import derive, hour_of
 from trellis.server.domain.ledger import EntryKind, LedgerEntry, Meter
 from trellis.server.domain.quota import Budget, BudgetMeter, Period, Quota
@@ -108,6 +109,9 @@ async def test_a_job_of_which_more_is_needed_than_the_budget_has_gives_way(platf
     await site.train(85, step=15)
     job = await site.job()
     assert job.state is JobState.PREEMPTING
+    async with platform.units(write=False) as unit:
+        [event] = (await unit.audit.list(AuditQuery("acme", method="EnforceBudget"), 9, None)).items
+    assert (event.principal, event.resource, event.after) == ("platform", job.name, {"state": "PREEMPTING"})
     said = (await platform.events())[-1].message
     assert "no more until 2026-03-02 00:00 UTC" in said
     assert "300 a day" in said

@@ -14,6 +14,7 @@ from tests.contract.store.test_queue_facts import statements_of
 
 from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.app.queue_ports import Reservation
+from trellis.server.domain.audit import AuditQuery
 from trellis.server.domain.ledger import EntryKind, LedgerEntry, Meter
 from trellis.server.domain.quota import UNLIMITED, Budget, BudgetMeter, Period, Quota
 from trellis.server.domain.tuning_job import EndCause, JobState, QueueCode
@@ -63,6 +64,10 @@ async def test_what_a_victim_frees_is_kept_for_whom_it_left(platform: Platform, 
     assert (job.preemption_count, job.stop_time) == (1, platform.clock.now())
     told = (await platform.events(victim))[-1]
     assert told.state is JobState.PREEMPTING
+    async with units(write=False) as unit:
+        [event] = (await unit.audit.list(AuditQuery("acme", resource=job.name), 9, None)).items
+    assert (event.principal, event.method) == ("platform", "PreemptTuningJob")
+    assert (event.before, event.after) == ({"state": "RUNNING"}, {"state": "PREEMPTING"})
     assert "asked to give back its capacity" in told.message
     assert "priority" in told.message
     assert [(one.job_uid, one.cpus, one.gpus) for one in await reservations(units)] == [("uid-urgent-50", 1.0, 0.0)]
