@@ -107,6 +107,11 @@ class Timeline:
         self._queued[job.uid] = job
         self._work[job.uid] = work
 
+    def refuse(self, uid: str) -> Happened:
+        """A job that waits leaves the queue for good."""
+        del self._queued[uid]
+        return Happened(Happening.REFUSED, uid, self.now)
+
     def snapshot(self) -> Snapshot:
         """All of it, as it is now."""
         return replace(
@@ -122,9 +127,7 @@ class Timeline:
 
     def apply(self, decisions: Decisions) -> list[Happened]:
         """Do what was decided about this moment's snapshot."""
-        happened = [Happened(Happening.REFUSED, uid, self.now) for uid in decisions.refuse]
-        for uid in decisions.refuse:
-            del self._queued[uid]
+        happened = [self.refuse(uid) for uid in decisions.refuse]
         self.fleet.drain(decisions.drain)
         made = self.fleet.start(decisions.start, self._base.trainer_needs, self.now, self.now + self._pace.load)
         for admission in decisions.admit:

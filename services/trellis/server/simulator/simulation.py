@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from trellis.server.domain.trainer import TrainerBase
 from trellis.server.domain.trainer_options import TrainerOptions
+from trellis.server.domain.tuning_job import QueueCode
 from trellis.server.scheduler.capacity import Resources
 from trellis.server.scheduler.policy import Decisions, decide
 from trellis.server.scheduler.snapshot import Alone, QueuedJob, SchedulerOptions, Shared, Snapshot
@@ -193,6 +194,9 @@ class Simulation:
         self._is_dirty, self._decided = False, self._timeline.now
         for happened in self._timeline.apply(decisions):
             self._note(happened)
+        for uid, reason in decisions.waiting.items():
+            if reason.code is QueueCode.NEVER_FITS:  # the platform refuses it at submit
+                self._note(self._timeline.refuse(uid))
         if decisions.preempt:
             self._stir()
         self._note_overtaking(decisions)

@@ -41,7 +41,8 @@ def synthetic_trace(mix: Mix) -> Trace:
     busy = [1 / (rank + 1) ** 0.7 for rank in range(len(tenants))]
     rng.shuffle(busy)
     owners = rng.choices(tenants, busy, k=mix.jobs)
-    jobs = [_job(mix, rng, number, owner) for number, owner in enumerate(owners)]
+    most = {tenant.tenant: _most(mix, tenants, tenant) for tenant in tenants}
+    jobs = [_job(mix, rng, number, owner, most[owner.tenant]) for number, owner in enumerate(owners)]
     platform = TracePlatform(float(mix.accelerators))
     seat = platform.trainer_accelerators / platform.trainer_jobs
     span = sum(job.seconds * (job.accelerators or seat) for job in jobs) / (mix.accelerators * mix.load)
@@ -64,7 +65,7 @@ def _tenants(mix: Mix) -> list[TraceTenant]:
     ]
 
 
-def _job(mix: Mix, rng: random.Random, number: int, owner: TraceTenant) -> TraceJob:
+def _job(mix: Mix, rng: random.Random, number: int, owner: TraceTenant, most: float) -> TraceJob:
     """All of it but when it is submitted."""
     seconds = min(_LONGEST, rng.lognormvariate(0, 1) * mix.median_seconds)
     job = TraceJob(
@@ -78,10 +79,12 @@ def _job(mix: Mix, rng: random.Random, number: int, owner: TraceTenant) -> Trace
     )
     if rng.random() < mix.shared:
         return replace(job, accelerators=0.0, base=f"base-{rng.randrange(_BASES)}", rank=rng.choice((8, 16, 32)))
-    sizes = {size: often for size, often in _SIZES.items() if size <= _most(mix, owner)} or {1: 1}
+    sizes = {size: often for size, often in _SIZES.items() if size <= most} or {1: 1}
     return replace(job, accelerators=float(rng.choices(list(sizes), list(sizes.values()))[0]))
 
 
-def _most(mix: Mix, owner: TraceTenant) -> float:
-    """What all of a cohort have: more would never fit."""
-    return mix.accelerators if owner.accelerators is None else owner.accelerators * _COHORT / 2
+def _most(mix: Mix, tenants: list[TraceTenant], owner: TraceTenant) -> float:
+    """The largest job: half of what its cohort has."""
+    if owner.accelerators is None:
+        return mix.accelerators / 2
+    return sum(tenant.accelerators or 0.0 for tenant in tenants if tenant.cohort == owner.cohort) / 2
