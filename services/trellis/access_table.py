@@ -145,7 +145,8 @@ names something of the caller's own tenant, of another tenant, of the platform (
 | ? | `UNAUTHENTICATED` |
 | ! | `INVALID_ARGUMENT` |
 
-An admin may name everything, so that a wrong name is the method's own to refuse.
+An admin may name everything, so that a wrong name is the method's own to refuse. What is marked *ticket* is also opened by the
+ticket that an attempt or a trainer was started with, which opens nothing else.
 """
 
 
@@ -160,7 +161,8 @@ def as_markdown() -> str:
             lines += [f"\n## {service.rpartition('.')[2]}\n", _row(columns), _row(["---"] * len(columns))]
         scope = access_pb2.Scope.Name(method.access.scope).removeprefix("SCOPE_") if method.access.scope else "-"
         cells = (_cell(method, kind) for kind in CallerKind)
-        lines.append(_row([f"`{method.descriptor.name}`", scope, *cells]))
+        ticket = " *ticket*" if method.access.ticket_allowed else ""
+        lines.append(_row([f"`{method.descriptor.name}`{ticket}", scope, *cells]))
     return "\n".join(lines) + "\n"
 
 
