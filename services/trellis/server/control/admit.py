@@ -1,6 +1,7 @@
 """Admits queued jobs, by the scheduler's decision, has others give way and trainers come and go for them, and says of
 each job that waits why it does."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -22,9 +23,11 @@ from trellis.server.control.trainers import new_trainer
 from trellis.server.domain.trainer import Trainer
 from trellis.server.domain.tuning_job import EventLevel, JobError, JobEvent, JobState, QueueReason, TuningJob
 from trellis.server.scheduler.policy import Decisions, decide
+from trellis.server.scheduler.snapshot import Snapshot
 
 _log = structlog.get_logger(__name__)
 _QUEUE = 10_000
+_LONG_QUEUE = 500
 _REMEMBERED_EVERY = timedelta(seconds=5)
 """While nothing waits, what running jobs hold is remembered so often."""
 
@@ -87,7 +90,7 @@ class AdmitJobs:
     async def _decide(self, unit: UnitOfWork) -> _Round:
         queued = await self._queue(unit)
         taken = await take_snapshot(unit, self._context, queued.values())
-        decisions = decide(taken.snapshot)
+        decisions = await _decided(taken.snapshot)
         started = await self._start_trainers(unit, decisions)
         admitted = await self._admit_all(unit, decisions, started)
         for uid in decisions.drain:
@@ -172,6 +175,13 @@ class AdmitJobs:
         failed = job.moved(JobState.FAILED, now, error)
         await unit.jobs.save(failed, [JobEvent(now, EventLevel.ERROR, error.message, state=JobState.FAILED)])
         await record(self._context, unit, job, failed, deed="RefuseTuningJob")
+
+
+async def _decided(snapshot: Snapshot) -> Decisions:
+    """What is decided; over a long queue in a thread, so that calls are answered meanwhile."""
+    if len(snapshot.queued) < _LONG_QUEUE:
+        return decide(snapshot)
+    return await asyncio.to_thread(decide, snapshot)
 
 
 def _changed(queued: Queue, waiting: Mapping[str, QueueReason]) -> dict[str, QueueReason]:

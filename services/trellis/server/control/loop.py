@@ -16,6 +16,9 @@ _ERRORS = Counter("trellis_control_loop_errors_total", "Rounds of a control loop
 _LONGEST_PAUSE = 30.0
 _SHORTEST_PAUSE = 0.05
 """Between two rounds, however often the loop is woken."""
+_REST = 3.0
+"""So many times as long as a round took a loop that can be woken rests before the next one, within limits."""
+_LONGEST_REST = 5.0
 _running: ContextVar[object] = ContextVar("trellis_control_loop", default=None)
 """The loop whose round this is: what it changes itself is no reason for another round."""
 
@@ -103,8 +106,10 @@ class ControlLoop:
         longest = min(_LONGEST_PAUSE, self._interval * (1 << min(self._failures, 8)))
         pause = longest * self._rng.uniform(0.8, 1.2)
         if self._wakes_on and not self._failures:
-            # A round over a long queue may be woken all the time; it shall leave half of the time to others.
-            shortest = min(max(_SHORTEST_PAUSE, self._took), pause)
+            # A round over a long queue may be woken all the time; it shall leave most of the time to others.
+            rest = min(_REST * self._took, _LONGEST_REST)
+            pause = max(pause, rest)
+            shortest = min(max(_SHORTEST_PAUSE, rest), pause)
             await self._sleep(shortest, self._stop)
             pause -= shortest
         await self._sleep(pause, self._stop if self._failures else self._wake)

@@ -1,5 +1,6 @@
 """Tuning jobs in the database."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -48,11 +49,15 @@ _SAME = (
 """The columns that are the domain's fields as they are."""
 
 
+_spec = functools.lru_cache(maxsize=12_000)(TrainSpec.from_json)
+"""Specs hardly ever change, and the scheduler reads those of all queued jobs again and again."""
+
+
 def _read(row: Row[Any]) -> TuningJob:
     reason, error = row.queue_reason, row.error
     return TuningJob(
         **{name: getattr(row, name) for name in _SAME},
-        spec=TrainSpec.from_json(row.spec),
+        spec=_spec(row.spec),
         queue_reason=QueueReason(QueueCode(reason["code"]), reason["message"], reason["position"]) if reason else None,
         progress=Progress(**row.progress),
         error=JobError(**error) if error else None,
