@@ -68,7 +68,7 @@ class ApiKeyServiceServicer:
 
     def CreateApiKey(self, request, context):
         """Creates a key and shows its secret, once: only a hash is kept. Errors: INVALID_ARGUMENT; PERMISSION_DENIED for a
-        role above the caller's own; NOT_FOUND for an unknown tenant.
+        role above the caller's own, and for scopes that the caller has not; NOT_FOUND for an unknown tenant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,7 +90,8 @@ class ApiKeyServiceServicer:
 
     def RotateApiKey(self, request, context):
         """Gives a key a new secret, shown once. The old one opens for `overlap` more, so that callers can be changed over.
-        Errors: NOT_FOUND; FAILED_PRECONDITION for a revoked or expired key; INVALID_ARGUMENT.
+        Errors: NOT_FOUND; PERMISSION_DENIED for a key that opens more than the caller's own; FAILED_PRECONDITION for a
+        revoked or expired one; INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,7 +35,7 @@ class ApiKeyServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ApiKeyServiceAsyncStub: ...
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_api_key_pb2.CreateApiKeyRequest, _api_key_pb2.CreateApiKeyResponse]
     """Creates a key and shows its secret, once: only a hash is kept. Errors: INVALID_ARGUMENT; PERMISSION_DENIED for a
-    role above the caller's own; NOT_FOUND for an unknown tenant.
+    role above the caller's own, and for scopes that the caller has not; NOT_FOUND for an unknown tenant.
     """
     GetApiKey: _grpc.UnaryUnaryMultiCallable[_api_key_pb2.GetApiKeyRequest, _api_key_pb2.ApiKey]
     """Reads one key, without its secret. Errors: NOT_FOUND."""
@@ -43,7 +43,8 @@ class ApiKeyServiceStub:
     """Lists keys, revoked ones too, oldest first."""
     RotateApiKey: _grpc.UnaryUnaryMultiCallable[_api_key_pb2.RotateApiKeyRequest, _api_key_pb2.RotateApiKeyResponse]
     """Gives a key a new secret, shown once. The old one opens for `overlap` more, so that callers can be changed over.
-    Errors: NOT_FOUND; FAILED_PRECONDITION for a revoked or expired key; INVALID_ARGUMENT.
+    Errors: NOT_FOUND; PERMISSION_DENIED for a key that opens more than the caller's own; FAILED_PRECONDITION for a
+    revoked or expired one; INVALID_ARGUMENT.
     """
     RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_api_key_pb2.RevokeApiKeyRequest, _api_key_pb2.ApiKey]
     """Revokes a key: from the answer on it opens nothing. Revoking again changes nothing. Errors: NOT_FOUND."""
@@ -55,7 +56,7 @@ class ApiKeyServiceAsyncStub(ApiKeyServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.CreateApiKeyRequest, _api_key_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
     """Creates a key and shows its secret, once: only a hash is kept. Errors: INVALID_ARGUMENT; PERMISSION_DENIED for a
-    role above the caller's own; NOT_FOUND for an unknown tenant.
+    role above the caller's own, and for scopes that the caller has not; NOT_FOUND for an unknown tenant.
     """
     GetApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.GetApiKeyRequest, _api_key_pb2.ApiKey]  # type: ignore[assignment]
     """Reads one key, without its secret. Errors: NOT_FOUND."""
@@ -63,7 +64,8 @@ class ApiKeyServiceAsyncStub(ApiKeyServiceStub):
     """Lists keys, revoked ones too, oldest first."""
     RotateApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.RotateApiKeyRequest, _api_key_pb2.RotateApiKeyResponse]  # type: ignore[assignment]
     """Gives a key a new secret, shown once. The old one opens for `overlap` more, so that callers can be changed over.
-    Errors: NOT_FOUND; FAILED_PRECONDITION for a revoked or expired key; INVALID_ARGUMENT.
+    Errors: NOT_FOUND; PERMISSION_DENIED for a key that opens more than the caller's own; FAILED_PRECONDITION for a
+    revoked or expired one; INVALID_ARGUMENT.
     """
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.RevokeApiKeyRequest, _api_key_pb2.ApiKey]  # type: ignore[assignment]
     """Revokes a key: from the answer on it opens nothing. Revoking again changes nothing. Errors: NOT_FOUND."""
@@ -78,7 +80,7 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_api_key_pb2.CreateApiKeyResponse, _abc.Awaitable[_api_key_pb2.CreateApiKeyResponse]]:
         """Creates a key and shows its secret, once: only a hash is kept. Errors: INVALID_ARGUMENT; PERMISSION_DENIED for a
-        role above the caller's own; NOT_FOUND for an unknown tenant.
+        role above the caller's own, and for scopes that the caller has not; NOT_FOUND for an unknown tenant.
         """
 
     @_abc_1.abstractmethod
@@ -104,7 +106,8 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_api_key_pb2.RotateApiKeyResponse, _abc.Awaitable[_api_key_pb2.RotateApiKeyResponse]]:
         """Gives a key a new secret, shown once. The old one opens for `overlap` more, so that callers can be changed over.
-        Errors: NOT_FOUND; FAILED_PRECONDITION for a revoked or expired key; INVALID_ARGUMENT.
+        Errors: NOT_FOUND; PERMISSION_DENIED for a key that opens more than the caller's own; FAILED_PRECONDITION for a
+        revoked or expired one; INVALID_ARGUMENT.
         """
 
     @_abc_1.abstractmethod

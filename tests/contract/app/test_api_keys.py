@@ -3,8 +3,11 @@
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.server_fakes import ADMIN, World
 
 from trellis.errors import FailedPrecondition, InvalidArgument, PermissionDenied, Reason, Unauthenticated
@@ -143,6 +146,23 @@ async def test_what_a_rotation_cannot_be_asked(world: World, base: BaseModel) ->
     await revoke_api_key(world.context, key.name)
     with pytest.raises(FailedPrecondition, match="revoked at"):
         await rotate_api_key(world.context, ADMIN, Rotation(key.name))
+
+
+async def test_a_call_costs_one_query_and_a_second_one_for_the_secret_before(
+    world: World, base: BaseModel, engine: AsyncEngine
+) -> None:
+    key, old = await make(world)
+    _, new = await rotate_api_key(world.context, ADMIN, Rotation(key.name, HOUR))
+    asked: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        asked.append(statement)
+
+    event.listen(engine.sync_engine, "before_cursor_execute", note)
+    for secret, queries in ((new, 1), (old, 2)):
+        asked.clear()
+        await known(world, secret)
+        assert len([statement for statement in asked if "api_keys" in statement]) == queries
 
 
 async def test_uses_are_written_later_and_not_each_of_them(world: World, base: BaseModel) -> None:
