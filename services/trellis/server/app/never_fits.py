@@ -59,9 +59,9 @@ def _beyond_quota(
         yield QuotaViolation(subject, "running_jobs", 0, 0, 1, f"{subject} may run no jobs at all.")
     most, asked = most_accelerators(tenant, cohort), needs.of_quota(job.spec)
     if most is not None and asked > most + ROUNDING:
-        own = tenant.quota.accelerators
-        borrowed = f", {own:g} of its own and what it may borrow" if tenant.cohort else ""
-        message = f"The job takes {asked:g} accelerators, and {subject} may have {most:g} at the most{borrowed}."
+        own = tenant.quota.accelerators or 0.0
+        of = f": {own:g} of its own, and {most - own:g} of those that its cohort lends" if tenant.cohort else ""
+        message = f"The job takes {asked:g} accelerators, and {subject} may have {most:g} at the most{of}."
         yield QuotaViolation(subject, "accelerators", most, 0, asked, message)
 
 

@@ -74,7 +74,7 @@ class RateLimiter:
         patience = self._patience if seconds is None else min(self._patience, seconds)
         taken = await self._ask(units, clock, charge, patience)
         if not taken.granted:
-            raise _limited(charge, taken.wait)
+            raise _limited(charge, taken)
         if taken.wait > 0:
             await self._wait(units, clock, charge, taken.wait)
         return Charge(charge.tenant, rates, charge.wanted, taken.wait)
@@ -183,18 +183,20 @@ def _require_possible(charge: Charge) -> None:
             raise never_fits((QuotaViolation(subject, _FIELDS[kind], rate, 0, asked, message),))
 
 
-def _limited(charge: Charge, wait: float) -> TrellisError:
+def _limited(charge: Charge, taken: Taken) -> TrellisError:
     subject = str(TenantName(charge.tenant))
-    limits = " and ".join(f"{rate:,} {_WORDS[kind]}" for kind, rate in charge.rates.items())
-    message = f"The calls of {subject} come faster than its {limits} a minute. Try again in {wait:.1f} seconds."
+    limits = " and ".join(f"{charge.rates[kind]:,} {_WORDS[kind]}" for kind in taken.short)
+    message = f"The calls of {subject} come faster than its {limits} a minute. Try again in {taken.wait:.1f} seconds."
     violations = tuple(
-        QuotaViolation(subject, _FIELDS[kind], rate, rate, charge.wanted[kind], message)
-        for kind, rate in charge.rates.items()
+        QuotaViolation(
+            subject, _FIELDS[kind], charge.rates[kind], charge.rates[kind] - level, charge.wanted[kind], message
+        )
+        for kind, level in taken.short.items()
     )
     return error_for(
         Reason.RATE_LIMITED,
         message,
         metadata=metadata_of(violations[0]),
         quota_violations=violations,
-        retry_after=wait,
+        retry_after=taken.wait,
     )

@@ -1,6 +1,7 @@
 """Rates a minute, as token buckets: what is saved up, what may be taken, and how long to wait for it."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Self
 
@@ -54,6 +55,8 @@ class Taken:
     wait: float
     """Seconds until it may go on, if it was taken; else until trying again is worth while."""
     granted: bool
+    short: Mapping[RateKind, float] = field(default_factory=dict)
+    """The levels of the buckets that have too little at this moment."""
 
 
 def take(
@@ -69,9 +72,11 @@ def take(
     later waits for longer. So calls go in the order in which they asked, whichever server they asked.
     """
     present = {kind: buckets[kind].at(now, rate) for kind, rate in rates.items()}
-    wait = max((present[kind].wait(wanted[kind], rate, now) for kind, rate in rates.items()), default=0.0)
+    waits = {kind: present[kind].wait(wanted[kind], rate, now) for kind, rate in rates.items()}
+    short = {kind: present[kind].level for kind, wait in waits.items() if wait > 0}
+    wait = max(waits.values(), default=0.0)
     buckets.update(present)
     if wait > patience:
-        return Taken(wait, granted=False)
+        return Taken(wait, granted=False, short=short)
     buckets.update({kind: present[kind].less(wanted[kind]) for kind in rates})
-    return Taken(wait, granted=True)
+    return Taken(wait, granted=True, short=short)
