@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import psycopg
@@ -52,8 +53,9 @@ def _die_with_parent() -> None:
 class PostgresServer:
     """A cluster in a temporary folder, reachable through a unix socket in it and nothing else."""
 
-    def __init__(self, programs: Path) -> None:
+    def __init__(self, programs: Path, changes: Mapping[str, str] | None = None) -> None:
         self._programs = programs
+        self._settings = {**_SETTINGS, **(changes or {})}
         self._user = _unprivileged_user()
         # Directly in the temporary folder: a socket's path has room for 107 bytes.
         self._folder = Path(tempfile.mkdtemp(prefix="trellis-pg-"))
@@ -67,7 +69,7 @@ class PostgresServer:
         data = self._folder / "data"
         self._run("initdb", "--no-sync", "--auth=trust", f"--username={SUPERUSER}", "--encoding=UTF8", "--locale=C",
                   "-D", str(data))  # fmt: skip
-        settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
+        settings = [f"--{name}={value}" for name, value in self._settings.items()]
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 [self._programs / "postgres", "-D", data, "-k", self._folder, *settings],
