@@ -30,6 +30,7 @@ from trellis.server.control.lease import LEASE
 from trellis.server.control.loop import ControlLoop, Step
 from trellis.server.control.metrics import MeasureJobs, MeasureTrainers
 from trellis.server.control.one_server import OneServer
+from trellis.server.control.prune import PruneTrainers
 from trellis.server.control.queue_view import QueueView
 from trellis.server.control.reap import ReapOrphans, ReapRuns
 from trellis.server.control.reap_trainers import ReapTrainers
@@ -161,6 +162,7 @@ def _loops(control: ControlContext, store: ObjectStore, uses: KeyUses) -> tuple[
         ControlLoop(ReapTrainers(control), 2.0),
         _by_one_server(control, ReapOrphans, 30.0),
         _by_one_server(control, SweepObjects, 600.0),
+        _by_one_server(control, PruneTrainers, 3600.0),
         _by_one_server(control, DeployAdapters, 1.0, wakes_on=["adapters"]),
         ControlLoop(MakeExports(control, store), 1.0, wakes_on=["exports"]),
         ControlLoop(ReapExports(control), 10.0),

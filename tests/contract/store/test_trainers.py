@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.contract.store import samples
@@ -97,6 +98,24 @@ async def test_the_attempts_that_a_trainer_has(units: UnitOfWorkFactory) -> None
     async with units(write=False) as unit:
         assert await unit.trainers.open_attempts(["trainer-1", "trainer-2"]) == [mine, younger]
         assert await unit.trainers.open_attempts([]) == []
+
+
+async def test_the_newest_that_measured_stays_when_others_are_pruned(units: UnitOfWorkFactory) -> None:
+    def over(uid: str, seconds: float, **changes: Any) -> Trainer:
+        return replace(samples.trainer(uid, seconds).ended(samples.at(seconds), "Left."), cleaned_up=True, **changes)
+
+    gone = [over("slow", 1, tokens_per_second=10.0), over("silent", 2), over("silent-too", 4)]
+    newest = over("newest", 3, tokens_per_second=20.0)
+    kept = [over("lately", 60), replace(over("seen", 5), cleaned_up=False), samples.trainer("lives", 6)]
+    await add(units, *gone, newest, *kept)
+    async with units() as unit:
+        assert await unit.trainers.prune(samples.at(50)) == 3
+        await unit.commit()
+    async with units(write=False) as unit:
+        found = [await unit.trainers.get(trainer.uid) for trainer in (*gone, newest, *kept)]
+        assert await unit.trainers.newest_measured("baseModels/tiny") == newest
+        assert await unit.trainers.newest_measured("baseModels/other") is None
+    assert found == [None, None, None, newest, *kept]
 
 
 async def test_a_trainer_that_is_read_for_update_is_nobody_elses(

@@ -291,6 +291,12 @@ class Trainers(Protocol):
         """What each of these trainers would hear if it asked, by uid; without those that are gone."""
         ...
 
+    async def prune(self, before: datetime) -> int:
+        """Deletes those that ended before and are cleaned up, but for each base model's newest one that said how fast it
+        trains; how many.
+        """
+        ...
+
     async def newest_measured(self, base_model: str) -> Trainer | None:
         """The newest trainer of the base model that has said how fast it trains."""
         ...

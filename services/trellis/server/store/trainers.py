@@ -5,7 +5,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, false, select, update
+from sqlalchemy import Row, Select, delete, exists, false, or_, select, true, update
 
 from trellis.server.domain.trainer import Room, Trainer, TrainerBase, TrainerState
 from trellis.server.domain.tuning_job import Attempt
@@ -53,6 +53,13 @@ class SqlTrainers(TrainerMarkRows):
             of_state = select(tables.trainers).where(_t.state == state)
             found += await self._trainers(of_state.order_by(_t.create_time))
         return sorted(found, key=lambda trainer: (trainer.create_time, trainer.uid))
+
+    async def prune(self, before: datetime) -> int:
+        newer = tables.trainers.alias()
+        is_newer = (newer.c.base_model == _t.base_model, newer.c.create_time > _t.create_time)
+        is_outdated = or_(_t.tokens_per_second == 0, exists().where(*is_newer, newer.c.tokens_per_second > 0))
+        is_over = (_t.cleaned_up == true(), _t.end_time < before)
+        return await self._transaction.change(delete(tables.trainers).where(*is_over, is_outdated))
 
     async def newest_measured(self, base_model: str) -> Trainer | None:
         of_base = select(tables.trainers).where(_t.base_model == base_model, _t.tokens_per_second > 0)
