@@ -5,6 +5,7 @@ import importlib.metadata
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -29,6 +30,8 @@ ServicerContext = Any
 _log = structlog.get_logger(__name__)
 _CHANGING = frozenset({Scope.WRITE, Scope.MANAGE})
 _REFUSED = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
+_KNOWN_FOR = timedelta(minutes=1)
+"""A stream goes on for so long after its key was revoked, or its token has expired, and is given nothing after that."""
 _VERSION = importlib.metadata.version("trellis")
 
 
@@ -87,8 +90,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 call.resource = access.name_in(request) or ""
                 await self._identify(call, access, context)
                 await self._authorise(call, access, request)
+                known = self._context.now()
                 async with aclosing(answer(request, context)) as responses:
                     async for response in responses:
+                        if self._context.now() - known >= _KNOWN_FOR:
+                            await self._identify(call, access, context)
+                            await self._authorise(call, access, request)
+                            known = self._context.now()
                         await context.write(response)
 
         return guarded
