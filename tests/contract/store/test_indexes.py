@@ -1,6 +1,7 @@
 """No query walks through a whole table, nor sorts one: each costs the same however much there is."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from tests.contract.store import samples
 
 from trellis.server.app.ledger_reading import LedgerRange
 from trellis.server.app.ports import UnitOfWork, UnitOfWorkFactory
+from trellis.server.domain.audit import AuditQuery
 from trellis.server.domain.export import ExportState
 from trellis.server.domain.tuning_job import JobState
 
@@ -33,6 +35,11 @@ async def _lists(unit: UnitOfWork) -> None:
     await unit.adapters.list("acme", 10, None)
     await unit.adapters.list_aliases("acme", 10, None)
     await unit.exports.list("acme", 10, None)
+    await unit.adapters.shares_of("acme", "0", 10, None)
+    await unit.adapters.shared_with("acme", 10, None)
+    for query in (AuditQuery("acme"), AuditQuery(None), AuditQuery(everything=True), AuditQuery("acme", principal="p")):
+        await unit.audit.list(query, 10, None)
+        await unit.audit.list(replace(query, after_sequence=5), 10, None)
     await unit.ledger.entries(LedgerRange("acme"), 10, None)
     await unit.ledger.entries(LedgerRange("acme", samples.NOW, samples.NOW), 10, None)
     await unit.ledger.entries(LedgerRange(start=samples.NOW), 10, None)
@@ -69,6 +76,7 @@ async def _look_ups(unit: UnitOfWork) -> None:
     await unit.trainers.find("0")
     await unit.adapters.get("acme", "0")
     await unit.adapters.aliases_of("acme", "0")
+    await unit.adapters.is_shared("acme", "0", "globex")
     await unit.exports.get("acme", "0")
     await unit.exports.get_by_uid("0")
     await unit.ledger.held("uid-acme-1")

@@ -35,11 +35,9 @@ class SqlAuditTrail(Rows):
 
 
 def _matching(query: AuditQuery) -> Select[Any]:
-    statement = select(tables.audit_events)
+    statement = select(tables.audit_events).where(_e.sequence > (query.after_sequence or 0))
     if not query.everything:
         statement = statement.where(_e.tenant.is_(None) if query.tenant is None else _e.tenant == query.tenant)
-    if query.after_sequence is not None:
-        statement = statement.where(_e.sequence > query.after_sequence)
     if query.start_time is not None:
         statement = statement.where(_e.time >= query.start_time)
     if query.end_time is not None:

@@ -411,6 +411,7 @@ adapter_shares = Table(
     Column("tenant", Words, primary_key=True),
     Column("create_time", UtcTime, nullable=False),
     ForeignKeyConstraint(["owner", "digest"], [adapters.c.tenant, adapters.c.digest], ondelete="CASCADE"),
+    Index(None, "owner", "digest", "create_time", "tenant"),
     Index(None, "tenant", "create_time", "owner", "digest"),
 )
 

@@ -138,27 +138,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("tenant", "day", "meter", name=op.f("pk_usage_days")),
     )
-    op.create_table(
-        "adapter_shares",
-        sa.Column("owner", sa.Text(), nullable=False),
-        sa.Column("digest", sa.Text(), nullable=False),
-        sa.Column("tenant", sa.Text(), nullable=False),
-        sa.Column("create_time", sa.DateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["owner", "digest"],
-            ["adapters.tenant", "adapters.digest"],
-            name=op.f("fk_adapter_shares_adapters"),
-            ondelete="CASCADE",
-        ),
-        sa.PrimaryKeyConstraint("owner", "digest", "tenant", name=op.f("pk_adapter_shares")),
-    )
-    with op.batch_alter_table("adapter_shares", schema=None) as batch_op:
-        batch_op.create_index(
-            batch_op.f("ix_adapter_shares_tenant_create_time_owner_digest"),
-            ["tenant", "create_time", "owner", "digest"],
-            unique=False,
-        )
-
+    _add_shares()
     op.create_table(
         "reservations",
         sa.Column("job_uid", sa.Text(), nullable=False),
@@ -272,6 +252,34 @@ def _move_usage_back() -> None:
     )
 
 
+def _add_shares() -> None:
+    op.create_table(
+        "adapter_shares",
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("create_time", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["owner", "digest"],
+            ["adapters.tenant", "adapters.digest"],
+            name=op.f("fk_adapter_shares_adapters"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("owner", "digest", "tenant", name=op.f("pk_adapter_shares")),
+    )
+    with op.batch_alter_table("adapter_shares", schema=None) as batch_op:
+        batch_op.create_index(
+            batch_op.f("ix_adapter_shares_owner_digest_create_time_tenant"),
+            ["owner", "digest", "create_time", "tenant"],
+            unique=False,
+        )
+        batch_op.create_index(
+            batch_op.f("ix_adapter_shares_tenant_create_time_owner_digest"),
+            ["tenant", "create_time", "owner", "digest"],
+            unique=False,
+        )
+
+
 def _make_append_only() -> None:
     """The code only adds to the trail; this holds it against a mistake. Whoever owns the database can drop it."""
     refusal = "the audit trail is append-only"
@@ -323,6 +331,7 @@ def downgrade() -> None:
     op.drop_table("reservations")
     with op.batch_alter_table("adapter_shares", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_adapter_shares_tenant_create_time_owner_digest"))
+        batch_op.drop_index(batch_op.f("ix_adapter_shares_owner_digest_create_time_tenant"))
 
     op.drop_table("adapter_shares")
     with op.batch_alter_table("usage_hours", schema=None) as batch_op:
