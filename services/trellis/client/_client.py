@@ -24,7 +24,7 @@ from trellis.client._tenants import AsyncTenants, Tenants
 from trellis.client._trainers import AsyncTrainers, Trainers
 from trellis.client._transport import Target, Transport
 from trellis.client._usage import AsyncUsage, Usage
-from trellis.client.settings import Settings, resolve
+from trellis.client.settings import Key, Settings, resolve
 from trellis.client.types import Generation, GenerationChunk
 from trellis.errors import InvalidArgument
 
@@ -173,7 +173,7 @@ class AsyncClient(ClientCore):
     def __init__(
         self,
         endpoint: str | None = None,
-        api_key: str | None = None,
+        api_key: Key | None = None,
         *,
         profile: str | None = None,
         tenant: str | None = None,
@@ -226,7 +226,8 @@ class Client(Blocking[AsyncClient]):
     `https://host` and every host that is not this machine are spoken to with TLS; `http://host:port` says plainly that a
     network is trusted, and the key then travels in clear text. `tls` overrules it: True, False, or a file of certificates
     to trust (TRELLIS_CA_FILE). `certificate` has the files of the client's own certificate and its key, for servers that
-    ask for one (TRELLIS_CERTIFICATE_FILE and TRELLIS_CERTIFICATE_KEY_FILE). `timeout` is in seconds and holds for a call with all its retries; calls that stream have none of their own.
+    ask for one (TRELLIS_CERTIFICATE_FILE and TRELLIS_CERTIFICATE_KEY_FILE). `api_key` may be a function, too, which is asked for the
+    key of each call and must be quick: for tokens of an identity provider, which are renewed from time to time. `timeout` is in seconds and holds for a call with all its retries; calls that stream have none of their own.
 
     Threads may share a client. A process that is forked makes a client of its own, for gRPC's connections do not survive
     a fork. Raises InvalidArgument or ProfileError for wrong settings; the connection is opened by the first call.
@@ -235,7 +236,7 @@ class Client(Blocking[AsyncClient]):
     def __init__(
         self,
         endpoint: str | None = None,
-        api_key: str | None = None,
+        api_key: Key | None = None,
         *,
         profile: str | None = None,
         tenant: str | None = None,

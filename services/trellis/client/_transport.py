@@ -1,7 +1,7 @@
 """What carries calls. Two implementations: one blocks, one is asyncio's; all that is above them is written once."""
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import grpc
@@ -64,7 +64,12 @@ class Target:
 
     settings: Settings
     credentials: grpc.ChannelCredentials | None
-    metadata: tuple[tuple[str, str], ...] = field(repr=False)
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What a call that is made now says of who makes it. Raises InvalidArgument for a key that can't be one."""
+        key = self.settings.key()
+        return (("authorization", f"Bearer {key}"),) if key else ()
 
     @property
     def options(self) -> tuple[tuple[str, Any], ...]:
@@ -74,5 +79,4 @@ class Target:
     @classmethod
     def of(cls, settings: Settings) -> "Target":
         """What the settings say; reads the files of TLS. Raises OSError where one can't be read, InvalidArgument."""
-        key = settings.api_key
-        return cls(settings, credentials_of(settings), (("authorization", f"Bearer {key}"),) if key else ())
+        return cls(settings, credentials_of(settings))

@@ -3,8 +3,9 @@
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from trellis.client._addresses import AddressError, are_several, join
 from trellis.client.profiles import Profile, Profiles, config_path, load_profiles
@@ -12,6 +13,8 @@ from trellis.errors import InvalidArgument
 
 DEFAULT_ENDPOINT = "localhost:50051"
 _SCHEMES = {"http": False, "grpc": False, "https": True, "grpcs": True}
+Key: TypeAlias = str | Callable[[], str]
+"""A key, or what gives one for each call."""
 _KEY = re.compile(r"[\x21-\x7e]+")
 
 
@@ -30,11 +33,17 @@ class Settings:
     certificate_file: str = ""
     """The client's own certificate; none when empty."""
     certificate_key_file: str = ""
+    key_source: Callable[[], str] | None = field(default=None, repr=False)
+    """Gives the key for each call, such as a token that is renewed from time to time."""
+
+    def key(self) -> str:
+        """The key to send now, empty for none; raises InvalidArgument for what can't be one."""
+        return self.api_key if self.key_source is None else _sound(self.key_source())
 
 
 def resolve(
     endpoint: str | None = None,
-    api_key: str | None = None,
+    api_key: Key | None = None,
     *,
     profile: str | None = None,
     tenant: str | None = None,
@@ -51,11 +60,10 @@ def resolve(
     chosen, named = _choose(profile or env.get("TRELLIS_PROFILE", ""), env)
     asked = endpoint or env.get("TRELLIS_ENDPOINT", "")
     final = asked or chosen.endpoint or DEFAULT_ENDPOINT
-    key = api_key or env.get("TRELLIS_API_KEY", "")
-    if not key and (named or not asked or asked == chosen.endpoint):
+    source = api_key if callable(api_key) else None
+    key = "" if callable(api_key) else api_key or env.get("TRELLIS_API_KEY", "")
+    if not key and source is None and (named or not asked or asked == chosen.endpoint):
         key = chosen.key()
-    if key and not _KEY.fullmatch(key):
-        raise InvalidArgument.for_field("api_key", "The API key has characters that no key has, such as spaces.")
     ca_file, own, own_key = ("", "", "") if tls is False else _files_of_tls(tls, certificate, chosen, env)
     address, secure = _address(final)
     uses_tls = (bool(ca_file or own) or secure) if tls is None else bool(tls)
@@ -64,14 +72,21 @@ def resolve(
         raise _wrong(final, why)
     return Settings(
         endpoint=final,
-        api_key=key,
+        api_key=_sound(key),
         tenant=(tenant or env.get("TRELLIS_TENANT") or chosen.tenant).removeprefix("tenants/"),
         address=address,
         tls=uses_tls,
         ca_file=ca_file,
         certificate_file=own,
         certificate_key_file=own_key,
+        key_source=source,
     )
+
+
+def _sound(key: str) -> str:
+    if key and not _KEY.fullmatch(key):
+        raise InvalidArgument.for_field("api_key", "The API key has characters that no key has, such as spaces.")
+    return key
 
 
 def _files_of_tls(

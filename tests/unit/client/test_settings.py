@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from trellis.client._transport import Target
 from trellis.client.profiles import Profile, ProfileError, Profiles, config_path, load_profiles, save_profiles
 from trellis.client.settings import Settings, resolve
 from trellis.errors import InvalidArgument
@@ -131,6 +132,21 @@ def test_tls_can_be_said_outright() -> None:
     assert not resolve("trellis.example:1", tls=False, environ=env).tls
     found = resolve("localhost:1", tls=Path("/ca.pem"), environ=env)
     assert (found.tls, found.ca_file) == (True, "/ca.pem")
+
+
+def test_a_key_may_be_asked_for_with_each_call() -> None:
+    keys = iter(["first", "second", "two words"])
+    found = resolve(
+        "localhost:1", lambda: next(keys), environ={"TRELLIS_CONFIG": "/nowhere", "TRELLIS_API_KEY": "other"}
+    )
+    target = Target.of(found)
+    assert [target.metadata, target.metadata] == [
+        (("authorization", "Bearer first"),),
+        (("authorization", "Bearer second"),),
+    ]
+    with pytest.raises(InvalidArgument, match="no key has"):
+        _ = target.metadata
+    assert "second" not in repr(found)
 
 
 def test_the_files_of_tls_come_from_anywhere(tmp_path: Path) -> None:
