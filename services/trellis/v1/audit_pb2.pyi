@@ -56,7 +56,7 @@ class AuditEvent(_message.Message):
     resource: _builtins.str
     """The name of what was touched."""
     source: _builtins.str
-    """The caller's address, as the server saw it."""
+    """The caller's address, as the server saw it; to tenants empty for the platform's admins."""
     request_id: _builtins.str
     """The call's id, as in the logs."""
     status: _builtins.str

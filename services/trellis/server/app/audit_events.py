@@ -31,7 +31,16 @@ async def list_audit_events(
     async with context.units(write=False) as unit:
         query = await _within(unit, caller, asked)
         scope = f"ListAuditEvents {asked.parent} {asked.query}"
-        return await read_page(scope, page, lambda limit, cursor: unit.audit.list(query, limit, cursor), default=_PAGE)
+        listed = await read_page(
+            scope, page, lambda limit, cursor: unit.audit.list(query, limit, cursor), default=_PAGE
+        )
+    return replace(listed, items=[_seen_by(caller, event) for event in listed.items])
+
+
+def _seen_by(caller: Caller, event: AuditEvent) -> AuditEvent:
+    """To tenants without the address of the platform's operators, who are no part of the tenant."""
+    hides = event.role == Role.ADMIN.name and caller.role is not Role.ADMIN
+    return replace(event, source="") if hides else event
 
 
 def _check(query: AuditQuery) -> None:

@@ -177,6 +177,7 @@ async def _record(
     events = [JobEvent(now, EventLevel.INFO, f"The job made {made.name}.", state=JobState.SUCCEEDED)]
     if isinstance(made, Export):
         await unit.exports.add(made)
+        await record(context, unit, None, made)
         job = replace(job, export_id=made.export_id)
     else:
         events += await _add_adapter(context, unit, tenant, job, made)
