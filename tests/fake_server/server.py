@@ -41,6 +41,8 @@ class FakeServer:
         self.audit = AuditTrail()
         self.usage = Usage(self.tenants)
         self.port = 0
+        self.credentials: grpc.ServerCredentials | None = None
+        """With which it speaks TLS; plain text without."""
         self._server: grpc.Server | None = None
 
     @property
@@ -67,7 +69,9 @@ class FakeServer:
         add_InferenceServiceServicer_to_server(self.inference, server)
         add_AuditServiceServicer_to_server(self.audit, server)
         add_UsageServiceServicer_to_server(self.usage, server)
-        self.port = server.add_insecure_port(f"127.0.0.1:{self.port}")
+        address = f"127.0.0.1:{self.port}"
+        tls = self.credentials
+        self.port = server.add_secure_port(address, tls) if tls else server.add_insecure_port(address)
         server.start()
         self._server = server
 

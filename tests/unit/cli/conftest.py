@@ -40,7 +40,7 @@ def server() -> Iterator[FakeServer]:
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     """Run a command line with nothing configured."""
-    for name in ("TRELLIS_ENDPOINT", "TRELLIS_API_KEY", "TRELLIS_TENANT", "TRELLIS_PROFILE"):
+    for name in ("TRELLIS_ENDPOINT", "TRELLIS_API_KEY", "TRELLIS_TENANT", "TRELLIS_PROFILE", "TRELLIS_CA_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TRELLIS_CONFIG", str(tmp_path / "config.toml"))
 
