@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from tests.contract.control.mortal import Fuse, Killed
 from tests.contract.control.platform import SETTINGS, Platform
+from tests.contract.control.shared import SharedTrainer, admitted
 from tests.contract.store import samples
 
 from trellis.artifacts import FileFacts, Manifest
@@ -17,7 +18,7 @@ from trellis.server.app.hosts import RunStatus
 from trellis.server.control.export import MakeExports, ReapExports, export_needs, held_by_exports
 from trellis.server.control.sweep import SweepObjects
 from trellis.server.domain.export import Export, ExportFormat, ExportState
-from trellis.server.domain.tuning_job import Attempt, Checkpoint
+from trellis.server.domain.tuning_job import Attempt, Checkpoint, JobState
 from trellis.server.scheduler.capacity import Resources
 
 GRACE = SETTINGS.graces.cancel.total_seconds()
@@ -277,6 +278,25 @@ async def test_what_is_being_made_holds_a_cpu(asked: Platform) -> None:
         assert await held_by_exports(unit, SETTINGS) == Resources()
     assert export_needs(replace(SETTINGS, job_cpus=0.5)) == Resources(0.5)
     assert export_needs(replace(SETTINGS, job_cpus=8.0)) == Resources(1.0)
+
+
+async def test_a_trainer_that_is_always_busy_leaves_for_an_export_after_its_turn(asked: Platform) -> None:
+    asked.settings = replace(asked.settings, capacity_cpus=1.0)
+    server = await admitted(asked)
+    shared = SharedTrainer(asked, asked.cluster.started[0])
+    await shared.start()
+    await shared.work()
+    make, _ = loops(asked)
+    await rounds(make)
+    await server.admit.once()
+    (trainer,) = await asked.trainers()
+    assert trainer.takes_jobs
+    asked.clock.pass_seconds(asked.settings.trainers.turn_seconds)
+    await asked.add_jobs(samples.job(2))
+    await server.admit.once()
+    (trainer,) = await asked.trainers()
+    assert not trainer.takes_jobs
+    assert (await asked.job()).state is JobState.RUNNING  # what it has it finishes
 
 
 async def test_folders_of_exports_and_whole_models_are_swept_when_nobody_names_them(asked: Platform) -> None:

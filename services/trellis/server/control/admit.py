@@ -22,6 +22,7 @@ from trellis.server.control.snapshot import Taken, take_snapshot
 from trellis.server.control.trainers import new_trainer
 from trellis.server.domain.trainer import Trainer
 from trellis.server.domain.tuning_job import EventLevel, JobError, JobEvent, JobState, QueueReason, TuningJob
+from trellis.server.scheduler.export_room import trainers_in_the_way
 from trellis.server.scheduler.policy import Decisions, decide
 from trellis.server.scheduler.snapshot import Snapshot
 
@@ -85,7 +86,7 @@ class AdmitJobs:
             if self._decided_at is None or not self._is_empty:
                 return True
             is_long_ago = self._context.now() - self._decided_at >= _REMEMBERED_EVERY
-            return is_long_ago and bool(await unit.jobs.open_attempts(1))
+            return is_long_ago and bool(await unit.jobs.open_attempts(1) or await unit.trainers.live())
 
     async def _decide(self, unit: UnitOfWork) -> _Round:
         queued = await self._queue(unit)
@@ -93,7 +94,7 @@ class AdmitJobs:
         decisions = await _decided(taken.snapshot)
         started = await self._start_trainers(unit, decisions)
         admitted = await self._admit_all(unit, decisions, started)
-        for uid in decisions.drain:
+        for uid in dict.fromkeys((*decisions.drain, *trainers_in_the_way(taken.snapshot))):
             await self._drain(unit, uid)
         await preempt_all(self._context, unit, decisions.preempt)
         await keep_reserved(unit, taken, decisions)
