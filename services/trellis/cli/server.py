@@ -20,6 +20,7 @@ _SETTINGS = (
     ("tls-key-file", "The certificate's key."),
     ("tls-client-ca-file", "The CA that must have signed every client's certificate."),
     ("tls-worker-ca-file", "The CA that jobs trust when they call the API."),
+    ("oidc-file", "The identity providers whose tokens open the API."),
     ("base-models", "NAME=SOURCE,…: registered at the start."),
     ("log-format", "json or console."),
 )
