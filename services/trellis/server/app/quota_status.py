@@ -1,29 +1,21 @@
 """How much of its quota a tenant uses now."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from trellis.names import TenantName
+from trellis.server.app.budgets import UNITS, BudgetState, budget_states
 from trellis.server.app.context import Context
-from trellis.server.app.ledger_reading import Sums
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.app.quota_ports import Kept
 from trellis.server.app.tenants import present_tenant
-from trellis.server.domain.ledger import Meter
-from trellis.server.domain.quota import Budget, BudgetMeter
 from trellis.server.domain.rate import RateKind
 from trellis.server.domain.tenant import Tenant
 
 _MOST_COUNTED: Final = 10_000
 """Counting stops here, or at the limit where that is higher."""
-_METERS: Final = {
-    BudgetMeter.ACCELERATOR_SECONDS: (Meter.ACCELERATOR_MILLISECONDS,),
-    BudgetMeter.TOKENS: (Meter.TRAINED_TOKENS, Meter.PROMPT_TOKENS, Meter.COMPLETION_TOKENS),
-}
-_UNITS: Final = {BudgetMeter.ACCELERATOR_SECONDS: 1000, BudgetMeter.TOKENS: 1}
-"""So many of the ledger's units are one of the budget's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,29 +91,17 @@ async def _rates(context: Context, unit: UnitOfWork, tenant: Tenant) -> list[Lim
 
 
 async def _budgets(context: Context, unit: UnitOfWork, tenant: Tenant) -> list[LimitStatus]:
-    budgets, tenant_id, now = tenant.quota.budgets, tenant.tenant_id, context.now()
-    if not budgets:
-        return []
-    held = (await unit.ledger.held_by_active([tenant_id])).get(tenant_id, {})
-    settled: dict[datetime, Sums] = {}
-    for start in {budget.period.start(now) for budget in budgets}:
-        settled[start] = (await unit.ledger.settled_since([tenant_id], start)).get(tenant_id, {})
-    return list(_budget_statuses(budgets, held, settled, now))
+    states = await budget_states(unit, {tenant.tenant_id: tenant.quota}, context.now())
+    return [_budget(state) for state in states.get(tenant.tenant_id, ())]
 
 
-def _budget_statuses(
-    budgets: tuple[Budget, ...], held: Sums, settled: dict[datetime, Sums], now: datetime
-) -> Iterator[LimitStatus]:
-    for budget in budgets:
-        yield LimitStatus(
-            f"budgets.{budget.meter.value.lower()}.{budget.period.value.lower()}",
-            _in_units(budget.meter, settled[budget.period.start(now)]),
-            budget.hard_limit,
-            budget.soft_limit,
-            _in_units(budget.meter, held),
-            budget.period.end(now),
-        )
-
-
-def _in_units(meter: BudgetMeter, sums: Sums) -> float:
-    return sum(sums.get(each, 0) for each in _METERS[meter]) / _UNITS[meter]
+def _budget(state: BudgetState) -> LimitStatus:
+    budget, units = state.budget, UNITS[state.budget.meter]
+    return LimitStatus(
+        f"budgets.{budget.meter.value.lower()}.{budget.period.value.lower()}",
+        state.settled / units,
+        budget.hard_limit,
+        budget.soft_limit,
+        state.held / units,
+        state.end_time,
+    )

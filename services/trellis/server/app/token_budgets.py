@@ -12,15 +12,13 @@ from typing import Final
 
 from trellis.errors import QuotaViolation, Reason, TrellisError, error_for
 from trellis.names import TenantName
+from trellis.server.app.budgets import budget_states
 from trellis.server.app.ports import Clock, UnitOfWorkFactory
 from trellis.server.app.quota_errors import metadata_of, never_fits
-from trellis.server.domain.ledger import Meter
-from trellis.server.domain.quota import Budget, BudgetMeter, Period
+from trellis.server.domain.quota import Budget, BudgetMeter, Period, Quota
 from trellis.server.domain.tenant import Tenant
 
 _KNOWN_FOR: Final = timedelta(seconds=1)
-_SETTLED: Final = (Meter.TRAINED_TOKENS, Meter.PROMPT_TOKENS, Meter.COMPLETION_TOKENS)
-_HELD: Final = Meter.TRAINED_TOKENS
 
 
 @dataclass(slots=True)
@@ -71,12 +69,9 @@ class TokenBudgets:
         if known is not None and known.used.keys() >= periods and _is_fresh(known, periods, now):
             return known
         before = known.since if known else 0
-        used: dict[Period, int] = {}
         async with units(write=False) as unit:
-            held = (await unit.ledger.held_by_active([tenant_id])).get(tenant_id, {}).get(_HELD, 0)
-            for period in periods:
-                settled = (await unit.ledger.settled_since([tenant_id], period.start(now))).get(tenant_id, {})
-                used[period] = held + sum(settled.get(meter, 0) for meter in _SETTLED)
+            states = (await budget_states(unit, {tenant_id: Quota(budgets=budgets)}, now))[tenant_id]
+        used = {state.budget.period: state.settled + state.held for state in states}
         # Looked up again: other calls have come and gone meanwhile.
         known = self._known.setdefault(tenant_id, _Known(now))
         known.time, known.used, known.since = now, used, max(0, known.since - before)
