@@ -7,6 +7,7 @@
 // The weight lies in strips of 16 out-features: row k of a strip holds (k, n) for its 16 n, in bf16 (2k, n), (2k + 1, n).
 #include <algorithm>
 
+#include "linear.h"
 #include "vectors.h"
 
 #if defined(__AVX512F__)
@@ -171,6 +172,13 @@ void product(const Product<T> &call, int threads) {
 }
 
 }  // namespace
+
+void multiply_rows(const LinearRows &call, int64_t from, int64_t to) {
+  Product<float> piece{call.x + from * call.x_stride, call.x_stride, call.weight, call.bias, call.y + from * call.y_stride, call.y_stride,
+                       to - from, call.in_features, call.out_features};
+  if (to > from) blocks_of_rows(piece, 0, piece.strips());
+}
+
 }  // namespace trellis
 
 using namespace trellis;
@@ -206,6 +214,10 @@ extern "C" void trellis_linear(const void *x, int64_t x_stride, const void *weig
 }
 
 #else
+
+namespace trellis {
+void multiply_rows(const LinearRows &, int64_t, int64_t) {}
+}  // namespace trellis
 
 extern "C" int trellis_has_linear() { return 0; }
 extern "C" void trellis_pack_linear(const void *, int64_t, int64_t, int64_t, int64_t, void *, int) {}

@@ -81,9 +81,15 @@ class PackedLinear:
         strides = weight_OI.stride()
         _kernel()[0](weight_OI.data_ptr(), *strides, self._out, self._in, self._weight.data_ptr(), self._is_bf16)
         self._bias = None if bias_O is None else bias_O.float().contiguous()
-        self._address = self._weight.data_ptr()
-        self._bias_address = None if self._bias is None else self._bias.data_ptr()
+        self.address: Final = self._weight.data_ptr()
+        """Of the weight as it lies, for kernels that multiply by it on their way."""
+        self.bias_address: Final = None if self._bias is None else self._bias.data_ptr()
         self._run = _kernel()[1]
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """In-features and out-features."""
+        return self._in, self._out
 
     def __call__(self, x: Tensor) -> Tensor:
         """(…, in-features) to (…, out-features); raises ValueError for another dtype or size."""
@@ -97,8 +103,8 @@ class PackedLinear:
         self._run(
             x_TI.data_ptr(),
             x_TI.stride(0),
-            self._address,
-            self._bias_address,
+            self.address,
+            self.bias_address,
             y.data_ptr(),
             x_TI.shape[0],
             size,

@@ -8,7 +8,9 @@
 #include <algorithm>
 #include <vector>
 
+#include "linear.h"
 #include "lora_rows.h"
+#include "row_pieces.h"
 #include "tiles.h"
 #include "vectors.h"
 
@@ -256,4 +258,25 @@ extern "C" void trellis_add_lora(const trellis::Group *group, const trellis::Seg
     add_lora<bf16>(*group, segments, count, x, x_stride, y, y_stride, threads);
   else
     add_lora<float>(*group, segments, count, x, x_stride, y, y_stride, threads);
+}
+
+// y = x W^T + bias, and what the adapters add to it, in fp32: a piece of rows after the other, so that y is written once.
+extern "C" void trellis_adapted(const trellis::Group *group, const trellis::Segment *segments, int64_t count, const float *x, int64_t x_stride, const float *weight, const float *bias, float *y, int64_t rows, int threads) {
+  using namespace trellis;
+  thread_local RowPlan kept;
+  RowPlan &plan = kept;
+  plan.cut(segments, count, rows, std::max(group->in, group->out), threads);
+  LinearRows product{x, x_stride, weight, bias, y, group->out, group->in, group->out};
+  Call<float> call{*group, x, x_stride, y, group->out};
+  int pieces = (int)plan.pieces.size();
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (threads > 1 && pieces > 1)
+  for (int number = 0; number < pieces; number++) {
+    const RowPiece &piece = plan.pieces[number];
+    multiply_rows(product, piece.from, piece.to);
+    for (int at = piece.first; at < piece.last; at++) {
+      const RowBlock &block = plan.blocks[at];
+      const Segment &segment = segments[block.segment];
+      run(call, segment, Item{block.segment, segment.token + block.from, block.rows, 0, (int)group->out}, segment);
+    }
+  }
 }

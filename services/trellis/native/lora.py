@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from trellis.native.build import library
+from trellis.native.linear import PackedLinear
 
-__all__ = ["LoraOperands", "SegmentTable", "add_gradients", "add_lora"]
+__all__ = ["LoraOperands", "SegmentTable", "adapted", "adapted_gradients", "add_gradients", "add_lora"]
 
 DTYPES: Final = (torch.float32, torch.bfloat16)
 
@@ -136,7 +137,7 @@ def add_lora(y_TO: Tensor, x_TI: Tensor, operands: LoraOperands, segments: Segme
 def _backward_kernel() -> Any:
     pointer, long = ctypes.c_void_p, ctypes.c_int64
     function = library().trellis_lora_backward
-    function.argtypes = (pointer, pointer, long, *(pointer, long) * 3, pointer, pointer, ctypes.c_int)
+    function.argtypes = (pointer, pointer, long, *(pointer, long) * 3, pointer, pointer, long, ctypes.c_int)
     function.restype = None
     return function
 
@@ -155,24 +156,8 @@ def add_gradients(
     What a segment adds depends on it alone, bit for bit, never on the count of threads; segments of one slot are added in
     their order. Raises ValueError for tensors that do not fit, BuildError without kernels.
     """
-    tokens, in_features = x_TI.shape
-    grad_x = torch.empty(0, in_features) if grad_x_TI is None else grad_x_TI
-    tensors = (x_TI, grad_y_TO, grad_x, grad_a_RPI, grad_b_RO)
-    if operands.is_bf16 or any(t.dtype != torch.float32 or t.device.type != "cpu" for t in tensors):
-        raise ValueError("Gradients are computed in float32, in the CPU's memory.")
-    if in_features != operands.in_features or grad_y_TO.shape != (tokens, operands.out_features):
-        raise ValueError("x and y are not of this group's sizes.")
-    if grad_x_TI is not None and grad_x_TI.shape != x_TI.shape:
-        raise ValueError("x and its gradient are of one size.")
-    rows, parts = operands.rows, grad_a_RPI.shape[1]
-    if grad_a_RPI.shape != (rows, parts, in_features) or grad_b_RO.shape != (rows, operands.out_features):
-        raise ValueError("The gradients are not of the bank's sizes.")
-    if not (grad_a_RPI.is_contiguous() and grad_b_RO.is_contiguous()):
-        raise ValueError("The gradients of A and B lie in one piece.")
-    if any(t.stride(1) != 1 and t.shape[1] > 1 for t in (x_TI, grad_y_TO, grad_x)):
-        raise ValueError("A row of x and one of y lie in one piece.")
-    if segments.tokens > tokens or segments.bank_rows > operands.rows or segments.slots > operands.slots:
-        raise ValueError("The segments name rows or slots that are not there.")
+    _check_gradients(grad_x_TI, grad_a_RPI, grad_b_RO, grad_y_TO, x_TI, operands, segments)
+    grad_x = torch.empty(0, operands.in_features) if grad_x_TI is None else grad_x_TI
     _backward_kernel()(
         operands.address,
         segments.address,
@@ -185,5 +170,109 @@ def add_gradients(
         grad_x.stride(0),
         grad_a_RPI.data_ptr(),
         grad_b_RO.data_ptr(),
+        len(x_TI),
         torch.get_num_threads(),
     )
+
+
+def _check_gradients(
+    grad_x_TI: Tensor | None,
+    grad_a_RPI: Tensor,
+    grad_b_RO: Tensor,
+    grad_y_TO: Tensor,
+    x_TI: Tensor,
+    operands: LoraOperands,
+    segments: SegmentTable,
+) -> None:
+    tokens, in_features = x_TI.shape
+    tensors = [t for t in (x_TI, grad_y_TO, grad_x_TI, grad_a_RPI, grad_b_RO) if t is not None]
+    if operands.is_bf16 or any(t.dtype != torch.float32 or t.device.type != "cpu" for t in tensors):
+        raise ValueError("Gradients are computed in float32, in the CPU's memory.")
+    if in_features != operands.in_features or grad_y_TO.shape != (tokens, operands.out_features):
+        raise ValueError("x and y are not of this group's sizes.")
+    if grad_x_TI is not None and grad_x_TI.shape != x_TI.shape:
+        raise ValueError("x and its gradient are of one size.")
+    rows, parts = operands.rows, grad_a_RPI.shape[1]
+    if grad_a_RPI.shape != (rows, parts, in_features) or grad_b_RO.shape != (rows, operands.out_features):
+        raise ValueError("The gradients are not of the bank's sizes.")
+    if not (grad_a_RPI.is_contiguous() and grad_b_RO.is_contiguous()):
+        raise ValueError("The gradients of A and B lie in one piece.")
+    if any(t.stride(1) != 1 and t.shape[1] > 1 for t in (x_TI, grad_y_TO, grad_x_TI) if t is not None):
+        raise ValueError("A row of x and one of y lie in one piece.")
+    if segments.tokens > tokens or segments.bank_rows > operands.rows or segments.slots > operands.slots:
+        raise ValueError("The segments name rows or slots that are not there.")
+
+
+@functools.cache
+def _adapted_kernels() -> tuple[Any, Any]:
+    pointer, long, integer = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    forth, back = library().trellis_adapted, library().trellis_adapted_backward
+    forth.argtypes = (pointer, pointer, long, pointer, long, *(pointer,) * 3, long, integer)
+    back.argtypes = (pointer, pointer, long, *(pointer, long) * 2, *(pointer,) * 4, long, integer)
+    forth.restype = back.restype = None
+    return forth, back
+
+
+def adapted(x_TI: Tensor, linear: PackedLinear, operands: LoraOperands, segments: SegmentTable) -> Tensor:
+    """The product and what `add_lora` adds to it, in float32: the same bits, but y is written once instead of twice.
+
+    Raises ValueError for tensors that do not fit, BuildError without kernels.
+    """
+    tokens, in_features = x_TI.shape
+    sizes = (operands.in_features, operands.out_features)
+    if operands.is_bf16 or x_TI.dtype != torch.float32 or in_features != sizes[0] or linear.sizes != sizes:
+        raise ValueError("x, the weight and the adapters are float32, and of one group's sizes.")
+    if x_TI.stride(1) != 1 and in_features > 1:
+        raise ValueError("A row of x lies in one piece.")
+    if segments.tokens > tokens or segments.bank_rows > operands.rows or segments.slots > operands.slots:
+        raise ValueError("The segments name rows or slots that are not there.")
+    y_TO = x_TI.new_empty(tokens, operands.out_features)
+    _adapted_kernels()[0](
+        operands.address,
+        segments.address,
+        segments.count,
+        x_TI.data_ptr(),
+        x_TI.stride(0),
+        linear.address,
+        linear.bias_address,
+        y_TO.data_ptr(),
+        tokens,
+        torch.get_num_threads(),
+    )
+    return y_TO
+
+
+def adapted_gradients(
+    grad_a_RPI: Tensor,
+    grad_b_RO: Tensor,
+    grad_y_TO: Tensor,
+    x_TI: Tensor,
+    linear: PackedLinear,
+    operands: LoraOperands,
+    segments: SegmentTable,
+) -> Tensor:
+    """The gradient of x through the product and the adapters; those of A and B are added to in place.
+
+    `linear` multiplies by the transposed weight. The same bits as the product and `add_gradients`. Raises ValueError for
+    tensors that do not fit, BuildError without kernels.
+    """
+    grad_x_TI = torch.empty_like(x_TI, memory_format=torch.contiguous_format)
+    _check_gradients(grad_x_TI, grad_a_RPI, grad_b_RO, grad_y_TO, x_TI, operands, segments)
+    if linear.sizes != (operands.out_features, operands.in_features):
+        raise ValueError("The weight and the adapters are of one group's sizes.")
+    _adapted_kernels()[1](
+        operands.address,
+        segments.address,
+        segments.count,
+        x_TI.data_ptr(),
+        x_TI.stride(0),
+        grad_y_TO.data_ptr(),
+        grad_y_TO.stride(0),
+        linear.address,
+        grad_x_TI.data_ptr(),
+        grad_a_RPI.data_ptr(),
+        grad_b_RO.data_ptr(),
+        len(x_TI),
+        torch.get_num_threads(),
+    )
+    return grad_x_TI

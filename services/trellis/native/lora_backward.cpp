@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <vector>
 
+#include "linear.h"
 #include "lora_rows.h"
+#include "row_pieces.h"
 
 namespace trellis {
 namespace {
@@ -94,7 +96,6 @@ struct Strip {
   bool is_a;
 };
 
-constexpr int TOKENS = 32;    // a multiple of 4, so that a block's rows are computed as the whole segment's would be
 constexpr int COLUMNS = 256;  // a multiple of 64, likewise
 
 static float scale_of(const Group &group, const Segment &segment, int part) { return group.scale[segment.slot * group.parts + part]; }
@@ -139,7 +140,7 @@ static void add_strip(const Call &call, const Segment &segment, const float *pro
 struct Work {
   std::vector<float> products;
   std::vector<int64_t> starts;  // of each segment's products
-  std::vector<Block> blocks;
+  RowPlan rows;
   std::vector<Strip> strips;
 };
 
@@ -149,13 +150,11 @@ static void plan(const Group &group, const Segment *segments, int64_t count, Wor
   work.starts.assign(1, 0);
   for (int64_t i = 0; i < count; i++) work.starts.push_back(work.starts.back() + (counts(segments[i]) ? 2 * group.parts * segments[i].tokens * (int64_t)segments[i].rows : 0));
   work.products.resize(work.starts.back());
-  work.blocks.clear();
   work.strips.clear();
   std::vector<char> seen;
   for (int64_t i = 0; i < count; i++) {
     const Segment &segment = segments[i];
     if (!counts(segment)) continue;
-    for (int from = 0; from < segment.tokens; from += TOKENS) work.blocks.push_back({&segment, work.products.data() + work.starts[i], from, std::min(TOKENS, segment.tokens - from)});
     if (segment.slot >= (int)seen.size()) seen.resize(segment.slot + 1);
     if (seen[segment.slot]) continue;
     seen[segment.slot] = 1;
@@ -171,17 +170,27 @@ static void plan(const Group &group, const Segment *segments, int64_t count, Wor
 }  // namespace
 }  // namespace trellis
 
-extern "C" void trellis_lora_backward(const trellis::Group *group, const trellis::Segment *segments, int64_t count, const float *x, int64_t x_stride, const float *grad_y, int64_t grad_y_stride, float *grad_x, int64_t grad_x_stride, float *grad_a, float *grad_b, int threads) {
-  using namespace trellis;
-  Call call{*group, x, grad_y, x_stride, grad_y_stride, grad_x, grad_x_stride, grad_a, grad_b};
+namespace trellis {
+namespace {
+
+// A piece of rows after the other, then the gradients of the adapters, to which each adapter's segments add in their order.
+void backward(const Call &call, const Segment *segments, int64_t count, int64_t rows, const LinearRows *product, int threads) {
   thread_local Work kept;
   Work &work = kept;
-  plan(*group, segments, count, work);
-  int blocks = (int)work.blocks.size(), strips = (int)work.strips.size();
-#pragma omp parallel num_threads(threads) if (threads > 1 && blocks + strips > 1)
+  plan(call.group, segments, count, work);
+  work.rows.cut(segments, count, rows, std::max(call.group.in, call.group.out), threads);
+  int pieces = (int)work.rows.pieces.size(), strips = (int)work.strips.size();
+#pragma omp parallel num_threads(threads) if (threads > 1 && pieces + strips > 1)
   {
 #pragma omp for schedule(dynamic, 1)
-    for (int i = 0; i < blocks; i++) shrink(call, work.blocks[i]);
+    for (int number = 0; number < pieces; number++) {
+      const RowPiece &piece = work.rows.pieces[number];
+      if (product) multiply_rows(*product, piece.from, piece.to);
+      for (int at = piece.first; at < piece.last; at++) {
+        const RowBlock &block = work.rows.blocks[at];
+        shrink(call, {segments + block.segment, work.products.data() + work.starts[block.segment], block.from, block.rows});
+      }
+    }
 #pragma omp for schedule(dynamic, 1)
     for (int i = 0; i < strips; i++) {
       const Strip &strip = work.strips[i];
@@ -189,4 +198,19 @@ extern "C" void trellis_lora_backward(const trellis::Group *group, const trellis
         if (counts(segments[n]) && segments[n].slot == segments[strip.first].slot) add_strip(call, segments[n], work.products.data() + work.starts[n], strip);
     }
   }
+}
+
+}  // namespace
+}  // namespace trellis
+
+extern "C" void trellis_lora_backward(const trellis::Group *group, const trellis::Segment *segments, int64_t count, const float *x, int64_t x_stride, const float *grad_y, int64_t grad_y_stride, float *grad_x, int64_t grad_x_stride, float *grad_a, float *grad_b, int64_t rows, int threads) {
+  using namespace trellis;
+  backward({*group, x, grad_y, x_stride, grad_y_stride, grad_x, grad_x_stride, grad_a, grad_b}, segments, count, rows, nullptr, threads);
+}
+
+// The same with the gradient of x from the base's product too: grad_x = grad_y W, and what the adapters add to it.
+extern "C" void trellis_adapted_backward(const trellis::Group *group, const trellis::Segment *segments, int64_t count, const float *x, int64_t x_stride, const float *grad_y, int64_t grad_y_stride, const float *weight, float *grad_x, float *grad_a, float *grad_b, int64_t rows, int threads) {
+  using namespace trellis;
+  LinearRows product{grad_y, grad_y_stride, weight, nullptr, grad_x, group->in, group->out, group->in};
+  backward({*group, x, grad_y, x_stride, grad_y_stride, grad_x, group->in, grad_a, grad_b}, segments, count, rows, &product, threads);
 }

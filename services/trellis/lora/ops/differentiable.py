@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from trellis.lora.bank import GroupBank
-from trellis.lora.ops import segmented
+from trellis.lora.ops import native, segmented
 from trellis.lora.ops.plan import TrainingOp
 from trellis.lora.products import TrainingProduct
 from trellis.lora.segments import Segments
+from trellis.native.linear import DifferentiableLinear
 
 Masked = tuple[slice, Tensor]
 """Rows t of x, and what each of their numbers is multiplied by before an adapter sees it: (t, I)."""
@@ -54,6 +55,8 @@ class _Adapted(torch.autograd.Function):
             seen_TI[rows] *= mask_tI
         ctx.save_for_backward(seen_TI)
         ctx.product, ctx.bank, ctx.segments, ctx.op, ctx.masked = product, bank, segments, op, masked
+        if not masked and op is native and isinstance(product, DifferentiableLinear):
+            return native.multiply_and_add(x_TI, product.forth, bank, segments)
         y_TO = product.forth(x_TI)
         op.add_lora(y_TO, seen_TI, bank, segments)
         return y_TO
@@ -66,12 +69,15 @@ class _Adapted(torch.autograd.Function):
         if bank.a_RPI.grad is None or bank.b_RO.grad is None:
             raise RuntimeError("The bank's tensors have no .grad to add to: give the bank gradients first.")
         product: TrainingProduct = ctx.product
+        op: TrainingOp = ctx.op
+        if not ctx.masked and ctx.needs_input_grad[0] and op is native and isinstance(product, DifferentiableLinear):
+            grad_x = native.multiply_back_and_add(grad_y_TO, seen_TI, product.back, bank, ctx.segments)
+            return grad_x, *(None,) * 7
         grad_x_TI = product.back(grad_y_TO) if ctx.needs_input_grad[0] else None
         masked: Sequence[Masked] = ctx.masked if grad_x_TI is not None else ()
         base = [grad_x_TI[rows].clone() for rows, _ in masked] if grad_x_TI is not None else []
         for rows, _ in masked:
             grad_x_TI[rows] = 0.0  # type: ignore[index]
-        op: TrainingOp = ctx.op
         op.backward(grad_x_TI, bank.a_RPI.grad, bank.b_RO.grad, grad_y_TO, seen_TI, bank, ctx.segments)
         for (rows, mask_tI), base_tI in zip(masked, base, strict=True):
             grad_x_TI[rows] = torch.addcmul(base_tI, grad_x_TI[rows], mask_tI)  # type: ignore[index]
