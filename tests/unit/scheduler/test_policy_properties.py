@@ -131,7 +131,8 @@ def test_nobody_starves(seen: Snapshot, newcomers: int) -> None:
         return
     jobs = [replace(job, report_ready=True, retry_time=None) for job in seen.queued]
     waiting = [job for job in jobs if needs_of(job).fits_into(seen.capacity)]
-    first, running = {job.uid for job in waiting}, list(seen.active)
+    first = {job.uid for job in waiting}
+    running = [replace(job, start_time=NOW) for job in seen.active]
     rounds = 8 * (len(waiting) + len(running) + 1)  # a tenant at its limit waits until one of its own is the oldest
     for turn in range(rounds):
         if not first & {job.uid for job in waiting}:
@@ -139,7 +140,7 @@ def test_nobody_starves(seen: Snapshot, newcomers: int) -> None:
         now = NOW + timedelta(minutes=turn + 1)
         decisions = decide(replace(seen, queued=tuple(waiting), active=tuple(running), now=now))
         admitted = {admission.uid for admission in decisions.admit}
-        running += [ActiveJob(j.uid, j.tenant, needs_of(j)) for j in waiting if j.uid in admitted]
+        running += [ActiveJob(j.uid, j.tenant, needs_of(j), start_time=now) for j in waiting if j.uid in admitted]
         waiting = [job for job in waiting if job.uid not in admitted]
         waiting += [QueuedJob(f"n{turn}.{n}", "a", now, Alone(Resources(0.5))) for n in range(newcomers)]
         running = running[1:]

@@ -17,6 +17,7 @@ from trellis.server.scheduler.prospect import Prospect, Wish
 from trellis.server.scheduler.seats import NewTrainer as NewTrainer
 from trellis.server.scheduler.seats import Seat, Seats
 from trellis.server.scheduler.snapshot import Alone, QueuedJob, Shared, Snapshot
+from trellis.server.scheduler.turns import Tiers
 
 
 class Plan:
@@ -29,6 +30,7 @@ class Plan:
         self.shares = Shares(self.accounts, snapshot.capacity)
         self.seats = Seats(snapshot)
         self.lines = Lines()
+        self.tiers = Tiers((), snapshot, self.is_hindered)
         self.admit: list[Admission] = []
         self.refuse: dict[str, str] = {}
         self.preempt: list[Preemption] = []
@@ -66,6 +68,10 @@ class Plan:
     def needs(self, job: QueuedJob) -> Resources:
         """What must be free for it if no trainer takes it."""
         return job.work.needs if isinstance(job.work, Alone) else self.trainer_needs
+
+    def is_hindered(self, job: QueuedJob) -> bool:
+        """Whether its tenant's own limits, or its cohort's, keep the job from starting, whatever is free."""
+        return any(self.accounts.of(job.tenant).obstacles(job.uid, self.accounts.claim(job)))
 
     def offer(self, job: QueuedJob) -> None:
         """Place the job if it can be."""
@@ -108,7 +114,7 @@ class Plan:
         if (wish := self._wish(job, account, claim)) is None or (obstacle is None and self._idle_ones_do(wish)):
             return False
         soon = self.free.plus(self._coming).minus(self._kept)
-        victims = self._victims.give_way_to(wish, soon)
+        victims = self._victims.give_way_to(wish, soon, self.seats.used)
         for one in victims:
             self._coming, self._outgoing = self._coming.plus(one.frees), self._outgoing.plus(one.frees)
             if one.trainer:
@@ -160,6 +166,7 @@ class Plan:
         self._kept = self._kept.plus(wish.needs)
         if isinstance(job.work, Shared):
             self._held_up.add(job.work.base)
+            self.seats.keep(job.work.base)
         elif (end := end_of(job, self.snapshot)) is not None:
             self._started.append(End(end, job.uid, wish.needs))
 

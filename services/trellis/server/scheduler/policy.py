@@ -46,7 +46,8 @@ def plan_of(snapshot: Snapshot, until: str = "") -> Plan:
         if isinstance(job.work, Shared) and (why := refusal(job.work, rooms)):
             plan.refuse[job.uid] = why
     able = [job for job in ready if job.uid not in plan.refuse and plan.may_ever_run(job)]
-    tier = Tiers(able, snapshot).of
+    plan.tiers = Tiers(able, snapshot, plan.is_hindered)
+    tier = plan.tiers.of
     reserved = [job for job in able if job.uid in snapshot.reservations]
     plan.expect_reserved(reserved)
     kept = {job.uid for job in Turns(reserved, tier, plan.shares.of) if plan.offer_reserved(job)}
@@ -85,7 +86,7 @@ def order_of(plan: Plan) -> list[QueuedJob]:
     left = [job for job in plan.snapshot.queued if job.uid not in placed]
     shares = Shares(plan.accounts, plan.capacity)
     order = [job for job in left if job.uid in plan.reserve]
-    for job in Turns((job for job in left if job.uid not in plan.reserve), Tiers(left, plan.snapshot).of, shares.of):
+    for job in Turns((job for job in left if job.uid not in plan.reserve), plan.tiers.of, shares.of):
         order.append(job)
         shares.foresee(job.tenant, plan.accounts.claim(job).resources)
     return order

@@ -10,7 +10,7 @@ Chosen are jobs that lose least since their last checkpoints, none that could be
 that would not let the job start. A job is left alone until it has run for a while, and once it has given way so many times.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from trellis.server.scheduler.accounts import Accounts
 from trellis.server.scheduler.candidates import Candidate, Part, candidates
@@ -35,12 +35,13 @@ class Victims:
         self._failed: list[Wish] = []
         self._tries = _TRIES
 
-    def give_way_to(self, wish: Wish, in_sight: Resources) -> Sequence[Candidate]:
-        """Who gives way, with what is in sight for the job anyway; none if nobody has to, or if it would not do."""
+    def give_way_to(self, wish: Wish, in_sight: Resources, stay: Container[str]) -> Sequence[Candidate]:
+        """Who gives way, with what is in sight for the job anyway; none if nobody has to, or if it would not do. Some
+        trainers stay."""
         if not Prospect(wish, in_sight).needs_victims or self._tries == 0 or self._has_failed(wish):
             return ()
         self._tries -= 1
-        left = self._left()
+        left = [one for one in self._left() if one.trainer not in stay]
         capacity = self._snapshot.capacity
         by_size = sorted(left, key=lambda one: one.loss / max(one.frees.share_of(capacity), ROUNDING))
         plans = [plan for order in (left, by_size) if (plan := _enough(Prospect(wish, in_sight), order))]

@@ -53,6 +53,9 @@ class Seats:
         self._open: dict[TrainerBase, list[Seat]] = defaultdict(list)
         """Those that may have room."""
         self._idle: dict[str, Seat] = {}
+        self.used: set[str] = set()
+        """The keys of trainers that were given a job, or where a place is kept for one."""
+        self._stay: set[TrainerBase] = set()
         for trainer in sorted(snapshot.trainers, key=lambda t: (t.create_time, t.uid)):
             if trainer.takes_jobs:
                 self._add(Seat(trainer.uid, trainer.base, Places(snapshot.options.max_jobs, trainer), trainer))
@@ -85,13 +88,19 @@ class Seats:
         """A job goes there."""
         seat.places.take(work)
         seat.given += 1
+        self.used.add(seat.key)
         self._idle.pop(seat.key, None)
         if seat.places.is_full:
             self._open[seat.base].remove(seat)
 
+    def keep(self, base: TrainerBase) -> None:
+        """A place on a trainer of the base is kept for a job: none of them leaves."""
+        self._stay.add(base)
+        self.used.update(seat.key for seat in self.of(base))
+
     def idle(self, but: TrainerBase | None) -> Iterator[Seat]:
         """Trainers without a job, of other bases."""
-        return (seat for seat in self._idle.values() if seat.base != but)
+        return (seat for seat in self._idle.values() if seat.base != but and seat.base not in self._stay)
 
     def used_up(self, job: QueuedJob, but: TrainerBase | None) -> list[Seat]:
         """Trainers with jobs that had their turn, those with fewest jobs first, if the job has waited for a turn too."""
@@ -100,9 +109,10 @@ class Seats:
             return []
         busy = [
             seat
-            for seats in self._of.values()
+            for base, seats in self._of.items()
             for seat in seats
-            if seat.present and seat.jobs and seat.base != but and now - seat.present.create_time >= turn
+            if seat.present and seat.jobs and now - seat.present.create_time >= turn
+            if base != but and base not in self._stay
         ]
         return sorted(busy, key=lambda seat: (seat.jobs, seat.key))
 

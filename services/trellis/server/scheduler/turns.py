@@ -26,7 +26,7 @@ class Turns:
     ) -> None:
         self._share = share
         self._waiting: dict[tuple[Tier, str], deque[QueuedJob]] = defaultdict(deque)
-        for job in sorted(jobs, key=lambda job: (-job.priority, job.create_time, job.uid)):
+        for job in sorted(jobs, key=_in_tenant):
             self._waiting[tier(job), job.tenant].append(job)
 
     def __iter__(self) -> Iterator[QueuedJob]:
@@ -50,9 +50,9 @@ class Turns:
 class Tiers:
     """The tier of each job."""
 
-    def __init__(self, jobs: Iterable[QueuedJob], snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-        self._gives_way = _GivingWay(jobs, snapshot)
+    def __init__(self, jobs: Iterable[QueuedJob], snapshot: Snapshot, is_hindered: Callable[[QueuedJob], bool]) -> None:
+        """Of each job: whether its own tenant's quota keeps it from starting, whatever is free."""
+        self._gives_way = _GivingWay(jobs, snapshot, is_hindered)
         self._over = frozenset(tenant for tenant, share in snapshot.tenants.items() if share.over_soft_budget)
 
     def of(self, job: QueuedJob) -> Tier:
@@ -63,12 +63,14 @@ class Tiers:
 class _GivingWay:
     """Jobs whose base had a trainer until lately come after those that have waited for capacity since before it ended:
     bases alternate, though one base's jobs may be the oldest again and again.
+
+    They don't give way to jobs that go after others of their own tenants anyway.
     """
 
-    def __init__(self, jobs: Iterable[QueuedJob], snapshot: Snapshot) -> None:
+    def __init__(self, jobs: Iterable[QueuedJob], snapshot: Snapshot, is_hindered: Callable[[QueuedJob], bool]) -> None:
         self._warm, self._ends = snapshot.warm, snapshot.last_ends
         oldest: dict[TrainerBase | None, datetime] = {}
-        for job in jobs if self._ends else ():
+        for job in _first_of_each(jobs, is_hindered) if self._ends else ():
             base = _base_of(job)
             if base not in self._warm:  # it waits for capacity
                 since = snapshot.waits_since(job)
@@ -79,6 +81,20 @@ class _GivingWay:
         base = _base_of(job)
         ended = self._ends.get(base) if base is not None and base not in self._warm else None
         return ended is not None and any(since < ended for since, other in self._two_oldest if other != base)
+
+
+def _first_of_each(jobs: Iterable[QueuedJob], is_hindered: Callable[[QueuedJob], bool]) -> Iterator[QueuedJob]:
+    """Of each tenant, the first of its jobs that may start."""
+    seen = set()
+    for job in sorted(jobs, key=_in_tenant):
+        if job.tenant not in seen and not is_hindered(job):
+            seen.add(job.tenant)
+            yield job
+
+
+def _in_tenant(job: QueuedJob) -> tuple[int, datetime, str]:
+    """The order of a tenant's jobs."""
+    return -job.priority, job.create_time, job.uid
 
 
 def _base_of(job: QueuedJob) -> TrainerBase | None:
