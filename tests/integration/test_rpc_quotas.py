@@ -9,6 +9,7 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc.error_details_pb2 import PreconditionFailure, QuotaFailure, RetryInfo
 from grpc_status import rpc_status
+from prometheus_client import REGISTRY
 from tests.contract.store.conftest import engine, migrated_url, sqlite_template, units
 from tests.rpc_server import Door, open_door, refusal
 from tests.server_fakes import make_world, prepare, upload
@@ -150,3 +151,17 @@ async def test_what_is_used_is_shown_to_members_and_to_nobody_elses(door: Door) 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.GetQuotaStatus(request, metadata=door.key("stranger"))
     assert refusal(caught.value).code == "PERMISSION_DENIED"
+
+
+async def test_refusals_are_counted_by_their_limit(door: Door) -> None:
+    def count() -> float:
+        return REGISTRY.get_sample_value("trellis_quota_refusals_total", {"limit": "running_jobs"}) or 0.0
+
+    before = count()
+    await update(door, pb.Quota(running_jobs=0))
+    request = tuning_job_pb2.CreateTuningJobRequest(parent="tenants/acme")
+    request.tuning_job.training_dataset = "tenants/acme/datasets/questions"
+    request.tuning_job.supervised.SetInParent()
+    with pytest.raises(grpc.aio.AioRpcError):
+        await TuningJobServiceStub(door.channel).CreateTuningJob(request, metadata=door.key("member"))
+    assert count() == before + 1

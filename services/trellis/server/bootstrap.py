@@ -28,6 +28,7 @@ from trellis.server.control.launch import LaunchJobs
 from trellis.server.control.launch_trainers import LaunchTrainers
 from trellis.server.control.lease import LEASE
 from trellis.server.control.loop import ControlLoop, Step
+from trellis.server.control.measure_budgets import MeasureBudgets
 from trellis.server.control.metrics import MeasureJobs, MeasureTrainers
 from trellis.server.control.one_server import OneServer
 from trellis.server.control.prune import PruneTrainers
@@ -168,6 +169,7 @@ def _loops(control: ControlContext, store: ObjectStore, uses: KeyUses) -> tuple[
         ControlLoop(ReapExports(control), 10.0),
         ControlLoop(MeasureJobs(control), 5.0),
         ControlLoop(MeasureTrainers(control), 5.0),
+        ControlLoop(MeasureBudgets(control), 60.0),
         ControlLoop(WriteKeyUses(control, uses), 30.0),
         _by_one_server(control, ExtendHolds, LOOK_SECONDS),
         _by_one_server(control, MeterStorage, 30.0),

@@ -14,6 +14,7 @@ from trellis.server.app.rate_limiter import RateLimiter
 from trellis.server.domain.base_model import BaseModel
 from trellis.server.domain.ledger import Meter
 from trellis.server.domain.quota import Budget, BudgetMeter, Period, Quota
+from trellis.server.domain.tuning_job import EventLevel
 
 
 async def statuses(world: World) -> dict[str, LimitStatus]:
@@ -86,3 +87,21 @@ async def test_all_that_is_used_and_held_is_said(world: World, base: BaseModel, 
     }
     held = found["budgets.accelerator_seconds.week"].held
     assert estimate.accelerator_seconds <= held < estimate.accelerator_seconds + 0.001
+
+
+async def test_whoever_is_over_a_soft_limit_hears_of_it_with_each_job(world: World, base: BaseModel) -> None:
+    await upload(world.context, "acme")
+
+    async def warnings() -> list[str]:
+        job = await submit(world.context, "acme")
+        async with world.context.units(write=False) as unit:
+            events = await unit.jobs.events(job.uid, 0, 100)
+        return [event.message for event in events if event.level is EventLevel.WARNING]
+
+    await limit(world, budgets=(Budget(BudgetMeter.TOKENS, Period.MONTH, 100, 1_000_000),))
+    await settle(world, "a", 99)
+    assert await warnings() == []
+    await settle(world, "b", 1)
+    [warning] = await warnings()
+    assert "tenants/acme has used 100 tokens of this month, of which 100 are its soft limit" in warning
+    assert "2026-02-01 00:00 UTC" in warning

@@ -7,6 +7,7 @@ from trellis.names import TuningJobName
 from trellis.server.app.audit import record
 from trellis.server.app.authorisation import require_names
 from trellis.server.app.base_models import base_model_unavailable, find_base_model, read_facts
+from trellis.server.app.budget_warnings import budget_warnings
 from trellis.server.app.context import Context
 from trellis.server.app.fields import Violations
 from trellis.server.app.holds import hold
@@ -52,7 +53,7 @@ async def create_tuning_job(context: Context, caller: Caller, new: NewTuningJob,
         await unit.jobs.add(job)
         await hold(unit, job, context.now())
         event = JobEvent(context.now(), EventLevel.INFO, "The job was submitted.", state=JobState.QUEUED)
-        saved = await unit.jobs.save(job, [event])
+        saved = await unit.jobs.save(job, [event, *await budget_warnings(unit, tenant, context.now())])
         await record(context, unit, None, saved)
         return job.name, saved
 

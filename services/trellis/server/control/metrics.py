@@ -41,6 +41,11 @@ HOLDS_EXTENDED = Counter(
     "trellis_holds_extended_total",
     "Times that more was held in the ledger for a running job than it was estimated to take.",
 )
+BUDGETS_REACHED = Gauge(
+    "trellis_budgets_reached",
+    "Tenants' budgets of the present period that are used up to their soft or hard limit; the log names them.",
+    ["meter", "limit"],
+)
 REPORTS = Counter("trellis_reports_total", "Dataset reports that were made: valid, invalid, failed.", ["result"])
 REPORT_SECONDS = Histogram(
     "trellis_report_seconds",

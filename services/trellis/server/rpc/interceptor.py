@@ -120,7 +120,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         call = calls.begin(method, calls.metadata_of(context), context.peer())
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=call.request_id)
-        begun, status = time.perf_counter(), grpc.StatusCode.OK
+        begun, status, why = time.perf_counter(), grpc.StatusCode.OK, dict[str, str]()
         with metrics.IN_FLIGHT.labels(method).track_inprogress():
             try:
                 await context.send_initial_metadata(((calls.REQUEST_ID, call.request_id), (calls.VERSION, _VERSION)))
@@ -131,13 +131,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             except Exception as error:  # noqa: BLE001 - the edge of every rpc; logged in _translated
                 translated = _translated(error, call)
                 status = status_code(translated)
+                why = {"reason": translated.reason} | (
+                    {"check": check} if (check := translated.metadata.get("check")) else {}
+                )
+                for violation in translated.quota_violations:
+                    metrics.REFUSALS.labels(violation.limit).inc()
                 self._note_refusal(call, status)
                 await _abort(context, translated, call.request_id)
             finally:
                 seconds = time.perf_counter() - begun
                 metrics.CALLS.labels(method, status.name).inc()
                 metrics.SECONDS.labels(method).observe(seconds)
-                _log.info("rpc", method=method, status=status.name, seconds=round(seconds, 4))
+                _log.info("rpc", method=method, status=status.name, seconds=round(seconds, 4), **why)
 
     async def _identify(self, call: Call, access: Access, context: ServicerContext) -> Actor:
         authorization = calls.metadata_of(context).get("authorization", "")

@@ -9,4 +9,8 @@ SECONDS = Histogram(
     ["method"],
     buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600),
 )
+REFUSALS = Counter(
+    "trellis_quota_refusals_total", "Calls that a limit of a tenant's quota had no room for, by the limit.", ["limit"]
+)
+EXPIRES = Gauge("trellis_tls_certificate_expires", "When the certificate of the API expires, in seconds since 1970.")
 IN_FLIGHT = Gauge("trellis_rpc_in_flight", "Calls being answered.", ["method"])
