@@ -8,7 +8,7 @@ The interval: a wait is a sum of remaining times, and estimates of those are tak
 one job that ends early lets others pass, and jobs that come later go first where their tenants have had less. So the
 earliest is a third of the predicted wait and the latest five times it, each with two minutes of slack. Those factors were
 found by simulation, with estimates off by a factor of 1.6 for one job in three and new jobs at 0.9 to 2 times of what the
-platform can do: 85 to 92 of 100 starts lay between.
+platform can do: 86 to 96 of 100 starts lay between.
 """
 
 from collections.abc import Mapping
