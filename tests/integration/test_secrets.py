@@ -182,7 +182,7 @@ def life(server: Server, ray: Dashboard, tmp_path: Path) -> Life:
 
 
 def test_secrets_are_in_nothing_that_is_kept_logged_answered_or_shown(life: Life, server: Server) -> None:
-    waited = threading.Event()
+    waited, trail = threading.Event(), list[str]()
     for _ in range(100):  # refusals are written beside their answers
         with server.client() as admin:
             trail = [str(event) for event in admin.audit.list("-")]
@@ -214,10 +214,11 @@ def test_what_ray_shows_opens_nothing_any_more(life: Life, server: Server) -> No
     with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
         for value in _values(life.ray.submitted):
             stub = TrainerServiceStub(channel)
-            for deed, request in (
+            deeds: tuple[tuple[Any, Any], ...] = (
                 (stub.StartTrainer, trainer_pb2.StartTrainerRequest(nonce="x" * 32)),
                 (stub.ClaimAttempts, trainer_pb2.ClaimAttemptsRequest()),
-            ):
+            )
+            for deed, request in deeds:
                 with pytest.raises(grpc.RpcError) as caught:
                     deed(request, metadata=bearer(value), timeout=SECONDS)
                 assert caught.value.code().name in {"UNAUTHENTICATED", "PERMISSION_DENIED"}

@@ -20,6 +20,12 @@ from trellis.v1 import adapter_pb2
 
 
 @pytest.fixture
+def database() -> str:
+    """What both databases have to do with it, tests/contract/store shows."""
+    return "sqlite"
+
+
+@pytest.fixture
 async def door(world: World, base: BaseModel) -> AsyncIterator[Door]:
     async with open_door(world) as opened:
         yield opened

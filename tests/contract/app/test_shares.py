@@ -32,6 +32,12 @@ NOT_THERE = "tenants/acme/adapters/" + "0" * 24
 
 
 @pytest.fixture
+def database() -> str:
+    """What both databases have to do with it, tests/contract/store shows."""
+    return "sqlite"
+
+
+@pytest.fixture
 def talking() -> TalkingEngine:
     return TalkingEngine()
 

@@ -29,6 +29,12 @@ TRAINER = "trainer-1"
 
 
 @pytest.fixture
+def database() -> str:
+    """What both databases have to do with it, tests/contract/store shows."""
+    return "sqlite"
+
+
+@pytest.fixture
 async def door(world: World, base: BaseModel) -> AsyncIterator[Door]:
     """A job with an attempt to begin, a trainer to begin, and the tickets of both."""
     await validate(world.context, await upload(world.context, "acme"), base)
