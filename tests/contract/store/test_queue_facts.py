@@ -14,7 +14,15 @@ from trellis.server.domain.board import Board, BoardLine
 from trellis.server.domain.fair_share import FairShare
 from trellis.server.domain.ledger import Meter
 from trellis.server.domain.quota import Quota
-from trellis.server.domain.tuning_job import Checkpoint, JobState, QueueCode, QueueReason, StartInterval
+from trellis.server.domain.tuning_job import (
+    Checkpoint,
+    EventLevel,
+    JobEvent,
+    JobState,
+    QueueCode,
+    QueueReason,
+    StartInterval,
+)
 from trellis.server.store import tables
 
 WAITS = QueueReason(QueueCode.CAPACITY, "It waits.")
@@ -128,12 +136,18 @@ async def test_reasons_are_written_at_once_and_only_in_the_queue(units: UnitOfWo
     await samples.seed(units, *jobs, samples.job(31, state=JobState.RUNNING))
     with statements_of(engine) as seen:
         async with units() as unit:
-            await unit.queue.save_reasons({job.uid: WAITS for job in [*jobs, samples.job(31)]})
+            told = JobEvent(samples.NOW, EventLevel.INFO, "It waits.")
+            reasons = {job.uid: WAITS for job in [*jobs, samples.job(31)]}
+            await unit.queue.save_reasons(reasons, {uid: told for uid in reasons if uid != "uid-acme-1"})
             await unit.commit()
-    assert len([statement for statement in seen if statement.startswith("UPDATE")]) == 1
+    verbs = [statement.partition(" ")[0] for statement in seen]
+    assert (verbs.count("SELECT"), verbs.count("UPDATE"), verbs.count("INSERT")) == (1, 2, 1)
     async with units(write=False) as unit:
         waiting = await unit.jobs.in_states([JobState.QUEUED], 100)
         other = await unit.jobs.get_by_uid("uid-acme-31")
+        events = [await unit.jobs.events(f"uid-acme-{number}", 0, 10) for number in (1, 2, 31)]
     assert [job.queue_reason for job in waiting] == [WAITS] * 30
+    assert [job.event_count for job in waiting] == [0] + [1] * 29
+    assert events == [[], [replace(told, sequence=1)], []]
     assert other is not None
     assert other.queue_reason is None

@@ -10,7 +10,7 @@ from trellis.server.domain.dataset import DatasetVersion, Report
 from trellis.server.domain.fair_share import FairShare
 from trellis.server.domain.ledger import Meter
 from trellis.server.domain.tenant import Tenant
-from trellis.server.domain.tuning_job import JobState, QueueReason
+from trellis.server.domain.tuning_job import JobEvent, JobState, QueueReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +114,8 @@ class QueueFacts(Protocol):
         """What is held in the ledger for jobs in these states."""
         ...
 
-    async def save_reasons(self, reasons: Mapping[str, QueueReason]) -> None:
-        """By uid: why the job waits; nothing is changed of one that has left the queue."""
+    async def save_reasons(self, reasons: Mapping[str, QueueReason], told: Mapping[str, JobEvent]) -> None:
+        """By uid: why the job waits, and of some of these jobs what is told in their events; nothing is changed of one
+        that has left the queue.
+        """
         ...

@@ -21,7 +21,7 @@ from trellis.server.control.readiness import JobDatasetsWatch
 from trellis.server.control.snapshot import Taken, take_snapshot
 from trellis.server.control.trainers import new_trainer
 from trellis.server.domain.trainer import Trainer
-from trellis.server.domain.tuning_job import EventLevel, JobError, JobEvent, JobState, QueueReason, TuningJob
+from trellis.server.domain.tuning_job import EventLevel, JobError, JobEvent, JobState, QueueCode, QueueReason, TuningJob
 from trellis.server.scheduler.export_room import trainers_in_the_way
 from trellis.server.scheduler.policy import Decisions, decide
 from trellis.server.scheduler.snapshot import Snapshot
@@ -31,6 +31,11 @@ _QUEUE = 10_000
 _LONG_QUEUE = 500
 _REMEMBERED_EVERY = timedelta(seconds=5)
 """While nothing waits, what running jobs hold is remembered so often."""
+
+_LIMITS = {QueueCode.BUDGET, QueueCode.TENANT_LIMIT, QueueCode.QUOTA}
+_OTHERS = {QueueCode.COHORT, QueueCode.PREEMPTING, QueueCode.RESERVED, QueueCode.FAIR_SHARE, QueueCode.CAPACITY}
+_KINDS = {code: code.value for code in (*_LIMITS, QueueCode.NEVER_FITS)} | dict.fromkeys(_OTHERS, "OTHERS")
+"""What is told in events, by what is waited for; the report on the dataset and retries have events of their own."""
 
 Queue = Mapping[str, tuple[TuningJob, bool]]
 """By uid: each queued job, and whether its reports are there."""
@@ -100,7 +105,11 @@ class AdmitJobs:
         await keep_reserved(unit, taken, decisions)
         for uid, obstacle in decisions.refuse.items():
             await self._refuse(unit, uid, JobError(Reason.TRAINING_FAILED, obstacle))
-        await unit.queue.save_reasons(_changed(queued, decisions.waiting))
+        changed = _changed(queued, decisions.waiting)
+        told = {uid: one for uid, one in changed.items() if _is_news(queued[uid][0].queue_reason, one)}
+        now = taken.snapshot.now
+        events = {uid: JobEvent(now, EventLevel.INFO, f"The job waits. {one.message}") for uid, one in told.items()}
+        await unit.queue.save_reasons(changed, events)
         await unit.fair_shares.put(taken.grown)
         return _Round(taken, decisions, tuple(admitted), tuple(started.values()))
 
@@ -183,6 +192,13 @@ async def _decided(snapshot: Snapshot) -> Decisions:
     if len(snapshot.queued) < _LONG_QUEUE:
         return decide(snapshot)
     return await asyncio.to_thread(decide, snapshot)
+
+
+def _is_news(before: QueueReason | None, now: QueueReason) -> bool:
+    """Whether the job waits for something of another kind than before. What changes to and fro while others come and go
+    is none, nor what other events say."""
+    kinds = [_KINDS.get(reason.code) if reason else None for reason in (before, now)]
+    return kinds[1] is not None and kinds[0] != kinds[1]
 
 
 def _changed(queued: Queue, waiting: Mapping[str, QueueReason]) -> dict[str, QueueReason]:

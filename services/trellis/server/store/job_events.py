@@ -50,6 +50,18 @@ def _read_checkpoint(values: Mapping[str, Any]) -> Checkpoint:
     return Checkpoint(**{**values, "create_time": datetime.fromisoformat(values["create_time"])})
 
 
+def event_row(uid: str, sequence: int, event: JobEvent) -> dict[str, Any]:
+    """The columns of a job's event."""
+    return {
+        "job_uid": uid,
+        "sequence": sequence,
+        "time": event.time,
+        "level": event.level,
+        "message": event.message,
+        "detail": _detail(event),
+    }
+
+
 class EventRows(Rows):
     """The part of ports.TuningJobs about events."""
 
@@ -58,15 +70,5 @@ class EventRows(Rows):
         return [_read(row) for row in await self._transaction.rows(after.order_by(_e.sequence).limit(limit))]
 
     async def _append_events(self, uid: str, events: Sequence[JobEvent], first: int) -> None:
-        rows = [
-            {
-                "job_uid": uid,
-                "sequence": sequence,
-                "time": event.time,
-                "level": event.level,
-                "message": event.message,
-                "detail": _detail(event),
-            }
-            for sequence, event in enumerate(events, first)
-        ]
+        rows = [event_row(uid, sequence, event) for sequence, event in enumerate(events, first)]
         await self._transaction.append(tables.job_events, rows)

@@ -10,12 +10,13 @@ from sqlalchemy import Row, Select, and_, bindparam, func, or_, select, tuple_, 
 from trellis.server.app.queue_ports import JobHold, Reading, ReportedVersion
 from trellis.server.domain.dataset import DatasetVersion, Report
 from trellis.server.domain.tenant import Tenant
-from trellis.server.domain.tuning_job import ACTIVE, JobState, QueueReason
+from trellis.server.domain.tuning_job import ACTIVE, JobEvent, JobState, QueueReason
 from trellis.server.store import tables
 from trellis.server.store.in_play import tenants_in_play
+from trellis.server.store.job_events import event_row
 from trellis.server.store.rows import named
 from trellis.server.store.tenants import read_tenant
-from trellis.server.store.transaction import Rows
+from trellis.server.store.transaction import Rows, for_update
 from trellis.server.store.tuning_jobs import written_reason
 
 _j = tables.tuning_jobs.c
@@ -53,6 +54,19 @@ def _part(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 class SqlQueueFacts(Rows):
     """See queue_ports.QueueFacts."""
 
+    async def _tell(self, told: Mapping[str, JobEvent]) -> None:
+        wanted, counts = sorted(told), dict[str, int]()
+        for start in range(0, len(wanted), _AT_ONCE):
+            some = wanted[start : start + _AT_ONCE]
+            waiting = select(_j.uid, _j.event_count).where(_j.uid.in_(some), _j.state == JobState.QUEUED)
+            rows = await self._transaction.rows(for_update(waiting.order_by(_j.uid)))
+            counts |= {row.uid: row.event_count + 1 for row in rows}
+        one_more = update(tables.tuning_jobs).where(_j.uid == bindparam("the_uid"))
+        rows = [{"the_uid": uid, "the_count": count} for uid, count in counts.items()]
+        await self._transaction.change_all(one_more.values(event_count=bindparam("the_count")), rows)
+        events = [event_row(uid, count, told[uid]) for uid, count in counts.items()]
+        await self._transaction.append(tables.job_events, events)
+
     async def tenants(self) -> Sequence[Tenant]:
         cohorts = select(_t.cohort).where(_t.tenant_id.in_(tenants_in_play()), _t.cohort != "")
         concerned = or_(_t.tenant_id.in_(tenants_in_play()), _t.cohort.in_(cohorts))
@@ -79,8 +93,9 @@ class SqlQueueFacts(Rows):
         rows = await self._transaction.rows(statement.where(_j.state.in_(sorted(states)), _h.quantity > 0))
         return [JobHold(**named(row)) for row in rows]
 
-    async def save_reasons(self, reasons: Mapping[str, QueueReason]) -> None:
+    async def save_reasons(self, reasons: Mapping[str, QueueReason], told: Mapping[str, JobEvent]) -> None:
         # The one column alone, of those that still wait: whoever has locked a row writes the whole of it.
         waits = update(tables.tuning_jobs).where(_j.uid == bindparam("the_uid"), _j.state == JobState.QUEUED)
+        await self._tell(told)
         rows = [{"the_uid": uid, "the_reason": written_reason(reason)} for uid, reason in sorted(reasons.items())]
         await self._transaction.change_all(waits.values(queue_reason=bindparam("the_reason")), rows)
