@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.config import Address, ConfigError, ServerConfig
 from trellis.server.listeners import listening_servers
 from trellis.server.rpc.certificates import CertificateError, CertificateFiles, server_credentials
+from trellis.server.rpc.metrics import EXPIRES
 from trellis.server.rpc.server import build_grpc_server, make_health
 from trellis.server.tls_options import TlsOptions
 from trellis_jobs.server import RefusedError, Server
@@ -106,6 +108,8 @@ async def test_calls_uploads_and_streams_over_tls(world: World, authority: Autho
     data.write_text('{"prompt": "a", "completion": "b"}\n' * 20)
     async with serving(world, options(authority.issue("server"))) as house:
         assert await seen(house.client(authority.file)) == "tenants/acme"
+        (expires,) = (sample.value for sample in EXPIRES.collect()[0].samples)
+        assert 0 < expires - time.time() < 2 * 24 * 3600
         async with trellis.AsyncClient(
             f"https://localhost:{house.port}", house.key, tls=authority.file, tenant="acme"
         ) as client:

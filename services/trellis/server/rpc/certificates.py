@@ -8,6 +8,9 @@ from pathlib import Path
 
 import grpc
 import structlog
+from cryptography import x509
+
+from trellis.server.rpc import metrics
 
 _log = structlog.get_logger(__name__)
 _Stamps = tuple[tuple[int, int, int], ...]
@@ -78,6 +81,7 @@ def _read(files: CertificateFiles) -> grpc.ServerCertificateConfiguration:
     _check(files)
     if _contents(files) != before:
         raise CertificateError(f"{files.certificate} or its key changed while it was read.")
+    metrics.EXPIRES.set(x509.load_pem_x509_certificate(before[0]).not_valid_after_utc.timestamp())
     return grpc.ssl_server_certificate_configuration([(before[1], before[0])], before[2] if files.client_ca else None)
 
 
