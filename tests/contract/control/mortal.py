@@ -47,9 +47,9 @@ class MortalUnits:
         self._units = units
         self._fuse = fuse
 
-    def __call__(self, *, write: bool = True) -> UnitOfWork:
+    def __call__(self, *, write: bool = True, snapshot: bool = True) -> UnitOfWork:
         self._fuse.expect_alive()
-        return _MortalUnit(self._units(write=write), self._fuse)  # type: ignore[return-value]
+        return _MortalUnit(self._units(write=write, snapshot=snapshot), self._fuse)  # type: ignore[return-value]
 
 
 class _MortalUnit:

@@ -13,6 +13,7 @@ from tests.contract.store import samples
 from trellis.errors import Aborted, AlreadyExists, Unavailable
 from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.domain.tuning_job import MetricPoint
+from trellis.server.store import engine as engine_module
 from trellis.server.store.engine import create_engine_for, options_for
 from trellis.server.store.failures import is_transient, translated
 from trellis.server.store.unit_of_work import SqlUnitOfWorkFactory
@@ -96,6 +97,43 @@ async def test_readers_see_one_state(units: UnitOfWorkFactory, other_units: Unit
         assert len((await reader.tenants.list(10, None)).items) == 1
     async with units(write=False) as reader:
         assert len((await reader.tenants.list(10, None)).items) == 2
+
+
+async def test_without_a_snapshot_each_query_sees_the_newest_state(
+    units: UnitOfWorkFactory, other_units: UnitOfWorkFactory, database: str
+) -> None:
+    if database == "sqlite":
+        pytest.skip("SQLite has a snapshot anyway")
+    async with units(write=False, snapshot=False) as reader:
+        assert await reader.tenants.get("acme") is None
+        async with other_units() as writer:
+            await writer.tenants.add(samples.tenant())
+            await writer.commit()
+        assert await reader.tenants.get("acme") is not None
+
+
+@pytest.mark.parametrize("snapshot", [True, False])
+async def test_a_reader_writes_nothing(units: UnitOfWorkFactory, snapshot: bool) -> None:
+    with pytest.raises(AssertionError, match="only reads"):
+        async with units(write=False, snapshot=snapshot) as unit:
+            await unit.tenants.add(samples.tenant())
+    async with units(write=False) as unit:
+        assert await unit.tenants.get("acme") is None
+
+
+async def test_connections_that_died_at_rest_are_made_anew(
+    units: UnitOfWorkFactory, other_units: UnitOfWorkFactory, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if database == "sqlite":
+        pytest.skip("SQLite has no connections that die")
+    monkeypatch.setattr(engine_module, "_REST_SECONDS", 0.0)
+    async with units() as one, units() as two:
+        assert await one.tenants.get("acme") is await two.tenants.get("acme") is None
+    others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid != pg_backend_pid()"
+    async with other_units() as unit:
+        await unit.tenants._transaction._connection.execute(text(others))  # type: ignore[attr-defined]
+    async with units() as one, units(write=False) as two:
+        assert await one.tenants.get("acme") is await two.tenants.get("acme") is None
 
 
 async def test_a_reader_commits_nothing(units: UnitOfWorkFactory) -> None:

@@ -40,14 +40,14 @@ def alias_name(alias: Alias) -> str:
 async def get_adapter(context: Context, name: str) -> Adapter:
     """Read an adapter."""
     parsed = AdapterName.parse(name)
-    async with context.units(write=False) as unit:
+    async with context.units(write=False, snapshot=False) as unit:
         return await present_adapter(unit, parsed)
 
 
 async def list_adapters(context: Context, parent: str, query: PageQuery) -> Listed[Adapter]:
     """A tenant's adapters, newest first."""
     tenant = TenantName.parse(parent, "parent").tenant
-    async with context.units(write=False) as unit:
+    async with context.units(write=False, snapshot=False) as unit:
         await present_tenant(unit, tenant)
         return await read_page(
             f"ListAdapters {parent}", query, lambda limit, cursor: unit.adapters.list(tenant, limit, cursor)
@@ -132,14 +132,14 @@ async def set_alias(context: Context, caller: Caller, name: str, adapter: str, e
 async def get_alias(context: Context, name: str) -> Alias:
     """Read an alias."""
     parsed = AliasName.parse(name)
-    async with context.units(write=False) as unit:
+    async with context.units(write=False, snapshot=False) as unit:
         return await present_alias(unit, parsed)
 
 
 async def list_aliases(context: Context, parent: str, query: PageQuery) -> Listed[Alias]:
     """A tenant's aliases, by name."""
     tenant = TenantName.parse(parent, "parent").tenant
-    async with context.units(write=False) as unit:
+    async with context.units(write=False, snapshot=False) as unit:
         await present_tenant(unit, tenant)
         return await read_page(
             f"ListAliases {parent}", query, lambda limit, cursor: unit.adapters.list_aliases(tenant, limit, cursor)

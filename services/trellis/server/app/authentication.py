@@ -36,7 +36,7 @@ async def authenticate(context: Context, authorization: str) -> Caller:
     secret = authorization[len(_SCHEME) :].strip()
     if secret.count(".") == _DOTS_OF_A_JWT:
         return await _bearer_of_token(context, secret)
-    async with context.units(write=False) as unit:
+    async with context.units(write=False, snapshot=False) as unit:
         if secret.startswith(ATTEMPT_PREFIX):
             return await _attempt(unit, secret)
         if secret.startswith(TRAINER_PREFIX):

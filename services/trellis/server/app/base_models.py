@@ -61,13 +61,13 @@ async def create_base_model(context: Context, new: NewBaseModel, key: RequestKey
 
 async def get_base_model(context: Context, name: str) -> BaseModel:
     """Read a base model."""
-    async with context.units(write=False) as unit:
+    async with context.units(write=False, snapshot=False) as unit:
         return await present_base_model(unit, name)
 
 
 async def list_base_models(context: Context, query: PageQuery) -> Listed[BaseModel]:
     """All base models, oldest first."""
-    async with context.units(write=False) as unit:
+    async with context.units(write=False, snapshot=False) as unit:
         return await read_page("ListBaseModels", query, unit.base_models.list)
 
 

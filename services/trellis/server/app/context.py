@@ -99,9 +99,9 @@ class Context:
         return self.clock.now()
 
     async def _job_marks(self, uids: Collection[str]) -> Mapping[str, JobMark]:
-        async with self.units(write=False) as unit:
+        async with self.units(write=False, snapshot=False) as unit:
             return await unit.jobs.marks(uids)
 
     async def _trainer_marks(self, uids: Collection[str]) -> Mapping[str, TrainerMark]:
-        async with self.units(write=False) as unit:
+        async with self.units(write=False, snapshot=False) as unit:
             return await unit.trainers.marks(uids)

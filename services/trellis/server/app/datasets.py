@@ -50,14 +50,14 @@ async def create_dataset(context: Context, parent: str, dataset_id: str, display
 async def get_dataset(context: Context, name: str) -> Dataset:
     """Read a dataset."""
     parsed = DatasetName.parse(name)
-    async with context.units(write=False) as unit:
+    async with context.units(write=False, snapshot=False) as unit:
         return await present_dataset(unit, parsed)
 
 
 async def list_datasets(context: Context, parent: str, query: PageQuery) -> Listed[Dataset]:
     """A tenant's datasets, oldest first."""
     tenant = TenantName.parse(parent, "parent").tenant
-    async with context.units(write=False) as unit:
+    async with context.units(write=False, snapshot=False) as unit:
         await present_tenant(unit, tenant)
         return await read_page(
             f"ListDatasets {parent}", query, lambda limit, cursor: unit.datasets.list(tenant, limit, cursor)
@@ -84,7 +84,7 @@ async def delete_dataset(context: Context, name: str, etag: str) -> None:
 async def get_dataset_version(context: Context, name: str) -> DatasetVersion:
     """Read a version."""
     parsed = DatasetVersionName.parse(name)
-    async with context.units(write=False) as unit:
+    async with context.units(write=False, snapshot=False) as unit:
         return await present_version(unit, parsed)
 
 

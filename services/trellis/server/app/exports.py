@@ -101,14 +101,14 @@ async def create_export(context: Context, caller: Caller, new: NewExport, key: R
 async def get_export(context: Context, name: str) -> Export:
     """Read an export."""
     parsed = ExportName.parse(name)
-    async with context.units(write=False) as unit:
+    async with context.units(write=False, snapshot=False) as unit:
         return await present_export(unit, parsed)
 
 
 async def list_exports(context: Context, parent: str, query: PageQuery) -> Listed[Export]:
     """A tenant's exports, newest first."""
     tenant = TenantName.parse(parent, "parent").tenant
-    async with context.units(write=False) as unit:
+    async with context.units(write=False, snapshot=False) as unit:
         await present_tenant(unit, tenant)
         return await read_page(
             f"ListExports {parent}", query, lambda limit, cursor: unit.exports.list(tenant, limit, cursor)

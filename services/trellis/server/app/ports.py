@@ -515,9 +515,10 @@ class UnitOfWork(Protocol):
 class UnitOfWorkFactory(Protocol):
     """Begins units of work."""
 
-    def __call__(self, *, write: bool = True) -> UnitOfWork:
+    def __call__(self, *, write: bool = True, snapshot: bool = True) -> UnitOfWork:
         """A fresh unit of work. With `write` it may lock rows; on SQLite it takes the write lock at once, so that a
-        reader never has to become a writer halfway.
+        reader never has to become a writer halfway. One that only reads sees one state of the database throughout,
+        unless it can do without a snapshot, as whoever asks one query can: that is faster.
         """
         ...
 

@@ -67,13 +67,13 @@ async def create_tenant(
 async def get_tenant(context: Context, name: str) -> Tenant:
     """Read a tenant."""
     tenant_id = TenantName.parse(name).tenant
-    async with context.units(write=False) as unit:
+    async with context.units(write=False, snapshot=False) as unit:
         return await present_tenant(unit, tenant_id)
 
 
 async def list_tenants(context: Context, query: PageQuery) -> Listed[Tenant]:
     """All tenants, oldest first."""
-    async with context.units(write=False) as unit:
+    async with context.units(write=False, snapshot=False) as unit:
         return await read_page("ListTenants", query, unit.tenants.list)
 
 

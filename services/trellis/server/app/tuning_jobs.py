@@ -35,7 +35,7 @@ class LogPiece:
 async def get_tuning_job(context: Context, name: str) -> TuningJob:
     """Read a job."""
     parsed = TuningJobName.parse(name)
-    async with context.units(write=False) as unit:
+    async with context.units(write=False, snapshot=False) as unit:
         (job,) = await context.board.placed(unit, [await present_job(unit, parsed)], context.now())
         return job
 
@@ -45,7 +45,7 @@ async def list_tuning_jobs(
 ) -> Listed[TuningJob]:
     """A tenant's jobs, or with `tenants/-` everybody's, newest first."""
     tenant = None if parent == ALL_TENANTS else TenantName.parse(parent, "parent").tenant
-    async with context.units(write=False) as unit:
+    async with context.units(write=False, snapshot=False) as unit:
         if tenant is not None:
             await present_tenant(unit, tenant)
         listed = await read_page(

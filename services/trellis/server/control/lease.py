@@ -162,8 +162,8 @@ class _FencedUnits:
         self._units = units
         self._lease = lease
 
-    def __call__(self, *, write: bool = True) -> UnitOfWork:
-        unit = self._units(write=write)
+    def __call__(self, *, write: bool = True, snapshot: bool = True) -> UnitOfWork:
+        unit = self._units(write=write, snapshot=snapshot)
         return _FencedUnit(unit, self._lease) if write else unit  # type: ignore[return-value]
 
 

@@ -1,15 +1,20 @@
 """Engines: how SQLite and PostgreSQL are connected to."""
 
+import math
+import time
 from typing import Any
 
 from sqlalchemy import Connection, event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 WRITE = "trellis_write"
 """The execution option of a connection that is going to write."""
+_RESTS_SINCE = "trellis_rests_since"
+_REST_SECONDS = 1.0
 LOCK_SECONDS = 10
 """So long a statement waits for others' locks before it fails as transient."""
 _PRAGMAS = (
@@ -55,19 +60,41 @@ def _begin(connection: Connection) -> None:
 
 
 def _postgresql(url: URL) -> AsyncEngine:
-    return create_async_engine(
-        url,
-        connect_args={"options": f"-c lock_timeout={LOCK_SECONDS}s"},
-        pool_size=10,
-        max_overflow=20,
-        pool_pre_ping=True,
+    engine = create_async_engine(
+        url, connect_args={"options": f"-c lock_timeout={LOCK_SECONDS}s"}, pool_size=10, max_overflow=20
     )
+    _ping_after_a_rest(engine)
+    return engine
 
 
-def options_for(engine: AsyncEngine, *, write: bool) -> dict[str, Any]:
-    """The execution options of a unit of work: readers see one state of the database throughout, and change nothing."""
+def _ping_after_a_rest(engine: AsyncEngine) -> None:
+    """Connections that nobody has used for a while are asked whether they live; SQLAlchemy's own ping asks all."""
+
+    def rest(_connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
+        entry.info[_RESTS_SINCE] = time.monotonic()
+
+    def wake(connection: DBAPIConnection, entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
+        if time.monotonic() - entry.info.get(_RESTS_SINCE, math.inf) < _REST_SECONDS:
+            return
+        dialect = engine.sync_engine.dialect
+        try:
+            dialect.do_ping(connection)
+        except dialect.loaded_dbapi.Error as error:
+            raise InvalidatePoolError from error  # this one and its like are made anew
+
+    event.listen(engine.sync_engine, "checkin", rest)
+    event.listen(engine.sync_engine, "checkout", wake)
+
+
+def options_for(engine: AsyncEngine, *, write: bool, snapshot: bool = True) -> dict[str, Any]:
+    """The execution options of a unit of work: readers see one state of the database throughout, and change nothing.
+
+    Without a snapshot each query sees the newest state, which spares the transaction and two of three round trips.
+    """
     if engine.dialect.name == "sqlite":
         return {WRITE: write}
     if write:
         return {"isolation_level": "READ COMMITTED"}
+    if not snapshot:
+        return {"isolation_level": "AUTOCOMMIT"}
     return {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}

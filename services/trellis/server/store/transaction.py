@@ -20,8 +20,9 @@ _BATCH = 500
 class Transaction:
     """A connection inside a transaction."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: AsyncConnection, *, writes: bool = True) -> None:
         self._connection = connection
+        self._writes = writes
         self._insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
         self._committed = False
         self.touched: set[str] = set()
@@ -53,8 +54,10 @@ class Transaction:
     async def change(self, statement: Update | Delete) -> int:
         """How many rows were changed."""
         self._expect_open()
-        self.touched.add(_table_of(statement))
-        return (await self._connection.execute(statement)).rowcount
+        changed = (await self._connection.execute(statement)).rowcount
+        if changed:
+            self.touched.add(_table_of(statement))
+        return changed
 
     async def change_returning(self, statement: Any) -> Any:
         """The one value that an UPDATE … RETURNING gives, or None if no row was changed."""
@@ -65,9 +68,10 @@ class Transaction:
     async def add(self, table: Table, values: Values) -> bool:
         """Insert a row; False, and nothing changes, if one with its primary key or another unique value is there."""
         self._expect_open()
-        self.touched.add(table.name)
         statement = self._insert(table).values(values).on_conflict_do_nothing()
         done = await self._connection.execute(statement, execution_options={"preserve_rowcount": True})
+        if done.rowcount == 1:
+            self.touched.add(table.name)
         return done.rowcount == 1
 
     async def add_all(self, table: Table, rows: Sequence[Values]) -> None:
@@ -144,6 +148,7 @@ class Transaction:
         return type_coerce(func.substr(time, 1, 10) + " 00:00:00.000000", UtcTime)
 
     def _expect_open(self) -> None:
+        assert self._writes, "a unit of work that only reads writes nothing"
         assert not self._committed, "this unit of work is committed: what is written now would be lost"
 
 

@@ -72,11 +72,14 @@ class SqlUnitOfWork:
     used: UsedQuota
     rates: RateBuckets
 
-    def __init__(self, engine: AsyncEngine, writer: asyncio.Lock | None, told: Hear, *, write: bool) -> None:
+    def __init__(
+        self, engine: AsyncEngine, writer: asyncio.Lock | None, told: Hear, *, write: bool, snapshot: bool
+    ) -> None:
         self._engine = engine
         self._told = told
         self._writer = writer if write else None
         self._write = write
+        self._snapshot = snapshot
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -106,9 +109,9 @@ class SqlUnitOfWork:
         if self._writer:
             await stack.enter_async_context(_turn(self._writer))
         connection = await stack.enter_async_context(self._engine.connect())
-        await connection.execution_options(**options_for(self._engine, write=self._write))
+        await connection.execution_options(**options_for(self._engine, write=self._write, snapshot=self._snapshot))
         await connection.begin()
-        self._transaction = transaction = Transaction(connection)
+        self._transaction = transaction = Transaction(connection, writes=self._write)
         self.tenants = SqlTenants(transaction)
         self.api_keys = SqlApiKeys(transaction)
         self.base_models = SqlBaseModels(transaction)
@@ -157,6 +160,6 @@ class SqlUnitOfWorkFactory:
         self._told = told
         self._writer = asyncio.Lock() if engine.dialect.name == "sqlite" else None
 
-    def __call__(self, *, write: bool = True) -> UnitOfWork:
+    def __call__(self, *, write: bool = True, snapshot: bool = True) -> UnitOfWork:
         """A fresh unit of work."""
-        return SqlUnitOfWork(self._engine, self._writer, self._told, write=write)
+        return SqlUnitOfWork(self._engine, self._writer, self._told, write=write, snapshot=snapshot)
