@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
-from tests.contract.app.test_audit import call, trail
+from tests.contract.app.audited_calls import call, trail
 from tests.rpc_server import Door, open_door
 from tests.server_fakes import World
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import grpc
 import pytest
+from tests.contract.app.audited_calls import call
 from tests.contract.app.test_adapters import ALIAS, folder, imported
-from tests.contract.app.test_audit import call
 from tests.contract.app.test_inference import TalkingEngine
 from tests.rpc_server import Door, make_key, open_door, refusal
 from tests.server_fakes import World

@@ -5,7 +5,7 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.contract.app.test_audit import call
+from tests.contract.app.audited_calls import call
 from tests.contract.app.test_refusals import one_refused
 from tests.contract.store import samples
 from tests.rpc_server import Door, open_door, refusal

@@ -12,7 +12,6 @@ from tests.fake_server import KEY, FakeServer
 from tests.unit.cli.conftest import Ran
 
 from trellis.v1 import dataset_pb2
-from trellis.v1.adapter_pb2 import Adapter
 from trellis.v1.trainer_pb2 import Trainer, TrainerRoom
 from trellis.v1.tuning_job_pb2 import TuningJob, TuningJobEvent
 
@@ -379,22 +378,6 @@ def test_adapters(trellis: Run, tmp_path: Path) -> None:
     assert [Path(file).name for file in files] == ["adapter_config.json", "adapter_model.safetensors"]
     assert trellis("adapters", "alias", "delete", "support").code == 0
     assert trellis("adapters", "delete", short).code == 0
-
-
-def test_adapters_are_shared_and_shares_ended(trellis: Run, server: FakeServer) -> None:
-    name = "tenants/acme/adapters/" + "a" * 24
-    server.adapters.adapters[name] = Adapter(name=name, rank=4)
-    shared = trellis("adapters", "share", "a" * 24, "globex", "--format", "json").json
-    assert shared == {"adapter": name, "tenant": "tenants/globex", "create_time": None}
-    assert trellis("adapters", "shares", name, "--format", "json").json == [shared]
-    assert "tenants/globex" in trellis("adapters", "shares", name).out
-    listed = trellis("adapters", "shared", "--tenant", "globex", "--format", "json").json
-    assert [one["name"] for one in listed] == [name]
-    assert trellis("adapters", "shared").out.splitlines()[0].startswith("NAME")
-    ended = trellis("adapters", "unshare", name, "globex", "--format", "json").json
-    assert ended == {"adapter": name, "unshared": "globex"}
-    assert "can't call" in trellis("adapters", "unshare", name, "globex").err
-    assert trellis("adapters", "shares", name, "--format", "json").json == []
 
 
 def test_generate(trellis: Run, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,4 +95,6 @@ def _read(method: str, option: access_pb2.Access) -> Access:
         raise MissingAccessError(f"{method} must name a scope if callers with keys may call it, and else none.")
     scope = Scope(option.scope) if option.scope else None
     fields = tuple(option.tenant_field.split(".")) if option.tenant_field else ()
-    return Access(Role(option.role), fields, option.platform_names_allowed, scope, option.shared_allowed, option.ticket_allowed)
+    return Access(
+        Role(option.role), fields, option.platform_names_allowed, scope, option.shared_allowed, option.ticket_allowed
+    )
