@@ -1,12 +1,13 @@
 """No query walks through a whole table, nor sorts one: each costs the same however much there is."""
 
 import re
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import event, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from tests.contract.store import samples
 
 from trellis.server.app.ledger_reading import LedgerRange
@@ -106,8 +107,14 @@ async def _loops(unit: UnitOfWork) -> None:
     await unit.datasets.stale_uploads(samples.NOW, 10)
 
 
-@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("ask", [_lists, _next_pages, _look_ups, _loops])
+async def _waiting(unit: UnitOfWork) -> None:
+    await unit.jobs.marks([UID, "uid-acme-2"])
+    await unit.trainers.marks(["trainer-1", "trainer-2"])
+    await unit.leases.expire_time("deploy")
+    await unit.leases.holds("deploy", "one")
+
+
+@pytest.mark.parametrize("ask", [_lists, _next_pages, _look_ups, _loops, _waiting])
 async def test_queries_go_through_indexes(ask: Any, engine: AsyncEngine, units: UnitOfWorkFactory) -> None:
     await samples.seed(units, samples.job(1), samples.job(2))
     asked: dict[str, Any] = {}
@@ -119,14 +126,32 @@ async def test_queries_go_through_indexes(ask: Any, engine: AsyncEngine, units: 
     event.listen(engine.sync_engine, "before_cursor_execute", remember)
     async with units() as unit:
         await ask(unit)
+    event.remove(engine.sync_engine, "before_cursor_execute", remember)
     assert asked
-    wasteful = []
+    plans = _plans_of_sqlite if engine.dialect.name == "sqlite" else _plans_of_postgresql
     async with engine.connect() as connection:
-        for statement, parameters in asked.items():
-            rows = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
-            steps = [row.detail for row in rows]
-            wasteful += [f"{statement}\n  {step}" for step in steps if _walks(step, statement)]
+        wasteful = [found async for found in plans(connection, asked)]
     assert not wasteful, "\n".join(wasteful)
+
+
+async def _plans_of_sqlite(connection: AsyncConnection, asked: Mapping[str, Any]) -> AsyncIterator[str]:
+    """Those that walk through a table, or sort."""
+    for statement, parameters in asked.items():
+        for row in await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters):
+            if _walks(row.detail, statement):
+                yield f"{statement}\n  {row.detail}"
+
+
+async def _plans_of_postgresql(connection: AsyncConnection, asked: Mapping[str, Any]) -> AsyncIterator[str]:
+    """The same; the tables are small, so that the planner is told to leave them alone where it can."""
+    for choice in ("seqscan", "bitmapscan", "sort"):
+        await connection.execute(text(f"SET enable_{choice} = off"))
+    for statement, parameters in asked.items():
+        rows = (await connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)).scalars().all()
+        # PostgreSQL takes no order from an index under NULL: it sorts the platform's own keys, and the attempts that are open.
+        may_sort = "UNION ALL" in statement or "IS NULL ORDER BY" in statement or "end_time IS NULL" in statement
+        if any("Seq Scan on" in step or ("Sort " in step and not may_sort) for step in rows):
+            yield "\n".join([statement, *rows])
 
 
 def _walks(step: str, statement: str) -> bool:
