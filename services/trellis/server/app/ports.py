@@ -1,27 +1,27 @@
 """What the use cases and control loops ask of the world, as Protocols; `bootstrap` says what is behind each."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
+from trellis.server.app.adapter_ports import Adapters as Adapters
+from trellis.server.app.adapter_ports import Exports as Exports
+from trellis.server.app.job_ports import Trainers as Trainers
+from trellis.server.app.job_ports import TuningJobs as TuningJobs
 from trellis.server.app.ledger_reading import LedgerRange, StoredBytes, Sums, UsageGroup
 from trellis.server.app.queue_ports import BoardRow, FairShares, QueueFacts, Reservations
 from trellis.server.app.quota_ports import RateBuckets, UsedQuota
-from trellis.server.domain.adapter import Adapter, AdapterShare, Alias
 from trellis.server.domain.audit import AuditEvent, AuditQuery
 from trellis.server.domain.base_model import BaseModel
 from trellis.server.domain.caller import ApiKey
+from trellis.server.domain.claim import Claim as Claim
 from trellis.server.domain.dataset import Dataset, DatasetVersion, Report, Upload, UploadPart
 from trellis.server.domain.derived import Derived
-from trellis.server.domain.export import Export, ExportState
 from trellis.server.domain.ledger import LedgerEntry, UsageSum
-from trellis.server.domain.marks import JobMark, TrainerMark
+from trellis.server.domain.page import Page as Page
 from trellis.server.domain.remembered_request import RememberedRequest
 from trellis.server.domain.tenant import Tenant
-from trellis.server.domain.trainer import Trainer, TrainerBase
-from trellis.server.domain.tuning_job import Attempt, Checkpoint, JobEvent, JobState, MetricPoint, TuningJob
 
 T = TypeVar("T")
 
@@ -44,22 +44,6 @@ class Ids(Protocol):
     def new_secret(self, prefix: str) -> str:
         """A fresh secret of 256 random bits, such as `trk_…`."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
-    """A run of a list; `next_cursor` is None at the end, else what the next call's `cursor` must be."""
-
-    items: Sequence[T]
-    next_cursor: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A control loop's hold on a row, until it expires; what is done under it is applied with its token."""
-
-    token: str
-    expire_time: datetime
 
 
 class Tenants(Protocol):
@@ -175,216 +159,6 @@ class Datasets(Protocol):
     async def save_report(self, report: Report, claim: Claim) -> bool:
         """Saves and lets go; False, and nothing changes, if the claim was lost."""
         ...
-
-
-class TuningJobs(Protocol):
-    """Jobs, attempts, events, metrics, logs and checkpoints. Parts are kept by the job's `uid`."""
-
-    async def add(self, job: TuningJob) -> None:
-        """Raises AlreadyExists."""
-        ...
-
-    async def get(self, tenant: str, job_id: str, *, for_update: bool = False) -> TuningJob | None: ...
-    async def get_by_uid(self, uid: str, *, for_update: bool = False) -> TuningJob | None: ...
-    async def list(
-        self, tenant: str | None, states: Sequence[JobState], limit: int, cursor: str | None
-    ) -> Page[TuningJob]:
-        """Newest first; `tenant` None for all tenants', `states` empty for all states."""
-        ...
-
-    async def in_states(self, states: Sequence[JobState], limit: int) -> Sequence[TuningJob]:
-        """Oldest first, over all tenants."""
-        ...
-
-    async def counts(self) -> dict[JobState, int]:
-        """How many jobs there are in each state, over all tenants."""
-        ...
-
-    async def save(self, job: TuningJob, events: Sequence[JobEvent] = ()) -> TuningJob:
-        """Saves the job, which was read for update in this unit of work, and appends the events with the next
-        sequences; returns the job with its new event_count.
-        """
-        ...
-
-    async def delete(self, tenant: str, job_id: str) -> None:
-        """Deletes the job with all its parts."""
-        ...
-
-    async def claim(self, states: Sequence[JobState], claim: Claim, now: datetime, limit: int) -> Sequence[TuningJob]:
-        """Jobs in these states that no loop holds, oldest first, held from now on."""
-        ...
-
-    async def holds(self, uid: str, claim: Claim) -> bool:
-        """Whether the claim on the job is still this one; asked in the unit of work that applies the outcome, after
-        the job was read for update.
-        """
-        ...
-
-    async def release(self, uid: str, claim: Claim) -> None:
-        """Lets go of the job, if the claim is still this one."""
-        ...
-
-    async def lock_queue(self) -> None:
-        """Waits until no other unit of work holds the queue, then holds it to the end of this one."""
-        ...
-
-    async def events(self, uid: str, after_sequence: int, limit: int) -> Sequence[JobEvent]: ...
-    async def marks(self, uids: Collection[str]) -> Mapping[str, JobMark]:
-        """How far each of these jobs has come, by uid; without those that are gone."""
-        ...
-
-    async def add_attempt(self, attempt: Attempt) -> None: ...
-    async def get_attempt(self, uid: str, number: int) -> Attempt | None: ...
-    async def find_attempt(self, token_hash: str) -> Attempt | None: ...
-    async def save_attempt(self, attempt: Attempt) -> None: ...
-    async def attempts_to_clean_up(self, limit: int) -> Sequence[Attempt]:
-        """Attempts that are over but not cleaned up, oldest first."""
-        ...
-
-    async def expired_attempts(self, now: datetime, limit: int) -> Sequence[Attempt]:
-        """Attempts that are not over and whose lease has ended, oldest first."""
-        ...
-
-    async def open_attempts(self, limit: int) -> Sequence[Attempt]:
-        """Attempts that are not over, oldest first."""
-        ...
-
-    async def add_metrics(self, uid: str, points: Sequence[MetricPoint]) -> None:
-        """Points of a step that is there already are ignored, value by value."""
-        ...
-
-    async def metrics(self, uid: str, limit: int, cursor: str | None) -> Page[MetricPoint]: ...
-    async def add_checkpoint(self, uid: str, checkpoint: Checkpoint) -> None:
-        """A checkpoint of the same step is replaced."""
-        ...
-
-    async def checkpoints(self, uid: str, limit: int, cursor: str | None) -> Page[Checkpoint]: ...
-    async def latest_checkpoint(self, uid: str) -> Checkpoint | None: ...
-    async def best_checkpoint(self, uid: str) -> Checkpoint | None:
-        """The one that domain.retention.best_of finds among all of them."""
-        ...
-
-    async def get_checkpoint(self, uid: str, step: int) -> Checkpoint | None: ...
-    async def delete_checkpoint(self, uid: str, step: int) -> None: ...
-    async def checkpoint_keys_in_use(self, tenant: str) -> frozenset[str]:
-        """Keys that the tenant's jobs start from, or its exports are made of, which have not ended."""
-        ...
-
-    async def append_log(self, uid: str, attempt: int, text: str) -> None: ...
-    async def read_log(self, uid: str, offset: int, limit: int) -> Sequence[tuple[int, int, str]]:
-        """Pieces of `(next_offset, attempt, text)` after `offset`, at most so many."""
-        ...
-
-
-class Trainers(Protocol):
-    """Shared trainers, and the attempts that they were given."""
-
-    async def add(self, trainer: Trainer) -> None: ...
-    async def get(self, uid: str, *, for_update: bool = False) -> Trainer | None: ...
-    async def find(self, token_hash: str) -> Trainer | None: ...
-    async def save(self, trainer: Trainer) -> None: ...
-    async def live(self) -> Sequence[Trainer]:
-        """Those that are not over, oldest first."""
-        ...
-
-    async def marks(self, uids: Collection[str]) -> Mapping[str, TrainerMark]:
-        """What each of these trainers would hear if it asked, by uid; without those that are gone."""
-        ...
-
-    async def prune(self, before: datetime) -> int:
-        """Deletes those that ended before and are cleaned up, but for each base model's newest one that said how fast it
-        trains; how many.
-        """
-        ...
-
-    async def newest_measured(self, base_model: str) -> Trainer | None:
-        """The newest trainer of the base model that has said how fast it trains."""
-        ...
-
-    async def to_clean_up(self, limit: int) -> Sequence[Trainer]:
-        """Those that are over but not cleaned up; who ended first comes first."""
-        ...
-
-    async def last_ends(self, bases: Collection[TrainerBase]) -> dict[TrainerBase, datetime]:
-        """When the newest trainer of each base ended; without those that never had one."""
-        ...
-
-    async def open_attempts(self, uids: Collection[str]) -> Sequence[Attempt]:
-        """Attempts of these trainers that are not over, oldest first."""
-        ...
-
-
-class Adapters(Protocol):
-    """Adapters and aliases."""
-
-    async def add(self, adapter: Adapter) -> bool:
-        """False, and nothing changes, if the tenant has this digest already."""
-        ...
-
-    async def get(self, tenant: str, adapter_id: str, *, for_update: bool = False) -> Adapter | None: ...
-    async def list(self, tenant: str, limit: int, cursor: str | None) -> Page[Adapter]:
-        """Newest first."""
-        ...
-
-    async def save(self, adapter: Adapter) -> None: ...
-    async def delete(self, tenant: str, adapter_id: str) -> None: ...
-    async def wanted(self) -> Sequence[Adapter]:
-        """All adapters whose deployment is not UNDEPLOYED."""
-        ...
-
-    async def get_alias(self, tenant: str, alias_id: str, *, for_update: bool = False) -> Alias | None: ...
-    async def put_alias(self, alias: Alias) -> None:
-        """Adds or replaces."""
-        ...
-
-    async def list_aliases(self, tenant: str, limit: int, cursor: str | None) -> Page[Alias]: ...
-    async def delete_alias(self, tenant: str, alias_id: str) -> None: ...
-    async def aliases_of(self, tenant: str, digest: str) -> Sequence[Alias]: ...
-
-    async def put_share(self, share: AdapterShare) -> None:
-        """Adds the share; one that is there already gets the new time."""
-        ...
-
-    async def delete_share(self, owner: str, digest: str, tenant: str) -> AdapterShare | None:
-        """Deletes the share and returns it; None if there was none."""
-        ...
-
-    async def shares_of(self, owner: str, digest: str, limit: int, cursor: str | None) -> Page[AdapterShare]:
-        """The adapter's shares, oldest first."""
-        ...
-
-    async def is_shared(self, owner: str, digest: str, tenant: str) -> bool:
-        """Whether the tenant may call the adapter: it is shared with it, since it exists."""
-        ...
-
-    async def shared_with(self, tenant: str, limit: int, cursor: str | None) -> Page[Adapter]:
-        """The adapters of others that the tenant may call, oldest share first."""
-        ...
-
-
-class Exports(Protocol):
-    """Exports."""
-
-    async def add(self, export: Export) -> None:
-        """Raises AlreadyExists."""
-        ...
-
-    async def get(self, tenant: str, export_id: str, *, for_update: bool = False) -> Export | None: ...
-    async def get_by_uid(self, uid: str, *, for_update: bool = False) -> Export | None: ...
-    async def list(self, tenant: str, limit: int, cursor: str | None) -> Page[Export]:
-        """Newest first."""
-        ...
-
-    async def in_state(self, state: ExportState, limit: int) -> Sequence[Export]:
-        """Oldest first, over all tenants."""
-        ...
-
-    async def to_clean_up(self, limit: int) -> Sequence[Export]:
-        """Exports that have ended, whose run on the cluster is not known to be gone; those that ended first come first."""
-        ...
-
-    async def save(self, export: Export) -> None: ...
-    async def delete(self, tenant: str, export_id: str) -> None: ...
 
 
 class AuditTrail(Protocol):

@@ -1,0 +1,81 @@
+"""What is asked of the database about adapters, aliases, shares and exports."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from trellis.server.domain.adapter import Adapter, AdapterShare, Alias
+from trellis.server.domain.export import Export, ExportState
+from trellis.server.domain.page import Page
+
+
+class Adapters(Protocol):
+    """Adapters and aliases."""
+
+    async def add(self, adapter: Adapter) -> bool:
+        """False, and nothing changes, if the tenant has this digest already."""
+        ...
+
+    async def get(self, tenant: str, adapter_id: str, *, for_update: bool = False) -> Adapter | None: ...
+    async def list(self, tenant: str, limit: int, cursor: str | None) -> Page[Adapter]:
+        """Newest first."""
+        ...
+
+    async def save(self, adapter: Adapter) -> None: ...
+    async def delete(self, tenant: str, adapter_id: str) -> None: ...
+    async def wanted(self) -> Sequence[Adapter]:
+        """All adapters whose deployment is not UNDEPLOYED."""
+        ...
+
+    async def get_alias(self, tenant: str, alias_id: str, *, for_update: bool = False) -> Alias | None: ...
+    async def put_alias(self, alias: Alias) -> None:
+        """Adds or replaces."""
+        ...
+
+    async def list_aliases(self, tenant: str, limit: int, cursor: str | None) -> Page[Alias]: ...
+    async def delete_alias(self, tenant: str, alias_id: str) -> None: ...
+    async def aliases_of(self, tenant: str, digest: str) -> Sequence[Alias]: ...
+
+    async def put_share(self, share: AdapterShare) -> None:
+        """Adds the share; one that is there already gets the new time."""
+        ...
+
+    async def delete_share(self, owner: str, digest: str, tenant: str) -> AdapterShare | None:
+        """Deletes the share and returns it; None if there was none."""
+        ...
+
+    async def shares_of(self, owner: str, digest: str, limit: int, cursor: str | None) -> Page[AdapterShare]:
+        """The adapter's shares, oldest first."""
+        ...
+
+    async def is_shared(self, owner: str, digest: str, tenant: str) -> bool:
+        """Whether the tenant may call the adapter: it is shared with it, since it exists."""
+        ...
+
+    async def shared_with(self, tenant: str, limit: int, cursor: str | None) -> Page[Adapter]:
+        """The adapters of others that the tenant may call, oldest share first."""
+        ...
+
+
+class Exports(Protocol):
+    """Exports."""
+
+    async def add(self, export: Export) -> None:
+        """Raises AlreadyExists."""
+        ...
+
+    async def get(self, tenant: str, export_id: str, *, for_update: bool = False) -> Export | None: ...
+    async def get_by_uid(self, uid: str, *, for_update: bool = False) -> Export | None: ...
+    async def list(self, tenant: str, limit: int, cursor: str | None) -> Page[Export]:
+        """Newest first."""
+        ...
+
+    async def in_state(self, state: ExportState, limit: int) -> Sequence[Export]:
+        """Oldest first, over all tenants."""
+        ...
+
+    async def to_clean_up(self, limit: int) -> Sequence[Export]:
+        """Exports that have ended, whose run on the cluster is not known to be gone; those that ended first come first."""
+        ...
+
+    async def save(self, export: Export) -> None: ...
+    async def delete(self, tenant: str, export_id: str) -> None: ...
