@@ -33,7 +33,7 @@ _WRITTEN = click.Path(dir_okay=False, writable=True, path_type=Path)
     help="Work that comes, over what can be done.",
 )
 @click.option("--quotas/--no-quotas", default=True, help="Whether tenants have quotas, in cohorts.  [default: quotas]")
-@click.option("--round", "pause", type=click.FloatRange(1), default=60.0, show_default=True,
+@click.option("--round", "pause", type=click.FloatRange(1), default=120.0, show_default=True,
               help="Seconds between two decisions.")  # fmt: skip
 @click.option("--record", type=_WRITTEN, help="Write what was simulated here, to be replayed with --trace.")
 @click.option("--plot", type=_WRITTEN, help="Draw utilisation, queue and fairness here, as SVG.")

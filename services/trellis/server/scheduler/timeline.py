@@ -66,6 +66,10 @@ class _Run:
     """Seconds from then to its end."""
     stop: float
     """When it ends, or is gone."""
+    saved: float = 0.0
+    """Checkpoints that it has saved since then."""
+    is_known: bool = False
+    """Whether its end is known by its pace."""
 
 
 class Timeline:
@@ -78,10 +82,12 @@ class Timeline:
         self._work: dict[str, float] = {}
         self._queued: dict[str, QueuedJob] = {}
         self._runs: dict[str, _Run] = {}
+        self._held = Resources()
         self._stops: list[tuple[float, int, str]] = []
         self._count = itertools.count()
         self._reserved: Mapping[str, Resources] = snapshot.reservations
         self._shares = dict(snapshot.tenants)
+        self._has_budgets = any(share.budget_ends for share in self._shares.values())
         self._used = PastUse(
             snapshot.policy.half_life_seconds, {tenant: share.past_use for tenant, share in self._shares.items()}
         )
@@ -170,10 +176,7 @@ class Timeline:
 
     def held(self) -> Resources:
         """What jobs and trainers have."""
-        found = self.fleet.held
-        for run in self._runs.values():
-            found = found.plus(run.active.needs)
-        return found
+        return self.fleet.held.plus(self._held)
 
     def _start(self, uid: str, trainer: str) -> None:
         job = self._queued.pop(uid)
@@ -217,12 +220,14 @@ class Timeline:
 
     def _run(self, run: _Run) -> None:
         self._runs[run.job.uid] = run
+        self._held = self._held.plus(run.active.needs)
         self._used.hold(run.job.tenant, run.share, self.now)
         heapq.heappush(self._stops, (run.stop, next(self._count), run.job.uid))
 
     def _stop(self, uid: str) -> Happened:
         """It has ended, or has given way and waits again."""
         run = self._runs.pop(uid)
+        self._held = self._held.minus(run.active.needs)
         self._used.hold(run.job.tenant, -run.share, self.now)
         if run.active.trainer_uid:
             self.fleet.leave(run.active.trainer_uid, uid, self.now)
@@ -253,12 +258,14 @@ class Timeline:
 
     def _active(self, run: _Run) -> ActiveJob:
         """As it is now: when it last saved, and when it ends as far as is known."""
-        active, saves, done = run.active, self._pace.checkpoint, self.now - run.begin
-        if saves and done >= saves:
-            active = replace(active, saved_time=self.time(run.begin + done // saves * saves))
-        if self._pace.known and done >= self._pace.known:
-            active = replace(active, expected_end=self.time(run.begin + run.work))
-        return active
+        done, saves = self.now - run.begin, self._pace.checkpoint
+        if saves and done >= saves and (saved := done // saves) > run.saved:
+            run.saved = saved
+            run.active = replace(run.active, saved_time=self.time(run.begin + saved * saves))
+        if self._pace.known and done >= self._pace.known and not run.is_known:
+            run.is_known = True
+            run.active = replace(run.active, expected_end=self.time(run.begin + run.work))
+        return run.active
 
     def _expected(self, job: QueuedJob) -> float:
         return job.seconds if job.seconds is not None else self._base.policy.default_job_seconds
@@ -285,6 +292,8 @@ class Timeline:
 
     def _renew_budgets(self) -> None:
         """A new period begins with the whole of the tenant's least hard limit."""
+        if not self._has_budgets:
+            return
         now = self.time(self.now)
         for tenant, share in self._shares.items():
             over = [meter for meter, end in share.budget_ends.items() if end <= now]

@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--load", type=float, default=1.2)
     parser.add_argument("--quotas", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--round", type=float, default=60.0)
+    parser.add_argument("--round", type=float, default=120.0)
     parser.add_argument("--record", type=Path)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--format", choices=("table", "json"), default="table")

@@ -24,7 +24,7 @@ ORIGIN = datetime(2026, 1, 1, tzinfo=UTC)
 class SimulationOptions:
     """What a trace does not say; times are in seconds of the simulated platform."""
 
-    round: float = 60.0
+    round: float = 120.0
     """Between two decisions, at least."""
     look: float = 600.0
     """After so long, a decision is made though nothing has happened: some depend on the time alone."""
