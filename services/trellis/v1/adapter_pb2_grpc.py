@@ -204,8 +204,9 @@ class AdapterServiceServicer:
 
     def ShareAdapter(self, request, context):
         """Lets another tenant call the adapter, and see it without its manifest, until that is revoked; its files stay with the
-        owner. Sharing again only renews the time. Errors: NOT_FOUND for the adapter; INVALID_ARGUMENT. Whether the other tenant
-        exists is not said; a tenant that is created later does not come into what was shared before.
+        owner. Sharing again only renews the time. Errors: NOT_FOUND for the adapter; INVALID_ARGUMENT; FAILED_PRECONDITION for
+        more than 1000 tenants. Whether the other tenant exists is not said; a tenant that is created later does not come into
+        what was shared before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

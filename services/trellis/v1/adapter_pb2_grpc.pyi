@@ -70,8 +70,9 @@ class AdapterServiceStub:
     """Deletes an alias; its adapter stays. Errors: NOT_FOUND, ABORTED (etag)."""
     ShareAdapter: _grpc.UnaryUnaryMultiCallable[_adapter_pb2.ShareAdapterRequest, _adapter_pb2.AdapterShare]
     """Lets another tenant call the adapter, and see it without its manifest, until that is revoked; its files stay with the
-    owner. Sharing again only renews the time. Errors: NOT_FOUND for the adapter; INVALID_ARGUMENT. Whether the other tenant
-    exists is not said; a tenant that is created later does not come into what was shared before.
+    owner. Sharing again only renews the time. Errors: NOT_FOUND for the adapter; INVALID_ARGUMENT; FAILED_PRECONDITION for
+    more than 1000 tenants. Whether the other tenant exists is not said; a tenant that is created later does not come into
+    what was shared before.
     """
     RevokeAdapterShare: _grpc.UnaryUnaryMultiCallable[_adapter_pb2.RevokeAdapterShareRequest, _empty_pb2.Empty]
     """Ends a share: the next call of the other tenant is refused. Ending it again changes nothing. Errors: NOT_FOUND for the
@@ -123,8 +124,9 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
     """Deletes an alias; its adapter stays. Errors: NOT_FOUND, ABORTED (etag)."""
     ShareAdapter: _aio.UnaryUnaryMultiCallable[_adapter_pb2.ShareAdapterRequest, _adapter_pb2.AdapterShare]  # type: ignore[assignment]
     """Lets another tenant call the adapter, and see it without its manifest, until that is revoked; its files stay with the
-    owner. Sharing again only renews the time. Errors: NOT_FOUND for the adapter; INVALID_ARGUMENT. Whether the other tenant
-    exists is not said; a tenant that is created later does not come into what was shared before.
+    owner. Sharing again only renews the time. Errors: NOT_FOUND for the adapter; INVALID_ARGUMENT; FAILED_PRECONDITION for
+    more than 1000 tenants. Whether the other tenant exists is not said; a tenant that is created later does not come into
+    what was shared before.
     """
     RevokeAdapterShare: _aio.UnaryUnaryMultiCallable[_adapter_pb2.RevokeAdapterShareRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Ends a share: the next call of the other tenant is refused. Ending it again changes nothing. Errors: NOT_FOUND for the
@@ -245,8 +247,9 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_pb2.AdapterShare, _abc.Awaitable[_adapter_pb2.AdapterShare]]:
         """Lets another tenant call the adapter, and see it without its manifest, until that is revoked; its files stay with the
-        owner. Sharing again only renews the time. Errors: NOT_FOUND for the adapter; INVALID_ARGUMENT. Whether the other tenant
-        exists is not said; a tenant that is created later does not come into what was shared before.
+        owner. Sharing again only renews the time. Errors: NOT_FOUND for the adapter; INVALID_ARGUMENT; FAILED_PRECONDITION for
+        more than 1000 tenants. Whether the other tenant exists is not said; a tenant that is created later does not come into
+        what was shared before.
         """
 
     @_abc_1.abstractmethod

@@ -218,6 +218,16 @@ async def test_members_share_nothing_and_nobody_shares_with_itself(door: Door, a
     assert (await said(call(door, "AdapterService.ShareAdapter", missing, "tenant-admin")))[0] == "NOT_FOUND"
 
 
+async def test_an_adapter_has_so_many_shares_and_no_more(
+    door: Door, adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trellis.server.app.shares.MAX_SHARES", 2)
+    for guest in (GUEST, "tenants/b", GUEST):
+        await share(door, adapter, guest)
+    code, message = await said(share(door, adapter, "tenants/c"))
+    assert (code, "2 tenants, which is the most" in message) == ("FAILED_PRECONDITION", True)
+
+
 async def test_the_owner_does_not_learn_which_tenants_there_are(door: Door, adapter: Adapter) -> None:
     for guest in (GUEST, "tenants/nonesuch"):
         assert (await share(door, adapter, guest)).tenant == guest

@@ -1,8 +1,9 @@
 """Adapters that tenants let others call."""
 
 from dataclasses import replace
+from typing import Final
 
-from trellis.errors import InvalidArgument
+from trellis.errors import InvalidArgument, Reason, error_for
 from trellis.names import AdapterName, AliasName, TenantName, tenant_of
 from trellis.server.app.adapters import get_adapter, present_adapter
 from trellis.server.app.audit import record
@@ -15,12 +16,16 @@ from trellis.server.app.tenants import present_tenant
 from trellis.server.domain.adapter import Adapter, AdapterShare
 from trellis.server.domain.caller import Caller
 
+MAX_SHARES: Final = 1000
+"""With so many tenants an adapter is shared at the most, there or not."""
+
 
 async def share_adapter(context: Context, name: str, guest: str) -> AdapterShare:
     """Let another tenant call the adapter; says nothing of whether there is such a tenant. Again renews the time."""
     parsed, tenant_id = _parse(name, guest)
     async with context.units() as unit:
         adapter = await present_adapter(unit, parsed, for_update=True)
+        await _check_room(unit, adapter, tenant_id)
         share = AdapterShare(adapter.tenant, adapter.digest, tenant_id, context.now())
         await unit.adapters.put_share(share)
         await record(context, unit, None, share)
@@ -95,6 +100,13 @@ async def shared_adapter(unit: UnitOfWork, caller: Caller, name: str) -> Adapter
 def seen_by_guests(adapter: Adapter) -> Adapter:
     """Without what tells of the owner's data and jobs."""
     return replace(adapter, tuning_job="", manifest_json="{}", deployment_message="")
+
+
+async def _check_room(unit: UnitOfWork, adapter: Adapter, tenant: str) -> None:
+    present = (await unit.adapters.shares_of(adapter.tenant, adapter.digest, MAX_SHARES, None)).items
+    if len(present) >= MAX_SHARES and tenant not in {share.tenant for share in present}:
+        message = f"{adapter.name} is shared with {MAX_SHARES} tenants, which is the most. End one of its shares first."
+        raise error_for(Reason.INVALID_STATE, message, metadata={"resource": adapter.name})
 
 
 async def _is_shared(unit: UnitOfWork, adapter: Adapter, tenant: str) -> bool:
