@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from math import log
 
 from trellis.server.domain.quota import BudgetMeter, Quota
 from trellis.server.domain.tuning_job import QueueCode
@@ -102,8 +101,6 @@ class Accounts:
         self._accounts: dict[str, Account] = {}
         self._seat = snapshot.seat
         self._seat_resources = snapshot.trainer_needs.part(snapshot.options.max_jobs)
-        half_life = snapshot.policy.half_life_seconds
-        self._decay = log(2) / half_life if half_life > 0 else 0.0
         for tenant in sorted(snapshot.tenants):
             self.of(tenant)
         for job in snapshot.active:
@@ -135,10 +132,6 @@ class Accounts:
         account = self.of(job.tenant)
         account.leaving += 1
         account.line.leaving += self.of_active(job).accelerators
-
-    def past_share(self, tenant: str) -> float:
-        """The part of the platform that it has had: what is remembered of its use, over the time that is remembered."""
-        return self._snapshot.share_of(tenant).past_use * self._decay
 
     def _opened(self, share: TenantShare) -> Account:
         cohort = None

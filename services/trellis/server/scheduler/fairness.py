@@ -1,21 +1,35 @@
 """Weighted dominant-resource fairness: whose turn is next (Ghodsi et al. 2011), with a decaying memory of past use."""
 
+from math import exp2, log
+
 from trellis.server.scheduler.accounts import Accounts
 from trellis.server.scheduler.capacity import NOTHING, Resources
+from trellis.server.scheduler.snapshot import SchedulerOptions, Snapshot
+
+
+def foreseen_share(past_use: float, present: float, policy: SchedulerOptions) -> float:
+    """The mean share that a tenant will have had, of late, if it keeps its present one for as long as a job lasts.
+
+    `past_use` is in seconds, as TenantShare has it. What a tenant has had fades meanwhile. So one that holds nothing just
+    now is not taken for one that never had anything, and those that have had nothing yet are compared by what they hold.
+    With the plain sum of both, tenants with few jobs have more than their weight: they hold nothing between two jobs.
+    """
+    half_life = max(1.0, policy.half_life_seconds)
+    fades = exp2(-policy.default_job_seconds / half_life)
+    return past_use * log(2) / half_life * fades + present * (1 - fades)
 
 
 class Shares:
     """Each tenant's share of the platform by its weight: what it holds, what it has had, and what waits in its name
     before others' jobs.
 
-    A tenant's share is its dominant one: of CPUs or of GPUs, whichever it has the larger part of. What it has had counts
-    as the mean share that it had over the time that is remembered. What waits counts so that tenants' jobs alternate
-    in the queue as they will when they run.
+    A tenant's share is its dominant one: of CPUs or of GPUs, whichever it has the larger part of. What waits counts so
+    that tenants' jobs alternate in the queue as they will when they run.
     """
 
-    def __init__(self, accounts: Accounts, capacity: Resources) -> None:
+    def __init__(self, accounts: Accounts, snapshot: Snapshot) -> None:
         self._accounts = accounts
-        self._capacity = capacity
+        self._snapshot = snapshot
         self._foreseen: dict[str, Resources] = {}
         self._known: dict[str, float] = {}
 
@@ -24,10 +38,10 @@ class Shares:
         share = self._known.get(tenant)
         if share is None:
             account = self._accounts.of(tenant)
-            held = account.held.plus(self._foreseen.get(tenant, NOTHING))
-            present = held.share_of(self._capacity) + self._accounts.past_share(tenant)
+            held = account.held.plus(self._foreseen.get(tenant, NOTHING)).share_of(self._snapshot.capacity)
+            foreseen = foreseen_share(account.share.past_use, held, self._snapshot.policy)
             # Rounded, so that equals are equal however their parts were added.
-            share = self._known[tenant] = round(present / max(account.share.weight, 1e-9), 9)
+            share = self._known[tenant] = round(foreseen / max(account.share.weight, 1e-9), 12)
         return share
 
     def foresee(self, tenant: str, resources: Resources) -> None:

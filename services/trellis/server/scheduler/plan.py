@@ -27,7 +27,7 @@ class Plan:
         self.snapshot = snapshot
         self.capacity, self.trainer_needs = snapshot.capacity, snapshot.trainer_needs
         self.accounts = Accounts(snapshot)
-        self.shares = Shares(self.accounts, snapshot.capacity)
+        self.shares = Shares(self.accounts, snapshot)
         self.seats = Seats(snapshot)
         self.lines = Lines()
         self.tiers = Tiers((), snapshot, self.is_hindered)

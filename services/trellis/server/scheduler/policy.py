@@ -84,7 +84,7 @@ def order_of(plan: Plan) -> list[QueuedJob]:
     """The jobs that wait, in their turns from here on."""
     placed = {admission.uid for admission in plan.admit} | plan.refuse.keys()
     left = [job for job in plan.snapshot.queued if job.uid not in placed]
-    shares = Shares(plan.accounts, plan.capacity)
+    shares = Shares(plan.accounts, plan.snapshot)
     order = [job for job in left if job.uid in plan.reserve]
     for job in Turns((job for job in left if job.uid not in plan.reserve), plan.tiers.of, shares.of):
         order.append(job)

@@ -2,7 +2,6 @@
 
 import heapq
 import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,6 +10,7 @@ from trellis.server.domain.trainer import TrainerBase
 from trellis.server.scheduler.accounts import Accounts, Claim
 from trellis.server.scheduler.backfill import End, present_ends
 from trellis.server.scheduler.capacity import NOTHING, Resources
+from trellis.server.scheduler.fairness import foreseen_share
 from trellis.server.scheduler.past_use import PastUse
 from trellis.server.scheduler.snapshot import Alone, QueuedJob, Snapshot
 
@@ -36,7 +36,6 @@ class Stock:
         """Of what runs: when, an order, whose, and the capacity, or the seat, that it gives back."""
         self._count = itertools.count()
         half_life = max(1.0, snapshot.policy.half_life_seconds)
-        self._decay = math.log(2) / half_life
         self._used = PastUse(half_life, {tenant: share.past_use for tenant, share in snapshot.tenants.items()})
         self._hold_active()
 
@@ -96,8 +95,9 @@ class Stock:
     def share(self, tenant: str, foreseen: Resources) -> float:
         """The tenant's share over its weight, with what it has had and with what waits in its name."""
         account = self.accounts.of(tenant)
-        past = self._used.of(tenant, self.now) * self._decay
-        return (account.held.plus(foreseen).share_of(self._snapshot.capacity) + past) / max(account.share.weight, 1e-9)
+        held = account.held.plus(foreseen).share_of(self._snapshot.capacity)
+        past = self._used.of(tenant, self.now)
+        return foreseen_share(past, held, self._snapshot.policy) / max(account.share.weight, 1e-9)
 
     def ends(self) -> Iterator[End]:
         """All that is expected to be given back; of trainers by the seat."""
