@@ -12,6 +12,7 @@ from prometheus_client import REGISTRY
 import trellis.server.control.loop
 import trellis.server.control.metrics
 import trellis.server.rpc.metrics
+import trellis.server.store.ledger
 from trellis.engine_options import EngineOptions
 from trellis.server.config import OPTIONS, ServerConfig
 from trellis.server.domain.trainer_options import TrainerOptions
@@ -31,6 +32,7 @@ SERVING = ROOT / "services" / "trellis" / "serving" / "metrics.py"
 assert trellis.server.control.loop
 assert trellis.server.control.metrics
 assert trellis.server.rpc.metrics
+assert trellis.server.store.ledger
 
 
 def settings_table() -> str:

@@ -1,11 +1,11 @@
 """The ledger in the database, and what is derived from it in the same transaction."""
 
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+from prometheus_client import Counter as Metric
 from sqlalchemy import Row, Select, Table, delete, func, select
 
 from trellis.server.app.ledger_reading import LedgerRange, StoredBytes, Sums, UsageGroup
@@ -26,6 +26,10 @@ _d = tables.usage_days.c
 _j = tables.tuning_jobs.c
 _IN_ORDER = Keyset((_e.time, _e.sequence))
 _METERING_LOCK = 0x7472_0005
+_ENTRIES = Metric("trellis_ledger_entries_total", "Entries that were written into the ledger.", ["kind", "meter"])
+_QUANTITY = Metric(
+    "trellis_ledger_quantity_total", "What was held, settled and released, in the meter's units.", ["kind", "meter"]
+)
 _STORAGE_KEYS = ("storage2", "storage3")
 """What keys of storage begin with, with the year's first digit, and what comes after all of them in any collation."""
 
@@ -39,8 +43,16 @@ class SqlLedger(Rows):
 
     def __init__(self, transaction: Transaction) -> None:
         super().__init__(transaction)
-        self.written: Counter[tuple[str, str]] = Counter()
-        """How many entries of each kind and meter this transaction has written."""
+        self._written: list[LedgerEntry] = []
+        """By this transaction."""
+
+    def committed(self) -> None:
+        """What was written has become true: count it."""
+        for entry in self._written:
+            labels = (entry.kind.value, entry.meter.value)
+            _ENTRIES.labels(*labels).inc()
+            _QUANTITY.labels(*labels).inc(entry.quantity)
+        self._written.clear()
 
     async def append(self, entries: Sequence[LedgerEntry]) -> Sequence[LedgerEntry]:
         assert all(entry.quantity > 0 for entry in entries), "an entry says something"
@@ -49,7 +61,7 @@ class SqlLedger(Rows):
         added = await self._transaction.add_new(tables.ledger_entries, rows, [_e.tenant, _e.key])
         fresh = [single[row.tenant, row.key] for row in added]
         await self._add(derive(fresh))
-        self.written.update((entry.kind.value, entry.meter.value) for entry in fresh)
+        self._written += fresh
         return fresh
 
     async def held(self, job_uid: str) -> Sums:

@@ -102,6 +102,7 @@ class SqlUnitOfWork:
         """Makes it all true."""
         assert self._write, "a unit of work that only reads has nothing to commit"
         await self._transaction.commit()
+        self._ledger.committed()
         self._told(frozenset(self._transaction.touched))
         audit.committed()
 
@@ -120,7 +121,7 @@ class SqlUnitOfWork:
         self.trainers = SqlTrainers(transaction)
         self.adapters = SqlAdapters(transaction)
         self.exports = SqlExports(transaction)
-        self.ledger = SqlLedger(transaction)
+        self.ledger = self._ledger = SqlLedger(transaction)
         self.requests = SqlRequests(transaction)
         self.leases = SqlLeases(transaction)
         self.audit = SqlAuditTrail(transaction)
