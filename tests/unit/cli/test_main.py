@@ -18,7 +18,7 @@ from trellis.cli.main import COMMANDS
 from trellis.errors import FieldViolation, InvalidArgument, Reason
 
 Run = Callable[..., Ran]
-OURS = ("tenants", "keys", "base-models", "datasets", "jobs", "adapters", "generate", "config", "version")
+OURS = ("tenants", "keys", "base-models", "datasets", "jobs", "adapters", "generate", "admin", "config", "version")
 
 
 def test_help_lists_every_command_and_imports_none() -> None:
