@@ -85,4 +85,3 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 
 def test_no_algorithm_has_a_key_that_both_sides_share() -> None:
     assert not [name for name in ALGORITHMS if name.startswith(("HS", "none"))]
-    assert read_issuers
