@@ -137,7 +137,8 @@ class AdapterServiceServicer:
         """Imports an adapter in PEFT format: first a header, then the files of the folder, each whole and in chunks. It goes
         through the same gate as a trained one. The same files again give the same adapter. Errors: FAILED_PRECONDITION
         (BASE_MODEL_UNAVAILABLE); INVALID_ARGUMENT (ADAPTER_INVALID) for pickle, wrong shapes, modules that the base does
-        not have, NaN or all zeros; DATA_LOSS (CHECKSUM_MISMATCH); ABORTED (UPLOAD_INCOMPLETE).
+        not have, NaN or all zeros; DATA_LOSS (CHECKSUM_MISMATCH); ABORTED (UPLOAD_INCOMPLETE); RESOURCE_EXHAUSTED
+        (QUOTA_EXCEEDED) and FAILED_PRECONDITION (NEVER_FITS) when its tenant has no room for its bytes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,7 +161,7 @@ class AdapterServiceServicer:
 
     def DeployAdapter(self, request, context):
         """Makes an adapter callable; starts the base's engine if it does not run. Deploying again changes nothing. Errors:
-        NOT_FOUND.
+        NOT_FOUND; RESOURCE_EXHAUSTED (QUOTA_EXCEEDED) when as many are deployed as the tenant may have.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

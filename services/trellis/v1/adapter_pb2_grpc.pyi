@@ -44,7 +44,8 @@ class AdapterServiceStub:
     """Imports an adapter in PEFT format: first a header, then the files of the folder, each whole and in chunks. It goes
     through the same gate as a trained one. The same files again give the same adapter. Errors: FAILED_PRECONDITION
     (BASE_MODEL_UNAVAILABLE); INVALID_ARGUMENT (ADAPTER_INVALID) for pickle, wrong shapes, modules that the base does
-    not have, NaN or all zeros; DATA_LOSS (CHECKSUM_MISMATCH); ABORTED (UPLOAD_INCOMPLETE).
+    not have, NaN or all zeros; DATA_LOSS (CHECKSUM_MISMATCH); ABORTED (UPLOAD_INCOMPLETE); RESOURCE_EXHAUSTED
+    (QUOTA_EXCEEDED) and FAILED_PRECONDITION (NEVER_FITS) when its tenant has no room for its bytes.
     """
     DownloadAdapter: _grpc.UnaryStreamMultiCallable[_adapter_pb2.DownloadAdapterRequest, _adapter_pb2.DownloadAdapterResponse]
     """Streams an adapter's files. Errors: NOT_FOUND."""
@@ -54,7 +55,7 @@ class AdapterServiceStub:
     """
     DeployAdapter: _grpc.UnaryUnaryMultiCallable[_adapter_pb2.DeployAdapterRequest, _adapter_pb2.Adapter]
     """Makes an adapter callable; starts the base's engine if it does not run. Deploying again changes nothing. Errors:
-    NOT_FOUND.
+    NOT_FOUND; RESOURCE_EXHAUSTED (QUOTA_EXCEEDED) when as many are deployed as the tenant may have.
     """
     UndeployAdapter: _grpc.UnaryUnaryMultiCallable[_adapter_pb2.UndeployAdapterRequest, _adapter_pb2.Adapter]
     """Makes an adapter no longer callable. Errors: NOT_FOUND."""
@@ -98,7 +99,8 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
     """Imports an adapter in PEFT format: first a header, then the files of the folder, each whole and in chunks. It goes
     through the same gate as a trained one. The same files again give the same adapter. Errors: FAILED_PRECONDITION
     (BASE_MODEL_UNAVAILABLE); INVALID_ARGUMENT (ADAPTER_INVALID) for pickle, wrong shapes, modules that the base does
-    not have, NaN or all zeros; DATA_LOSS (CHECKSUM_MISMATCH); ABORTED (UPLOAD_INCOMPLETE).
+    not have, NaN or all zeros; DATA_LOSS (CHECKSUM_MISMATCH); ABORTED (UPLOAD_INCOMPLETE); RESOURCE_EXHAUSTED
+    (QUOTA_EXCEEDED) and FAILED_PRECONDITION (NEVER_FITS) when its tenant has no room for its bytes.
     """
     DownloadAdapter: _aio.UnaryStreamMultiCallable[_adapter_pb2.DownloadAdapterRequest, _adapter_pb2.DownloadAdapterResponse]  # type: ignore[assignment]
     """Streams an adapter's files. Errors: NOT_FOUND."""
@@ -108,7 +110,7 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
     """
     DeployAdapter: _aio.UnaryUnaryMultiCallable[_adapter_pb2.DeployAdapterRequest, _adapter_pb2.Adapter]  # type: ignore[assignment]
     """Makes an adapter callable; starts the base's engine if it does not run. Deploying again changes nothing. Errors:
-    NOT_FOUND.
+    NOT_FOUND; RESOURCE_EXHAUSTED (QUOTA_EXCEEDED) when as many are deployed as the tenant may have.
     """
     UndeployAdapter: _aio.UnaryUnaryMultiCallable[_adapter_pb2.UndeployAdapterRequest, _adapter_pb2.Adapter]  # type: ignore[assignment]
     """Makes an adapter no longer callable. Errors: NOT_FOUND."""
@@ -167,7 +169,8 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
         """Imports an adapter in PEFT format: first a header, then the files of the folder, each whole and in chunks. It goes
         through the same gate as a trained one. The same files again give the same adapter. Errors: FAILED_PRECONDITION
         (BASE_MODEL_UNAVAILABLE); INVALID_ARGUMENT (ADAPTER_INVALID) for pickle, wrong shapes, modules that the base does
-        not have, NaN or all zeros; DATA_LOSS (CHECKSUM_MISMATCH); ABORTED (UPLOAD_INCOMPLETE).
+        not have, NaN or all zeros; DATA_LOSS (CHECKSUM_MISMATCH); ABORTED (UPLOAD_INCOMPLETE); RESOURCE_EXHAUSTED
+        (QUOTA_EXCEEDED) and FAILED_PRECONDITION (NEVER_FITS) when its tenant has no room for its bytes.
         """
 
     @_abc_1.abstractmethod
@@ -195,7 +198,7 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_pb2.Adapter, _abc.Awaitable[_adapter_pb2.Adapter]]:
         """Makes an adapter callable; starts the base's engine if it does not run. Deploying again changes nothing. Errors:
-        NOT_FOUND.
+        NOT_FOUND; RESOURCE_EXHAUSTED (QUOTA_EXCEEDED) when as many are deployed as the tenant may have.
         """
 
     @_abc_1.abstractmethod

@@ -133,7 +133,8 @@ class DatasetServiceServicer:
         """Uploads one file as a version: first a header, then chunks of at most 1 MiB. The answer comes when every byte is
         stored and its sha256 matched; the version's report follows. The same file again gives the same version, without
         chunks. Errors: NOT_FOUND for an unknown dataset; DATA_LOSS (CHECKSUM_MISMATCH), ABORTED (UPLOAD_INCOMPLETE),
-        FAILED_PRECONDITION (UPLOAD_OFFSET_MISMATCH), INVALID_ARGUMENT (FILE_TOO_LARGE, INVALID_FIELD).
+        FAILED_PRECONDITION (UPLOAD_OFFSET_MISMATCH), INVALID_ARGUMENT (FILE_TOO_LARGE, INVALID_FIELD); RESOURCE_EXHAUSTED
+        (QUOTA_EXCEEDED) and FAILED_PRECONDITION (NEVER_FITS) when the tenant has no room for the file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

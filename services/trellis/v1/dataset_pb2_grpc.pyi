@@ -52,7 +52,8 @@ class DatasetServiceStub:
     """Uploads one file as a version: first a header, then chunks of at most 1 MiB. The answer comes when every byte is
     stored and its sha256 matched; the version's report follows. The same file again gives the same version, without
     chunks. Errors: NOT_FOUND for an unknown dataset; DATA_LOSS (CHECKSUM_MISMATCH), ABORTED (UPLOAD_INCOMPLETE),
-    FAILED_PRECONDITION (UPLOAD_OFFSET_MISMATCH), INVALID_ARGUMENT (FILE_TOO_LARGE, INVALID_FIELD).
+    FAILED_PRECONDITION (UPLOAD_OFFSET_MISMATCH), INVALID_ARGUMENT (FILE_TOO_LARGE, INVALID_FIELD); RESOURCE_EXHAUSTED
+    (QUOTA_EXCEEDED) and FAILED_PRECONDITION (NEVER_FITS) when the tenant has no room for the file.
     """
     GetDatasetVersion: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.GetDatasetVersionRequest, _dataset_pb2.DatasetVersion]
     """Reads one version. Errors: NOT_FOUND."""
@@ -86,7 +87,8 @@ class DatasetServiceAsyncStub(DatasetServiceStub):
     """Uploads one file as a version: first a header, then chunks of at most 1 MiB. The answer comes when every byte is
     stored and its sha256 matched; the version's report follows. The same file again gives the same version, without
     chunks. Errors: NOT_FOUND for an unknown dataset; DATA_LOSS (CHECKSUM_MISMATCH), ABORTED (UPLOAD_INCOMPLETE),
-    FAILED_PRECONDITION (UPLOAD_OFFSET_MISMATCH), INVALID_ARGUMENT (FILE_TOO_LARGE, INVALID_FIELD).
+    FAILED_PRECONDITION (UPLOAD_OFFSET_MISMATCH), INVALID_ARGUMENT (FILE_TOO_LARGE, INVALID_FIELD); RESOURCE_EXHAUSTED
+    (QUOTA_EXCEEDED) and FAILED_PRECONDITION (NEVER_FITS) when the tenant has no room for the file.
     """
     GetDatasetVersion: _aio.UnaryUnaryMultiCallable[_dataset_pb2.GetDatasetVersionRequest, _dataset_pb2.DatasetVersion]  # type: ignore[assignment]
     """Reads one version. Errors: NOT_FOUND."""
@@ -153,7 +155,8 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         """Uploads one file as a version: first a header, then chunks of at most 1 MiB. The answer comes when every byte is
         stored and its sha256 matched; the version's report follows. The same file again gives the same version, without
         chunks. Errors: NOT_FOUND for an unknown dataset; DATA_LOSS (CHECKSUM_MISMATCH), ABORTED (UPLOAD_INCOMPLETE),
-        FAILED_PRECONDITION (UPLOAD_OFFSET_MISMATCH), INVALID_ARGUMENT (FILE_TOO_LARGE, INVALID_FIELD).
+        FAILED_PRECONDITION (UPLOAD_OFFSET_MISMATCH), INVALID_ARGUMENT (FILE_TOO_LARGE, INVALID_FIELD); RESOURCE_EXHAUSTED
+        (QUOTA_EXCEEDED) and FAILED_PRECONDITION (NEVER_FITS) when the tenant has no room for the file.
         """
 
     @_abc_1.abstractmethod

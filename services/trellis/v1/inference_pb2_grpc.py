@@ -49,8 +49,9 @@ class InferenceServiceServicer:
     def Generate(self, request, context):
         """Streams the model's answer as it is made; the last message has the finish reason and the usage. Ending the call
         ends the work. Errors: NOT_FOUND for the model; FAILED_PRECONDITION (ADAPTER_NOT_DEPLOYED); INVALID_ARGUMENT
-        (INVALID_FIELD, CONTEXT_EXCEEDED); RESOURCE_EXHAUSTED (ENGINE_BUSY) and UNAVAILABLE (ENGINE_UNAVAILABLE), both with
-        RetryInfo.
+        (INVALID_FIELD, CONTEXT_EXCEEDED); RESOURCE_EXHAUSTED (ENGINE_BUSY; RATE_LIMITED and BUDGET_EXHAUSTED by the tenant's
+        quota) and UNAVAILABLE (ENGINE_UNAVAILABLE), all with RetryInfo; FAILED_PRECONDITION (NEVER_FITS) for more tokens than a
+        minute or a period of the quota allows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,8 +36,9 @@ class InferenceServiceStub:
     Generate: _grpc.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]
     """Streams the model's answer as it is made; the last message has the finish reason and the usage. Ending the call
     ends the work. Errors: NOT_FOUND for the model; FAILED_PRECONDITION (ADAPTER_NOT_DEPLOYED); INVALID_ARGUMENT
-    (INVALID_FIELD, CONTEXT_EXCEEDED); RESOURCE_EXHAUSTED (ENGINE_BUSY) and UNAVAILABLE (ENGINE_UNAVAILABLE), both with
-    RetryInfo.
+    (INVALID_FIELD, CONTEXT_EXCEEDED); RESOURCE_EXHAUSTED (ENGINE_BUSY; RATE_LIMITED and BUDGET_EXHAUSTED by the tenant's
+    quota) and UNAVAILABLE (ENGINE_UNAVAILABLE), all with RetryInfo; FAILED_PRECONDITION (NEVER_FITS) for more tokens than a
+    minute or a period of the quota allows.
     """
 
 @_typing.type_check_only
@@ -48,8 +49,9 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     Generate: _aio.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]  # type: ignore[assignment]
     """Streams the model's answer as it is made; the last message has the finish reason and the usage. Ending the call
     ends the work. Errors: NOT_FOUND for the model; FAILED_PRECONDITION (ADAPTER_NOT_DEPLOYED); INVALID_ARGUMENT
-    (INVALID_FIELD, CONTEXT_EXCEEDED); RESOURCE_EXHAUSTED (ENGINE_BUSY) and UNAVAILABLE (ENGINE_UNAVAILABLE), both with
-    RetryInfo.
+    (INVALID_FIELD, CONTEXT_EXCEEDED); RESOURCE_EXHAUSTED (ENGINE_BUSY; RATE_LIMITED and BUDGET_EXHAUSTED by the tenant's
+    quota) and UNAVAILABLE (ENGINE_UNAVAILABLE), all with RetryInfo; FAILED_PRECONDITION (NEVER_FITS) for more tokens than a
+    minute or a period of the quota allows.
     """
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -63,8 +65,9 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_inference_pb2.GenerateResponse], _abc.AsyncIterator[_inference_pb2.GenerateResponse]]:
         """Streams the model's answer as it is made; the last message has the finish reason and the usage. Ending the call
         ends the work. Errors: NOT_FOUND for the model; FAILED_PRECONDITION (ADAPTER_NOT_DEPLOYED); INVALID_ARGUMENT
-        (INVALID_FIELD, CONTEXT_EXCEEDED); RESOURCE_EXHAUSTED (ENGINE_BUSY) and UNAVAILABLE (ENGINE_UNAVAILABLE), both with
-        RetryInfo.
+        (INVALID_FIELD, CONTEXT_EXCEEDED); RESOURCE_EXHAUSTED (ENGINE_BUSY; RATE_LIMITED and BUDGET_EXHAUSTED by the tenant's
+        quota) and UNAVAILABLE (ENGINE_UNAVAILABLE), all with RetryInfo; FAILED_PRECONDITION (NEVER_FITS) for more tokens than a
+        minute or a period of the quota allows.
         """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

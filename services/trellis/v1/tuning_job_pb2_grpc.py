@@ -125,7 +125,9 @@ class TuningJobServiceServicer:
 
     def CreateTuningJob(self, request, context):
         """Submits a job. Waiting for capacity is no error: the job is QUEUED and says why. Errors: NOT_FOUND for the dataset;
-        FAILED_PRECONDITION (DATASET_INVALID, BASE_MODEL_UNAVAILABLE); INVALID_ARGUMENT with every wrong field.
+        FAILED_PRECONDITION (DATASET_INVALID, BASE_MODEL_UNAVAILABLE; NEVER_FITS with the numbers for what no waiting would let
+        start); RESOURCE_EXHAUSTED (QUOTA_EXCEEDED) for more open jobs than the tenant may have; INVALID_ARGUMENT with every
+        wrong field.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -241,7 +243,7 @@ class TuningJobServiceServicer:
     def PromoteCheckpoint(self, request, context):
         """Makes an adapter of a checkpoint, to be deployed like any other, once it has passed the checks that every adapter
         does. Doing it again answers the same adapter. Errors: NOT_FOUND, FAILED_PRECONDITION (ADAPTER_INVALID;
-        INVALID_STATE for a job that trains all weights).
+        INVALID_STATE for a job that trains all weights), RESOURCE_EXHAUSTED (QUOTA_EXCEEDED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

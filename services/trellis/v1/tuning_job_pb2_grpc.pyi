@@ -37,7 +37,9 @@ class TuningJobServiceStub:
     def __new__(cls, channel: _aio.Channel) -> TuningJobServiceAsyncStub: ...
     CreateTuningJob: _grpc.UnaryUnaryMultiCallable[_tuning_job_pb2.CreateTuningJobRequest, _tuning_job_pb2.TuningJob]
     """Submits a job. Waiting for capacity is no error: the job is QUEUED and says why. Errors: NOT_FOUND for the dataset;
-    FAILED_PRECONDITION (DATASET_INVALID, BASE_MODEL_UNAVAILABLE); INVALID_ARGUMENT with every wrong field.
+    FAILED_PRECONDITION (DATASET_INVALID, BASE_MODEL_UNAVAILABLE; NEVER_FITS with the numbers for what no waiting would let
+    start); RESOURCE_EXHAUSTED (QUOTA_EXCEEDED) for more open jobs than the tenant may have; INVALID_ARGUMENT with every
+    wrong field.
     """
     GetTuningJob: _grpc.UnaryUnaryMultiCallable[_tuning_job_pb2.GetTuningJobRequest, _tuning_job_pb2.TuningJob]
     """Reads one job. Errors: NOT_FOUND."""
@@ -86,7 +88,7 @@ class TuningJobServiceStub:
     PromoteCheckpoint: _grpc.UnaryUnaryMultiCallable[_tuning_job_pb2.PromoteCheckpointRequest, _adapter_pb2.Adapter]
     """Makes an adapter of a checkpoint, to be deployed like any other, once it has passed the checks that every adapter
     does. Doing it again answers the same adapter. Errors: NOT_FOUND, FAILED_PRECONDITION (ADAPTER_INVALID;
-    INVALID_STATE for a job that trains all weights).
+    INVALID_STATE for a job that trains all weights), RESOURCE_EXHAUSTED (QUOTA_EXCEEDED).
     """
 
 @_typing.type_check_only
@@ -96,7 +98,9 @@ class TuningJobServiceAsyncStub(TuningJobServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateTuningJob: _aio.UnaryUnaryMultiCallable[_tuning_job_pb2.CreateTuningJobRequest, _tuning_job_pb2.TuningJob]  # type: ignore[assignment]
     """Submits a job. Waiting for capacity is no error: the job is QUEUED and says why. Errors: NOT_FOUND for the dataset;
-    FAILED_PRECONDITION (DATASET_INVALID, BASE_MODEL_UNAVAILABLE); INVALID_ARGUMENT with every wrong field.
+    FAILED_PRECONDITION (DATASET_INVALID, BASE_MODEL_UNAVAILABLE; NEVER_FITS with the numbers for what no waiting would let
+    start); RESOURCE_EXHAUSTED (QUOTA_EXCEEDED) for more open jobs than the tenant may have; INVALID_ARGUMENT with every
+    wrong field.
     """
     GetTuningJob: _aio.UnaryUnaryMultiCallable[_tuning_job_pb2.GetTuningJobRequest, _tuning_job_pb2.TuningJob]  # type: ignore[assignment]
     """Reads one job. Errors: NOT_FOUND."""
@@ -145,7 +149,7 @@ class TuningJobServiceAsyncStub(TuningJobServiceStub):
     PromoteCheckpoint: _aio.UnaryUnaryMultiCallable[_tuning_job_pb2.PromoteCheckpointRequest, _adapter_pb2.Adapter]  # type: ignore[assignment]
     """Makes an adapter of a checkpoint, to be deployed like any other, once it has passed the checks that every adapter
     does. Doing it again answers the same adapter. Errors: NOT_FOUND, FAILED_PRECONDITION (ADAPTER_INVALID;
-    INVALID_STATE for a job that trains all weights).
+    INVALID_STATE for a job that trains all weights), RESOURCE_EXHAUSTED (QUOTA_EXCEEDED).
     """
 
 class TuningJobServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -158,7 +162,9 @@ class TuningJobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tuning_job_pb2.TuningJob, _abc.Awaitable[_tuning_job_pb2.TuningJob]]:
         """Submits a job. Waiting for capacity is no error: the job is QUEUED and says why. Errors: NOT_FOUND for the dataset;
-        FAILED_PRECONDITION (DATASET_INVALID, BASE_MODEL_UNAVAILABLE); INVALID_ARGUMENT with every wrong field.
+        FAILED_PRECONDITION (DATASET_INVALID, BASE_MODEL_UNAVAILABLE; NEVER_FITS with the numbers for what no waiting would let
+        start); RESOURCE_EXHAUSTED (QUOTA_EXCEEDED) for more open jobs than the tenant may have; INVALID_ARGUMENT with every
+        wrong field.
         """
 
     @_abc_1.abstractmethod
@@ -297,7 +303,7 @@ class TuningJobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_adapter_pb2.Adapter, _abc.Awaitable[_adapter_pb2.Adapter]]:
         """Makes an adapter of a checkpoint, to be deployed like any other, once it has passed the checks that every adapter
         does. Doing it again answers the same adapter. Errors: NOT_FOUND, FAILED_PRECONDITION (ADAPTER_INVALID;
-        INVALID_STATE for a job that trains all weights).
+        INVALID_STATE for a job that trains all weights), RESOURCE_EXHAUSTED (QUOTA_EXCEEDED).
         """
 
 def add_TuningJobServiceServicer_to_server(servicer: TuningJobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -54,7 +54,8 @@ async def _limits(context: Context, unit: UnitOfWork, tenant: Tenant) -> AsyncIt
     quota, used, tenant_id = tenant.quota, unit.used, tenant.tenant_id
     accelerators = await used.accelerators(tenant_id)
     yield LimitStatus("accelerators", accelerators, quota.accelerators)
-    yield LimitStatus("borrowing_limit", max(0.0, accelerators - (quota.accelerators or 0.0)), quota.borrowing_limit)
+    borrowed = 0.0 if quota.accelerators is None else max(0.0, accelerators - quota.accelerators)
+    yield LimitStatus("borrowing_limit", borrowed, quota.borrowing_limit)
     running = context.settings.tenant_running_limit if quota.running_jobs is None else quota.running_jobs
     yield LimitStatus("running_jobs", await used.running_jobs(tenant_id, _most(running)), running)
     yield LimitStatus("open_jobs", await used.open_jobs(tenant_id, _most(quota.open_jobs)), quota.open_jobs)
