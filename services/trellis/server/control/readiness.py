@@ -23,24 +23,34 @@ class Readiness:
     obstacle: str = ""
 
 
+_READY = Readiness(ready=True)
+
+
 class JobDatasetsWatch:
-    """Looks up the reports on what queued jobs read, all at once; what was found valid stays so while a job reads it."""
+    """Looks up the reports on what queued jobs read, all at once. What was found valid stays so while a job reads it, so that
+    a job that was ready is not looked at again."""
 
     def __init__(self) -> None:
         self._valid: dict[Reading, ReportedVersion] = {}
+        self._ready: set[str] = set()
 
     def forget(self) -> None:
         """The queue is empty: what its jobs read may be deleted now."""
         self._valid.clear()
+        self._ready.clear()
 
     async def look(self, unit: UnitOfWork, jobs: Sequence[TuningJob]) -> Mapping[str, Readiness]:
         """Of each job, by uid."""
-        wanted = {reading for job in jobs for _, reading, _ in _readings(job.spec)}
+        self._ready &= {job.uid for job in jobs}
+        unknown = [job for job in jobs if job.uid not in self._ready]
+        wanted = {reading for job in unknown for _, reading, _ in _readings(job.spec)}
         self._valid = {reading: found for reading, found in self._valid.items() if reading in wanted}
         found = await unit.queue.reports([reading for reading in wanted if reading not in self._valid])
         self._valid |= {reading: one for reading, one in found.items() if _is_valid(one)}
         known = {**found, **self._valid}
-        return {job.uid: _judged(job.spec, known) for job in jobs}
+        judged = {job.uid: _judged(job.spec, known) for job in unknown}
+        self._ready |= {uid for uid, readiness in judged.items() if readiness == _READY}
+        return {job.uid: judged.get(job.uid, _READY) for job in jobs}
 
 
 def _judged(spec: TrainSpec, known: Mapping[Reading, ReportedVersion]) -> Readiness:
