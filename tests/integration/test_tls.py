@@ -17,6 +17,7 @@ from tests.rpc_server import stop
 from tests.server_fakes import World, admit, make_world, prepare, submit, upload
 
 import trellis
+from trellis.client._tls import misconfigured
 from trellis.local.ports import free_ports
 from trellis.server.app.authentication import create_first_admin_key
 from trellis.server.app.ports import UnitOfWorkFactory
@@ -29,6 +30,7 @@ from trellis.server.tls_options import TlsOptions
 from trellis_jobs.server import RefusedError, Server
 
 __all__ = ["engine", "migrated_url", "sqlite_template", "units"]
+NO_CONNECTION = "failed to connect to all addresses"
 Path_ = str | os.PathLike[str]
 
 
@@ -175,6 +177,35 @@ async def test_mutual_tls_lets_in_those_with_a_certificate(world: World, authori
         found = await seen(house.client(authority.file, stranger.issue("mallory")))
         assert "does not accept the certificate" in found
         assert "speaks TLS" in await seen(house.client())
+
+
+async def test_a_server_that_was_away_a_moment_ago_is_not_taken_for_one_that_refuses(
+    world: World, authority: Authority
+) -> None:
+    mine = authority.issue("alice")
+    tls = options(authority.issue("server"), client_ca_file=str(authority.file))
+    async with serving(world, tls, jobs=True) as house:
+        cut = FailedCall(f"{NO_CONNECTION}; last error: UNAVAILABLE: Socket closed")
+        for certificate, refuses in ((mine, False), (None, True)):
+            with house.client(authority.file, certificate) as client:
+                found = await asyncio.to_thread(misconfigured, cut, client.settings)
+                assert (found is not None) == refuses
+
+
+class FailedCall:
+    """What gRPC says of a connection that was cut before it was one."""
+
+    def __init__(self, said: str) -> None:
+        self._said = said
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        return self._said
+
+    def trailing_metadata(self) -> None:
+        return None
 
 
 async def test_new_files_count_for_the_next_connection(world: World, authority: Authority, tmp_path: Path) -> None:

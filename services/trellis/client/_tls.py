@@ -80,7 +80,7 @@ def _of_handshake(said: str, settings: Settings) -> str | None:
 
 
 def _of_port(settings: Settings) -> str | None:
-    welcomed = _welcomes(settings.address)
+    welcomed = _welcomes(settings)
     if welcomed is None:
         return None
     if not settings.tls:
@@ -101,8 +101,11 @@ def _of_port(settings: Settings) -> str | None:
     )
 
 
-def _welcomes(address: str) -> bool | None:
-    """Whether the port goes on speaking after a handshake of TLS without a certificate; None if it speaks no TLS."""
+def _welcomes(settings: Settings) -> bool | None:
+    """Whether the port goes on speaking after a handshake of TLS, with the own certificate if there is one; None if it
+    speaks no TLS. A server that was only just away is not mistaken for one that refuses.
+    """
+    address = settings.address
     first = address.removeprefix("ipv4:").removeprefix("ipv6:").partition(",")[0]  # of several servers
     host, _, port = first.rpartition(":")
     if address.startswith("unix:") or not port.isdecimal():
@@ -112,6 +115,8 @@ def _welcomes(address: str) -> bool | None:
     context.set_alpn_protocols(["h2"])
     host = host.strip("[]")
     try:
+        if settings.certificate_file:
+            context.load_cert_chain(settings.certificate_file, settings.certificate_key_file, password="")
         with (
             socket.create_connection((host, int(port)), _SECONDS) as plain,
             context.wrap_socket(plain, server_hostname=host) as secure,
