@@ -8,15 +8,18 @@ from pathlib import Path
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.contract.control.platform import Platform, Server
+from tests.contract.control.shared import SharedTrainer, admitted
 from tests.contract.control.test_rounds import ESTIMATE, add_tenants, queued
 from tests.contract.store import samples
 from tests.contract.store.test_queue_facts import statements_of
 
 from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.app.queue_ports import Reservation
+from trellis.server.app.tuning_jobs import get_tuning_job
 from trellis.server.domain.audit import AuditQuery
 from trellis.server.domain.ledger import EntryKind, LedgerEntry, Meter
 from trellis.server.domain.quota import UNLIMITED, Budget, BudgetMeter, Period, Quota
+from trellis.server.domain.trainer_options import TrainerOptions
 from trellis.server.domain.tuning_job import EndCause, JobState, QueueCode
 from trellis.server.scheduler.snapshot import SchedulerOptions
 
@@ -85,6 +88,33 @@ async def test_what_a_victim_frees_is_kept_for_whom_it_left(platform: Platform, 
     assert found == [JobState.STARTING, *[JobState.QUEUED] * 3]
     assert await reservations(units) == []
     assert sorted(await states(platform, *mine)) == [JobState.QUEUED, JobState.RUNNING]
+
+
+async def test_a_place_on_a_trainer_is_given_up_for_one_of_priority(units: UnitOfWorkFactory, tmp_path: Path) -> None:
+    options = TrainerOptions(max_jobs=2)
+    platform = Platform(units, tmp_path, scheduler=SOON, capacity_cpus=1.0, trainers=options)
+    await platform.prepare()
+    await add_tenants(units, "urgent", quota=URGENT)
+    server = await admitted(platform, 1, 2)
+    shared = SharedTrainer(platform, platform.cluster.started[0], max_jobs=2)
+    await shared.start()
+    await shared.work()
+    platform.clock.pass_seconds(20)
+    await platform.add_jobs(samples.job(3), samples.job(50, "urgent", priority=5))
+    await server.admit.once()
+    mine = ("uid-acme-1", "uid-acme-2")
+    assert sorted(await states(platform, *mine)) == [JobState.PREEMPTING, JobState.RUNNING]
+    [token] = [token for token, name in shared.jobs.items() if await _is(platform, name, JobState.PREEMPTING)]
+    await shared.fail(token, EndCause.PREEMPTED)
+    await shared.work()  # it says that there is room
+    await server.admit.once()
+    assert await states(platform, "uid-urgent-50", "uid-acme-3") == [JobState.STARTING, JobState.QUEUED]
+    [attempt] = await platform.attempts("uid-urgent-50")
+    assert (attempt.trainer_uid, attempt.accelerators) == ((await platform.trainers())[0].uid, 1.0)
+
+
+async def _is(platform: Platform, name: str, state: JobState) -> bool:
+    return (await get_tuning_job(platform.app, name)).state is state
 
 
 async def test_a_reservation_ends_with_the_wait(platform: Platform, units: UnitOfWorkFactory) -> None:
