@@ -20,6 +20,8 @@ _LOOKS = 60_000
 _MOST = 5
 _SHORT_QUEUE = 150
 """Only then are starts predicted of what would not start now: that costs as much as to decide many times."""
+_PREDICTED = 3
+"""So many starts are predicted at the most."""
 _SOONER = 0.8
 """What does not start now must wait at most this part of the predicted wait."""
 _LEAST_TOKENS = 256
@@ -57,7 +59,7 @@ class _Candidate:
 
 def alternatives(outlook: Outlook, uid: str) -> tuple[Alternative, ...]:
     """The changes that let the job start sooner, the best first; of each kind the smallest that does."""
-    job, looks = outlook.jobs[uid], _LOOKS
+    job, looks, predictions = outlook.jobs[uid], _LOOKS, _PREDICTED
     code = outlook.decisions.waiting[uid].code
     if code in {QueueCode.DATASET_VALIDATING, QueueCode.RETRY_BACKOFF, QueueCode.PREEMPTING}:
         return ()
@@ -66,17 +68,28 @@ def alternatives(outlook: Outlook, uid: str) -> tuple[Alternative, ...]:
         looks -= len(outlook.snapshot.queued) + 1
         if looks < 0:
             break
-        if candidate.change not in found and (alternative := _tried(outlook, candidate)):
+        if candidate.change in found:
+            continue
+        alternative = _now(outlook, candidate)
+        if alternative is None and predictions and len(outlook.snapshot.queued) <= _SHORT_QUEUE:
+            predictions -= 1
+            alternative = _later(outlook, candidate)
+        if alternative is not None:
             found[candidate.change] = alternative
     return tuple(sorted(found.values(), key=lambda one: one.start)[:_MOST])
 
 
-def _tried(outlook: Outlook, candidate: _Candidate) -> Alternative | None:
-    snapshot = outlook.snapshot
-    if would_start(snapshot, candidate.job):
-        return Alternative(candidate.change, candidate.value, f"{candidate.said} it would start now.", snapshot.now)
-    if len(snapshot.queued) > _SHORT_QUEUE:
+def _now(outlook: Outlook, candidate: _Candidate) -> Alternative | None:
+    """If the changed job would start at once."""
+    if not would_start(outlook.snapshot, candidate.job):
         return None
+    message = f"{candidate.said} it would start now."
+    return Alternative(candidate.change, candidate.value, message, outlook.snapshot.now)
+
+
+def _later(outlook: Outlook, candidate: _Candidate) -> Alternative | None:
+    """If the changed job is likely to start well before the job as it is."""
+    snapshot = outlook.snapshot
     queued = tuple(candidate.job if job.uid == candidate.job.uid else job for job in snapshot.queued)
     changed = predict(replace(snapshot, queued=queued)).get(candidate.job.uid)
     present = outlook.predictions.get(candidate.job.uid)
