@@ -19,6 +19,7 @@ from trellis.server.clusters.ray import RayJobCluster
 from trellis.server.clusters.serve import EngineSettings, ServeCluster
 from trellis.server.config import ConfigError, ServerConfig
 from trellis.server.control.admit import AdmitJobs
+from trellis.server.control.board import KeepBoard
 from trellis.server.control.context import ControlContext, ControlSettings
 from trellis.server.control.deploy import DeployAdapters
 from trellis.server.control.export import MakeExports, ReapExports
@@ -152,7 +153,7 @@ def _loops(control: ControlContext, store: ObjectStore, uses: KeyUses) -> tuple[
         ControlLoop(ValidateDatasets(control, store), 1.0, wakes_on=["reports"]),
         ControlLoop(ValidateDatasets(control, store), 1.0, wakes_on=["reports"]),
         ControlLoop(admit, 1.0, wakes_on=moves_the_queue),
-        ControlLoop(admit.board, 1.0),
+        _by_one_server(control, lambda guarded: KeepBoard(guarded, admit.decided), 1.0),
         ControlLoop(LaunchJobs(control), 1.0, wakes_on=[in_state(JobState.STARTING)]),
         ControlLoop(LaunchTrainers(control), 1.0, wakes_on=["trainers"]),
         ControlLoop(WatchAttempts(control), 2.0),

@@ -21,6 +21,7 @@ from trellis.server.app.progress import AttemptReport, report_attempt
 from trellis.server.app.stopping import pause_tuning_job, preempt_tuning_job, resume_tuning_job
 from trellis.server.app.tuning_jobs import cancel_tuning_job
 from trellis.server.control.admit import AdmitJobs
+from trellis.server.control.board import KeepBoard
 from trellis.server.control.context import ControlContext, ControlSettings
 from trellis.server.control.launch import LaunchJobs
 from trellis.server.control.launch_trainers import LaunchTrainers
@@ -96,7 +97,9 @@ class Server:
 
     def __init__(self, context: ControlContext) -> None:
         self.context = context
-        self.admit, self.launch, self.stop = AdmitJobs(context), LaunchJobs(context), StopJobs(context)
+        self.admit = AdmitJobs(context)
+        self.board = KeepBoard(context, self.admit.decided)
+        self.launch, self.stop = LaunchJobs(context), StopJobs(context)
         self.watch, self.reap, self.orphans = WatchAttempts(context), ReapRuns(context), ReapOrphans(context)
         self.steps_watch = WatchSteps(context)
         self.launch_trainers, self.watch_trainers = LaunchTrainers(context), WatchTrainers(context)

@@ -48,14 +48,15 @@ async def _statements_a_round(platform: Platform, engine: AsyncEngine, tenants: 
     names = [f"t{tenants}-{number}" for number in range(tenants)]
     await add_tenants(platform.units, *names)
     await platform.add_jobs(*(queued(number, name) for name in names for number in range(JOBS_A_TENANT)))
-    admit = platform.server().admit
+    server = platform.server()
+    admit, board = server.admit, server.board
     for _ in range(3):
         platform.clock.pass_seconds(1)
         await admit.once()
-        await admit.board.once()
+        await board.once()
     with statements_of(engine) as seen:
         await admit.once()
-        await admit.board.once()
+        await board.once()
     return seen
 
 
@@ -75,10 +76,11 @@ async def test_a_job_is_not_saved_when_only_its_place_moves(
     platform: Platform, engine: AsyncEngine, units: UnitOfWorkFactory
 ) -> None:
     await platform.add_jobs(*(samples.alone(number, estimate=ESTIMATE) for number in range(1, 7)))
-    admit = platform.server().admit
+    server = platform.server()
+    admit, board = server.admit, server.board
     for _ in range(3):
         await admit.once()
-        await admit.board.once()
+        await board.once()
         platform.clock.pass_seconds(2)
     before = await board_of(units)
     assert before is not None
@@ -86,7 +88,7 @@ async def test_a_job_is_not_saved_when_only_its_place_moves(
     await platform.cancel(3)
     with statements_of(engine) as seen:
         await admit.once()
-        await admit.board.once()
+        await board.once()
     assert not [statement for statement in seen if "UPDATE tuning_jobs" in statement]
     after = await board_of(units)
     assert after is not None
@@ -95,24 +97,26 @@ async def test_a_job_is_not_saved_when_only_its_place_moves(
 
 async def test_the_board_is_empty_when_nothing_waits(platform: Platform, units: UnitOfWorkFactory) -> None:
     await platform.add_jobs(*(samples.alone(number) for number in (1, 2, 3)))
-    admit = platform.server().admit
+    server = platform.server()
+    admit, board = server.admit, server.board
     await admit.once()
-    await admit.board.once()
-    board = await board_of(units)
-    assert board is not None
-    assert [line.uid for line in board.lines] == ["uid-acme-3"]
+    await board.once()
+    found = await board_of(units)
+    assert found is not None
+    assert [line.uid for line in found.lines] == ["uid-acme-3"]
     await platform.cancel(3)
     platform.clock.pass_seconds(2)
     await admit.once()
-    await admit.board.once()
+    await board.once()
     assert await board_of(units) == Board(platform.clock.now())
 
 
 async def test_a_job_that_is_read_shows_its_place_and_likely_start(platform: Platform, engine: AsyncEngine) -> None:
     await platform.add_jobs(*(samples.alone(number, estimate=ESTIMATE) for number in range(1, 5)))
-    admit = platform.server().admit
+    server = platform.server()
+    admit, board = server.admit, server.board
     await admit.once()
-    await admit.board.once()
+    await board.once()
     name = "tenants/acme/tuningJobs/job-4"
     with statements_of(engine) as first:
         job = await get_tuning_job(platform.app, name)

@@ -13,7 +13,7 @@ from trellis.server.app.audit import record
 from trellis.server.app.job_preparation import prepare
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.control.attempts import new_attempt
-from trellis.server.control.board import KeepBoard
+from trellis.server.control.board import Decided
 from trellis.server.control.context import ControlContext
 from trellis.server.control.metrics import ATTEMPTS_STARTED, QUEUE_WAIT, waited_seconds
 from trellis.server.control.preempt import keep_reserved, preempt_all
@@ -60,8 +60,8 @@ class AdmitJobs:
     def __init__(self, context: ControlContext) -> None:
         self._context = context
         self._datasets = JobDatasetsWatch()
-        self.board = KeepBoard(context)
-        """Tells what was decided; a loop of its own."""
+        self.decided = Decided()
+        """For the board, which has a loop of its own."""
         self._decided_at: datetime | None = None
         self._is_empty = False
         """Whether nothing waited when it was last decided."""
@@ -79,7 +79,7 @@ class AdmitJobs:
             self._note(job)
         for trainer in done.started:
             _log.info("trainer_admitted", trainer=trainer.uid, base_model=trainer.base_model)
-        self.board.show(done.taken.snapshot, done.decisions)
+        self.decided.put(done.taken.snapshot, done.decisions)
         return False
 
     async def _is_due(self) -> bool:

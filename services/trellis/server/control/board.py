@@ -16,28 +16,41 @@ _PREDICTED_EVERY: Final = timedelta(seconds=10)
 """Starts are predicted so often: of a long queue that takes a second."""
 
 
+class Decided:
+    """What this server decided last, until it is on the board."""
+
+    def __init__(self) -> None:
+        self._latest: tuple[Snapshot, Decisions] | None = None
+
+    def put(self, snapshot: Snapshot, decisions: Decisions) -> None:
+        """Something was decided."""
+        self._latest = snapshot, decisions
+
+    def take(self) -> tuple[Snapshot, Decisions] | None:
+        """What was not taken yet."""
+        latest, self._latest = self._latest, None
+        return latest
+
+
 class KeepBoard:
-    """Writes when the order or a reason is another than before, by this server's or another one's decision, and when
-    starts were predicted anew."""
+    """Writes when the order or a reason is another than before, and when starts were predicted anew. One server at a time
+    does, which decides as often as the others: two would write their predictions over each other's."""
 
     name = "board"
 
-    def __init__(self, context: ControlContext) -> None:
+    def __init__(self, context: ControlContext, decided: Decided) -> None:
         self._context = context
-        self._latest: tuple[Snapshot, Decisions] | None = None
+        self._decided = decided
         self._board: Board | None = None
         self._starts: Mapping[str, StartInterval] = {}
         self._predict_time: datetime | None = None
 
-    def show(self, snapshot: Snapshot, decisions: Decisions) -> None:
-        """Take what was decided last."""
-        self._latest = snapshot, decisions
-
     async def once(self) -> bool:
         """Bring the board up to date, if it is not."""
-        if self._latest is None:
+        latest = self._decided.take()
+        if latest is None:
             return False
-        (snapshot, decisions), self._latest = self._latest, None
+        snapshot, decisions = latest
         await self._predict(snapshot, decisions)
         board = Board(snapshot.now, self._lines(decisions))
         if not await self._is_written(board):
