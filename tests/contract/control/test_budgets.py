@@ -1,5 +1,6 @@
 """Jobs and their tenant's budget: held, extended, given way, and never passed; and what the loops meter."""
 
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
@@ -11,9 +12,11 @@ from trellis.server.app.attempt_usage import AttemptUsage
 from trellis.server.app.budgets import budget_states
 from trellis.server.app.holds import hold
 from trellis.server.app.ledger_reading import LedgerRange, Sums
+from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.app.progress import AttemptReport, report_attempt
 from trellis.server.control.attempts import submission_id_for
 from trellis.server.control.extend import LOOK_SECONDS, ExtendHolds
+from trellis.server.control.loop import Step
 from trellis.server.control.storage import MeterStorage
 from trellis.server.domain.audit import AuditQuery
 from trellis.server.domain.derived import derive, hour_of
@@ -147,6 +150,49 @@ async def test_a_job_that_will_end_within_what_is_held_is_let_be(platform: Platf
     await site.train(50, step=90)
     assert (await site.job()).state is JobState.RUNNING
     assert (await site.held())[MS] == 60_000
+
+
+async def test_many_jobs_and_two_servers_never_hold_more_than_there_is(
+    platform: Platform, other_units: UnitOfWorkFactory
+) -> None:
+    budget = Budget(BudgetMeter.ACCELERATOR_SECONDS, Period.DAY, hard_limit=500)
+    platform.settings = replace(platform.settings, capacity_cpus=20.0, tenant_running_limit=20)
+    now = platform.clock.now()
+    async with platform.units() as unit:
+        await unit.tenants.save(replace(samples.tenant(), quota=Quota(budgets=(budget,))))
+        for number in range(1, 7):
+            job = samples.alone(number, estimate=estimate(90))
+            await unit.jobs.add(job)
+            await hold(unit, job, now)
+        await unit.commit()
+    servers = [platform.server(), platform.server(other_units)]
+    await asyncio.gather(*(server.admit.once() for server in servers))
+    running = [
+        number for number in range(1, 7) if (await platform.job(f"uid-acme-{number}")).state is JobState.STARTING
+    ]
+    assert len(running) == 5, "so many times 90 s are within 500 s"
+    await servers[0].launch.once()
+    for number in running:
+        await platform.begin(submission_id_for("here", f"uid-acme-{number}", 1))
+    steps: list[Step] = [ExtendHolds(platform.control(units)) for units in (platform.units, other_units)]
+    steps += [server.admit for server in servers]
+    for seconds in range(5, 45, 5):
+        platform.clock.pass_seconds(5)
+        for number in running:
+            run = submission_id_for("here", f"uid-acme-{number}", 1)
+            if (await platform.job(f"uid-acme-{number}")).state is JobState.RUNNING:
+                progress = Progress(seconds, 1000, "training")  # each would take 1000 s
+                report = AttemptReport(seconds // 5, progress, usage=AttemptUsage(0, float(seconds)))
+                await report_attempt(platform.app, await platform.caller(run), report)
+        await asyncio.gather(*(step.once() for step in steps))
+        async with platform.units(write=False) as unit:
+            [state] = (await budget_states(unit, {"acme": Quota(budgets=(budget,))}, now))["acme"]
+            entries = (await unit.ledger.entries(LedgerRange("acme"), 1000, None)).items
+            assert await unit.ledger.derived("acme") == derive(entries)
+        assert state.left is not None
+        assert state.left >= 0, "the budget is passed"
+    states = [(await platform.job(f"uid-acme-{number}")).state for number in running]
+    assert JobState.PREEMPTING in states
 
 
 async def test_storage_is_settled_once_an_hour_by_whichever_server(platform: Platform) -> None:

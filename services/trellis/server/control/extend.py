@@ -93,12 +93,12 @@ class ExtendHolds:
             quotas = await _hard(unit)
             states = await budget_states(unit, quotas, self._context.now())
             left = {tenant: _left(of_tenant) for tenant, of_tenant in states.items()}
-            for uid in sorted(uids):
-                job = await unit.jobs.get_by_uid(uid, for_update=True)
-                attempt = await unit.jobs.get_attempt(uid, job.attempt_count) if job else None
-                if job is None or attempt is None or attempt.ended or job.tenant not in left:
-                    continue
-                await self._judge(unit, _Running(job, attempt), left[job.tenant], states[job.tenant])
+            # All are locked before the first is settled: whoever has locked another one may wait for the same sums.
+            locked = [await unit.jobs.get_by_uid(uid, for_update=True) for uid in sorted(uids)]
+            for job in locked:
+                attempt = await unit.jobs.get_attempt(job.uid, job.attempt_count) if job else None
+                if job is not None and attempt is not None and not attempt.ended and job.tenant in left:
+                    await self._judge(unit, _Running(job, attempt), left[job.tenant], states[job.tenant])
             await unit.commit()
 
     async def _judge(
