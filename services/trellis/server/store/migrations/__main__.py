@@ -1,4 +1,4 @@
-"""For developers: `python -m trellis.server.store.migrations "what changes"` writes a revision from tables.py."""
+"""For developers: `python -m trellis.server.store.migrations "what changes"` writes a revision from the tables."""
 
 import sys
 
