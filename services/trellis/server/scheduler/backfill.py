@@ -65,6 +65,11 @@ def end_of(job: QueuedJob, snapshot: Snapshot) -> datetime | None:
     return None if job.seconds is None else snapshot.now + timedelta(seconds=job.seconds)
 
 
+def likely_end_of(job: QueuedJob, snapshot: Snapshot) -> datetime:
+    """When a job is taken to end that starts now."""
+    return end_of(job, snapshot) or snapshot.now + _default(snapshot)
+
+
 def present_ends(snapshot: Snapshot, gone: Container[str] = ()) -> list[End]:
     """The ends of all that holds capacity; those that are gone leave now."""
     ends, of_trainers = [], defaultdict[str, list[datetime]](list)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from trellis.server.domain.trainer import TrainerBase
 from trellis.server.domain.tuning_job import QueueCode
 from trellis.server.scheduler.accounts import Account, Accounts, Claim
-from trellis.server.scheduler.backfill import End, Head, end_of, present_ends
+from trellis.server.scheduler.backfill import End, Head, end_of, likely_end_of, present_ends
 from trellis.server.scheduler.candidates import coming, outgoing
 from trellis.server.scheduler.capacity import NOTHING, Resources
 from trellis.server.scheduler.decisions import Admission as Admission
@@ -167,8 +167,8 @@ class Plan:
         if isinstance(job.work, Shared):
             self._held_up.add(job.work.base)
             self.seats.keep(job.work.base)
-        elif (end := end_of(job, self.snapshot)) is not None:
-            self._started.append(End(end, job.uid, wish.needs))
+        else:
+            self._started.append(End(likely_end_of(job, self.snapshot), job.uid, wish.needs))
 
     def _is_held_up(self, job: QueuedJob) -> bool:
         return isinstance(job.work, Shared) and job.work.base in self._held_up
@@ -210,8 +210,8 @@ class Plan:
         end = end_of(job, self.snapshot) if is_alone else None
         if self.head is not None:
             self.head.passed(needs, end)
-        if end is not None:
-            self._started.append(End(end, job.uid, needs))
+        if is_alone:
+            self._started.append(End(end or likely_end_of(job, self.snapshot), job.uid, needs))
         self.free = self.free.minus(needs)
 
     def _wait(self, job: QueuedJob) -> None:

@@ -1,10 +1,10 @@
 """Which running jobs give way to one that waits.
 
 A job has others preempted by one of two rights. *Reclaim*: its tenant stays within its nominal quota, and takes back from
-tenants of its cohort who are beyond theirs. *Priority*: its own is beyond 0 and higher than theirs; but who is within a
-nominal quota gives way only to who is too, or to jobs of its own tenant. Each right leads upwards in the order (within the
-nominal quota, priority), so that who was preempted has no right over who displaced it. Never between equals, for fairness
-alone.
+tenants of its cohort who are beyond theirs. *Priority*: its own is beyond 0 and higher than theirs; but what a tenant has
+within a nominal quota gives way only to who stays within one too, or to jobs of its own. Each right leads upwards in the
+order (within the nominal quota, priority), so that who was preempted has no right over who displaced it. Never between
+equals, for fairness alone.
 
 Chosen are jobs that lose least since their last checkpoints, none that could be spared, and all or none: nobody leaves if
 that would not let the job start. A job is left alone until it has run for a while, and once it has given way so many times.

@@ -96,13 +96,15 @@ class Prospect:
     def _may_displace(self, part: Part) -> bool:
         if part.account is self._wish.account:
             return self._has_priority_over(part)
-        line = part.account.line
-        is_beyond = line.nominal is None or self._used(line) > line.nominal + ROUNDING
-        if self._has_priority_over(part) and (is_beyond or self._is_guaranteed):
-            return True
-        return self.reclaims_from(part) and is_beyond
+        line, used = part.account.line, self._used(part.account.line)
+        if self._has_priority_over(part):
+            keeps_its_own = line.nominal is None or used - part.accelerators >= line.nominal - ROUNDING
+            if keeps_its_own or self._is_guaranteed:
+                return True
+        is_beyond = line.nominal is not None and used > line.nominal + ROUNDING
+        return self._reclaims_from(part) and is_beyond
 
-    def reclaims_from(self, part: Part) -> bool:
+    def _reclaims_from(self, part: Part) -> bool:
         """Whether the other tenant is to give back what it borrowed of this one."""
         cohort = self._line.cohort
         return cohort is not None and part.account.line.cohort is cohort and self._is_guaranteed
