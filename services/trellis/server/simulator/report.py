@@ -42,8 +42,8 @@ class TenantReport:
     """Wait and run over run."""
     accelerator_hours: float
     share_over_due: float | None
-    """What it had while its jobs waited, over what its weight gives it among the tenants that waited too; None where it
-    never competed."""
+    """What it had while its jobs waited for capacity, over what its weight gives it among the tenants that did too; None
+    where it never competed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,10 @@ ORIGIN = datetime(2026, 1, 1, tzinfo=UTC)
 """When the first job of every simulation could come."""
 
 
+_COMPETING = {QueueCode.FAIR_SHARE, QueueCode.RESERVED, QueueCode.CAPACITY, QueueCode.PREEMPTING}
+"""What jobs wait for that weights decide on; quotas, budgets and limits come before."""
+
+
 @dataclass(frozen=True, slots=True)
 class SimulationOptions:
     """What a trace does not say; times are in seconds of the simulated platform."""
@@ -55,7 +59,7 @@ class JobRecord:
 
 @dataclass(slots=True)
 class Turnout:
-    """What a tenant had while it had jobs that waited, in dominant share times seconds, and what it was due."""
+    """What a tenant had while its jobs waited for capacity, in dominant share times seconds, and what it was due."""
 
     had: float = 0.0
     due: float = 0.0
@@ -118,7 +122,7 @@ class Simulation:
         self._is_dirty = False
         self._seen: Sample | None = None
         self._backlog: Mapping[str, float] = {}
-        """The shares of the tenants that have jobs which wait, as of the last decision."""
+        """The shares of the tenants whose jobs wait for capacity, as of the last decision."""
         self.record = Record(trace, options, {job.job: JobRecord(job) for job in trace.jobs})
 
     def run(self) -> Record:
@@ -200,7 +204,7 @@ class Simulation:
         if decisions.preempt:
             self._stir()
         self._note_overtaking(decisions)
-        self._sample()
+        self._sample(decisions)
 
     def _note_overtaking(self, decisions: Decisions) -> None:
         oldest: dict[str, tuple[int, float]] = {}
@@ -213,12 +217,12 @@ class Simulation:
             if job.tenant in oldest and oldest[job.tenant] < (-job.priority, job.submit):
                 self.record.jobs[job.job].overtook = True
 
-    def _sample(self) -> None:
+    def _sample(self, decisions: Decisions) -> None:
         timeline = self._timeline
         used = timeline.held().gpus / self._trace.platform.accelerators
         self._seen = Sample(timeline.now, used, timeline.running, len(timeline.queued))
         self.record.samples.append(self._seen)
-        waiting = {job.tenant for job in timeline.queued.values()}
+        waiting = {self._jobs[uid].tenant for uid, reason in decisions.waiting.items() if reason.code in _COMPETING}
         shares = timeline.shares()
         self._backlog = {tenant: shares.get(tenant, 0.0) for tenant in waiting}
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from trellis.server.simulator.trace import Trace, TraceJob, TracePlatform, TraceTenant
 
 _WEIGHTS = (1.0, 1.0, 2.0, 4.0)
-_COHORT = 10
+_COHORTS = 4
+_EVENNESS = 0.4
+"""0 for tenants that have work by their weights alone, 1 for a few that have nearly all."""
 _BASES = 5
 _SIZES = {1: 40, 2: 20, 4: 16, 8: 14, 16: 7, 32: 3}
 """Accelerators of a job that runs alone, each so many times in a hundred."""
@@ -31,15 +33,16 @@ class Mix:
     urgent: float = 0.02
     """The part of the jobs with priority 1."""
     quotas: bool = True
-    """Whether tenants have nominal quotas by their weights, in cohorts of ten that lend and borrow."""
+    """Whether tenants have nominal quotas by their weights, in four cohorts whose members lend and borrow."""
 
 
 def synthetic_trace(mix: Mix) -> Trace:
     """The same for the same mix."""
     rng = random.Random(mix.seed)
     tenants = _tenants(mix)
-    busy = [1 / (rank + 1) ** 0.7 for rank in range(len(tenants))]
+    busy = [1 / (rank + 1) ** _EVENNESS for rank in range(len(tenants))]
     rng.shuffle(busy)
+    busy = [part * tenant.weight for part, tenant in zip(busy, tenants, strict=True)]
     owners = rng.choices(tenants, busy, k=mix.jobs)
     most = {tenant.tenant: _most(mix, tenants, tenant) for tenant in tenants}
     jobs = [_job(mix, rng, number, owner, most[owner.tenant]) for number, owner in enumerate(owners)]
@@ -58,7 +61,7 @@ def _tenants(mix: Mix) -> list[TraceTenant]:
         TraceTenant(
             f"tenant-{number:03}",
             weight,
-            cohort=f"cohort-{number // _COHORT:02}" if mix.quotas else "",
+            cohort=f"cohort-{number % _COHORTS}" if mix.quotas else "",
             accelerators=round(weight * part, 3) if mix.quotas else None,
         )
         for number, weight in enumerate(weights)
