@@ -62,8 +62,8 @@ class SqlQueueFacts(Rows):
             rows = await self._transaction.rows(for_update(waiting.order_by(_j.uid)))
             counts |= {row.uid: row.event_count + 1 for row in rows}
         one_more = update(tables.tuning_jobs).where(_j.uid == bindparam("the_uid"))
-        rows = [{"the_uid": uid, "the_count": count} for uid, count in counts.items()]
-        await self._transaction.change_all(one_more.values(event_count=bindparam("the_count")), rows)
+        moved = [{"the_uid": uid, "the_count": count} for uid, count in counts.items()]
+        await self._transaction.change_all(one_more.values(event_count=bindparam("the_count")), moved)
         events = [event_row(uid, count, told[uid]) for uid, count in counts.items()]
         await self._transaction.append(tables.job_events, events)
 
