@@ -15,6 +15,7 @@ from trellis.exports import ExportFailure, ExportManifest, ExportTask, write_man
 from trellis.server.app import keys
 from trellis.server.app.exports import delete_export
 from trellis.server.app.hosts import RunStatus
+from trellis.server.app.ledger_reading import LedgerRange
 from trellis.server.control.export import MakeExports, ReapExports, export_needs, held_by_exports
 from trellis.server.control.sweep import SweepObjects
 from trellis.server.domain.export import Export, ExportFormat, ExportState
@@ -94,9 +95,13 @@ async def test_an_export_is_submitted_watched_and_found_made(asked: Platform) ->
     running = await read(asked)
     assert (running.state, running.start_time) == (ExportState.RUNNING, asked.clock.now())
     manifest = lay(asked)
+    asked.clock.pass_seconds(7.5)
     await make.once()
     done = await read(asked)
     assert done.state is ExportState.SUCCEEDED
+    async with asked.units(write=False) as unit:
+        [metered] = (await unit.ledger.entries(LedgerRange("acme"), 10, None)).items
+    assert (metered.resource, metered.quantity) == (done.name, 7500), "a CPU, as there are no GPUs"
     assert [file.path for file in done.files] == ["manifest.json", "model.safetensors"]
     assert done.files[0].sha256 == manifest.digest
     await reap.once()

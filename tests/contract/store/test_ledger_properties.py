@@ -229,7 +229,11 @@ class Ledgers:
         ended = {uid for uid, job in self.jobs.items() if job.ended}
         assert not ended & {uid for uid, _, _ in fresh.holds}, "an ended job holds something"
         settled: Counter[Meter] = Counter()
+        held: Counter[tuple[str, Meter]] = Counter()
         for entry in entries:
+            if entry.job_uid:
+                held[entry.job_uid, entry.meter] += entry.quantity * (1 if entry.kind is EntryKind.HOLD else -1)
+                assert held[entry.job_uid, entry.meter] >= 0, "more was settled than was held by then"
             if entry.kind is EntryKind.SETTLE:
                 settled[entry.meter] += entry.quantity
         assert settled == self.measured, "what was measured is not what was settled"

@@ -43,16 +43,20 @@ async def hold(unit: UnitOfWork, job: TuningJob, now: datetime) -> None:
     for meter, whole in estimated(job.estimate).items():
         more = math.ceil(whole * left) - held.get(meter, 0)
         if more > 0:
-            entries.append(_entry(job, EntryKind.HOLD, meter, more, _moment("hold", now, held.get(meter, 0)), now))
+            entries.append(
+                _entry(job, EntryKind.HOLD, meter, more, _moment(job, "hold", meter, now, held.get(meter, 0)), now)
+            )
         elif more < 0 and job.attempt_count == 0:
-            entries.append(_entry(job, EntryKind.RELEASE, meter, -more, _moment("release", now, held[meter]), now))
+            entries.append(
+                _entry(job, EntryKind.RELEASE, meter, -more, _moment(job, "release", meter, now, held[meter]), now)
+            )
     await unit.ledger.append(entries)
 
 
 async def extend(unit: UnitOfWork, job: TuningJob, held: Sums, more: Sums, now: datetime) -> None:
     """Hold more for a job than is held; whether its tenant's budgets allow it was asked before."""
     entries = [
-        _entry(job, EntryKind.HOLD, meter, quantity, _moment("extend", now, held.get(meter, 0)), now)
+        _entry(job, EntryKind.HOLD, meter, quantity, _moment(job, "extend", meter, now, held.get(meter, 0)), now)
         for meter, quantity in more.items()
         if quantity > 0
     ]
@@ -67,11 +71,11 @@ async def settle(unit: UnitOfWork, job: TuningJob, attempt: Attempt, now: dateti
     base = job.spec.base_model
     entries: list[LedgerEntry] = []
     for meter, quantity in measured(attempt).items():
-        key = f"{attempt.number}-training_{_WORDS[meter]}"
+        word = _WORDS[meter]
         beyond = quantity - held.get(meter, 0)
         if beyond > 0:
-            entries.append(_entry(job, EntryKind.HOLD, meter, beyond, f"{key}-beyond", now))
-        entry = _entry(job, EntryKind.SETTLE, meter, quantity, key, now)
+            entries.append(_entry(job, EntryKind.HOLD, meter, beyond, f"{attempt.number}-beyond_{word}", now))
+        entry = _entry(job, EntryKind.SETTLE, meter, quantity, f"{attempt.number}-training_{word}", now)
         entries.append(replace(entry, price_nanos=prices.of(meter, base)))
     await unit.ledger.append(entries)
     return replace(
@@ -84,7 +88,9 @@ async def settle(unit: UnitOfWork, job: TuningJob, attempt: Attempt, now: dateti
 async def release(unit: UnitOfWork, job: TuningJob, now: datetime) -> None:
     """Free what is still held for the job, which has ended."""
     held = await unit.ledger.held(job.uid)
-    entries = [_entry(job, EntryKind.RELEASE, meter, quantity, "end", now) for meter, quantity in held.items()]
+    entries = [
+        _entry(job, EntryKind.RELEASE, meter, quantity, f"end-{_WORDS[meter]}", now) for meter, quantity in held.items()
+    ]
     await unit.ledger.append(entries)
 
 
@@ -96,16 +102,15 @@ def part_left(job: TuningJob) -> float:
     return max(1.0 - done, _LEAST_PART)
 
 
-def _moment(word: str, now: datetime, held: int) -> str:
+def _moment(job: TuningJob, word: str, meter: Meter, now: datetime, held: int) -> str:
     # The job is locked, and what it holds was read under that lock: this only tells one such entry from the others.
-    return f"{word}-{now:%Y%m%dT%H%M%S.%f}-{held}"
+    return f"{job.attempt_count}-{word}-{now:%Y%m%dT%H%M%S.%f}-{held}-{_WORDS[meter]}"
 
 
 def _entry(job: TuningJob, kind: EntryKind, meter: Meter, quantity: int, what: str, now: datetime) -> LedgerEntry:
-    word = "" if kind is EntryKind.SETTLE or what.endswith("-beyond") else f"-{_WORDS[meter]}"
     return LedgerEntry(
         tenant=job.tenant,
-        key=f"{job.uid}-{what}{word}",
+        key=f"{job.uid}-{what}",
         kind=kind,
         meter=meter,
         quantity=quantity,
