@@ -20,14 +20,13 @@ from trellis.server.clusters.serve import EngineSettings, ServeCluster
 from trellis.server.config import ConfigError, ServerConfig
 from trellis.server.control.admit import AdmitJobs
 from trellis.server.control.board import KeepBoard
-from trellis.server.control.context import ControlContext, ControlSettings
+from trellis.server.control.context import DUTY, ControlContext, ControlSettings
 from trellis.server.control.deploy import DeployAdapters
 from trellis.server.control.export import MakeExports, ReapExports
 from trellis.server.control.extend import LOOK_SECONDS, ExtendHolds
 from trellis.server.control.key_uses import WriteKeyUses
 from trellis.server.control.launch import LaunchJobs
 from trellis.server.control.launch_trainers import LaunchTrainers
-from trellis.server.control.lease import LEASE
 from trellis.server.control.loop import ControlLoop, Step
 from trellis.server.control.measure_budgets import MeasureBudgets
 from trellis.server.control.metrics import MeasureJobs, MeasureTrainers
@@ -58,6 +57,8 @@ from trellis.server.world import RandomIds, SystemClock, ThreadedObjects
 
 _WATCH_SECONDS = 0.25
 """How often a stream of events looks for new ones."""
+_DUTY_ALONE = timedelta(minutes=10)
+"""Of the only server, which has nobody to give way to: a lease that is renewed is a write to the disk."""
 _CLAIM_SECONDS = 0.1
 """How often a trainer that waits for jobs has the database looked at."""
 
@@ -181,7 +182,7 @@ def _by_one_server(
     control: ControlContext, step: Callable[[ControlContext], Step], interval: float, wakes_on: Iterable[str] = ()
 ) -> ControlLoop:
     """A loop of which one server at a time does the rounds. Who holds the lease renews it in each of them."""
-    length = max(LEASE, timedelta(seconds=2.5 * interval))
+    length = max(control.settings.duty, timedelta(seconds=2.5 * interval))
     leased = OneServer(control, step(control).name, step, length)
     return ControlLoop(leased, interval, wakes_on=wakes_on, at_end=leased.leave)
 
@@ -233,4 +234,5 @@ def _control_settings(config: ServerConfig, secret: bytes, lease: timedelta, pri
         prices=prices,
         step_timeout=timedelta(seconds=config.step_timeout_seconds),
         always_on=config.always_on,
+        duty=_DUTY_ALONE if config.is_alone else DUTY,
     )

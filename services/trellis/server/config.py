@@ -132,6 +132,11 @@ class ServerConfig:
         return config
 
     @property
+    def is_alone(self) -> bool:
+        """Whether there can be no other server: SQLite is for one."""
+        return self.database_url.startswith("sqlite")
+
+    @property
     def advertised_endpoint(self) -> str:
         """`host:port` at which jobs reach this server, after `https://` where TLS is spoken."""
         endpoint = self.worker_endpoint or str(self.worker_address or self.grpc_address)

@@ -1,4 +1,4 @@
-"""What a server makes sure of before it serves: an admin who can come in, and the base models it was told of."""
+"""What a server makes sure of before it serves: an admin who can come in, the base models it was told of, free leases."""
 
 import os
 from pathlib import Path
@@ -59,3 +59,10 @@ async def _opens(context: Context, secret: str) -> bool:
     except Unauthenticated:
         return False
     return True
+
+
+async def forget_leases(context: Context) -> None:
+    """What a server held that is no more is free at once; for an installation that has one server at a time."""
+    async with context.units() as unit:
+        await unit.leases.release_all()
+        await unit.commit()

@@ -11,7 +11,7 @@ from trellis.bases import BaseModelError
 from trellis.errors import TrellisError
 from trellis.server.bootstrap import Platform, build
 from trellis.server.config import ConfigError, ServerConfig
-from trellis.server.first_start import ensure_admin_key, ensure_base_models
+from trellis.server.first_start import ensure_admin_key, ensure_base_models, forget_leases
 from trellis.server.http import HealthServer
 from trellis.server.listeners import listening_servers
 from trellis.server.logging import configure_logging
@@ -44,6 +44,8 @@ async def serve(config: ServerConfig) -> None:
         if config.admin_key_file is not None:
             await ensure_admin_key(platform.context, config.admin_key_file)
         await ensure_base_models(platform.context, config.base_models)
+        if config.is_alone:
+            await forget_leases(platform.context)
         await _run(platform, health, stop)
     finally:
         await health.stop()

@@ -9,11 +9,11 @@ from tests.contract.control.platform import Platform
 from tests.contract.store import samples
 
 from trellis.server.app.ports import UnitOfWorkFactory
-from trellis.server.control.context import ControlContext
-from trellis.server.control.lease import LEASE, Lease, LeaseLostError
+from trellis.server.control.context import DUTY, ControlContext
+from trellis.server.control.lease import Lease, LeaseLostError
 from trellis.server.control.one_server import OneServer
 
-LONG = 2 * LEASE.total_seconds()
+LONG = 2 * DUTY.total_seconds()
 
 
 class Step:
@@ -84,7 +84,7 @@ async def test_who_goes_lets_another_one_take_over_at_once(site: Site) -> None:
 
 async def test_who_dies_is_replaced_when_its_lease_is_over(site: Site) -> None:
     await site.rounds("a")
-    site.platform.clock.pass_seconds(LEASE.total_seconds() - 1)
+    site.platform.clock.pass_seconds(DUTY.total_seconds() - 1)
     await site.rounds("b")
     assert await site.done() == ["a-1"]
     site.platform.clock.pass_seconds(2)
@@ -94,7 +94,7 @@ async def test_who_dies_is_replaced_when_its_lease_is_over(site: Site) -> None:
 
 async def test_rounds_keep_the_lease(site: Site) -> None:
     for _ in range(10):
-        site.platform.clock.pass_seconds(LEASE.total_seconds() / 2)
+        site.platform.clock.pass_seconds(DUTY.total_seconds() / 2)
         await site.rounds("a", "b")
     assert await site.done() == sorted(f"a-{number}" for number in range(1, 11))
     assert site.made == ["a"]

@@ -50,6 +50,15 @@ async def test_one_that_was_let_go_is_free(units: UnitOfWorkFactory) -> None:
     assert await acquire(units, "two", 1, 20)
 
 
+async def test_the_only_server_takes_all(units: UnitOfWorkFactory) -> None:
+    await acquire(units, "one", 0, 10)
+    async with units() as unit:
+        await unit.leases.release_all()
+        await unit.commit()
+    assert not await holds(units, "one")
+    assert await acquire(units, "two", 1, 20)
+
+
 async def test_of_two_servers_that_ask_at_once_one_gets_it(
     units: UnitOfWorkFactory, other_units: UnitOfWorkFactory
 ) -> None:

@@ -254,6 +254,10 @@ class Leases(Protocol):
         """Let it go, if it is held by this token."""
         ...
 
+    async def release_all(self) -> None:
+        """Take every lease from its holder."""
+        ...
+
 
 class UnitOfWork(Protocol):
     """One transaction; what was not committed when the block ends did not happen. No network call inside."""

@@ -13,6 +13,9 @@ from trellis.server.domain.trainer_options import TrainerOptions
 from trellis.server.scheduler.capacity import Resources
 from trellis.server.scheduler.snapshot import SchedulerOptions
 
+DUTY = timedelta(seconds=10)
+"""So long after its last sign of life another server takes over what one server at a time does."""
+
 
 @dataclass(frozen=True, slots=True)
 class ControlSettings:
@@ -54,6 +57,8 @@ class ControlSettings:
     """The certificates that jobs trust when they call the server, as PEM; what gRPC trusts by itself when empty."""
     environment: tuple[tuple[str, str], ...] = ()
     """Further variables of jobs' processes."""
+    duty: timedelta = DUTY
+    """For so long this server acquires what one server at a time does, each time anew."""
 
     @property
     def needs(self) -> JobNeeds:

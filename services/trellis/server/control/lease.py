@@ -12,7 +12,7 @@ import structlog
 
 from trellis.errors import TrellisError
 from trellis.server.app.ports import Claim, UnitOfWork, UnitOfWorkFactory
-from trellis.server.control.context import ControlContext
+from trellis.server.control.context import DUTY, ControlContext
 
 _log = structlog.get_logger(__name__)
 
@@ -21,9 +21,7 @@ class LeaseLostError(Exception):
     """Another server does this now, or may: what is left of the round is dropped."""
 
 
-LEASE = timedelta(seconds=10)
-"""So long after its last sign of life another server takes over what a server did."""
-_RENEWALS_A_LEASE = 3
+_RENEWALS_A_LEASE = 2
 _MARGIN = timedelta(seconds=3)
 """Nothing outside the database is begun by who holds the lease for less time than this."""
 _LOOK = timedelta(seconds=2)
@@ -37,7 +35,7 @@ class Lease:
     and fails if another server holds it; what is begun outside the database is begun only while the lease lasts.
     """
 
-    def __init__(self, context: ControlContext, name: str, length: timedelta = LEASE) -> None:
+    def __init__(self, context: ControlContext, name: str, length: timedelta = DUTY) -> None:
         self._context = context
         self._name = name
         self._length = length
@@ -60,7 +58,7 @@ class Lease:
         return self._claim.token if self._claim else ""
 
     async def hold(self) -> bool:
-        """Acquire the lease, or renew it when a third of it is over; whether it is held."""
+        """Acquire the lease, or renew it when half of it is over; whether it is held."""
         now = self._context.now()
         if self._claim is not None and not self._is_due(now):
             return True
@@ -123,7 +121,7 @@ class Lease:
 
     def _is_due(self, now: datetime) -> bool:
         assert self._claim is not None
-        return now >= self._claim.expire_time - self._length + self._length / _RENEWALS_A_LEASE
+        return now >= self._claim.expire_time - self._length / _RENEWALS_A_LEASE
 
     async def _acquire(self, now: datetime) -> bool:
         async with self._context.units(write=False) as unit:

@@ -6,8 +6,8 @@ from datetime import timedelta
 import structlog
 
 from trellis.errors import TrellisError
-from trellis.server.control.context import ControlContext
-from trellis.server.control.lease import LEASE, Lease, LeaseLostError
+from trellis.server.control.context import DUTY, ControlContext
+from trellis.server.control.lease import Lease, LeaseLostError
 from trellis.server.control.loop import Step
 
 _log = structlog.get_logger(__name__)
@@ -21,7 +21,7 @@ class OneServer:
     """
 
     def __init__(
-        self, context: ControlContext, name: str, make: Callable[[ControlContext], Step], length: timedelta = LEASE
+        self, context: ControlContext, name: str, make: Callable[[ControlContext], Step], length: timedelta = DUTY
     ) -> None:
         self.name = name
         self._lease = Lease(context, name, length)

@@ -34,5 +34,8 @@ class SqlLeases(Rows):
         held = select(_l.name).where(_l.name == name, _l.holder == token)
         return await self._transaction.row(locked(held)) is not None
 
+    async def release_all(self) -> None:
+        await self._transaction.change(delete(tables.leases))
+
     async def release(self, name: str, token: str) -> None:
         await self._transaction.change(delete(tables.leases).where(_l.name == name, _l.holder == token))
