@@ -90,6 +90,23 @@ def _write(job: TuningJob) -> dict[str, Any]:
     }
 
 
+_MOST_KEPT = 20_000
+_kept: dict[str, tuple[Row[Any], TuningJob]] = {}
+"""By uid: rows that were read, and what they say. A job is made of its row alone, so that equal rows are equal jobs."""
+
+
+def _read_again(row: Row[Any]) -> TuningJob:
+    """The job of a row that is read again and again by loops; most have not changed since."""
+    known = _kept.get(row.uid)
+    if known is not None and known[0] == row:
+        return known[1]
+    if len(_kept) >= _MOST_KEPT:
+        _kept.clear()
+    job = _read(row)
+    _kept[row.uid] = row, job
+    return job
+
+
 class SqlTuningJobs(EventRows, AttemptRows, MetricRows, CheckpointRows, LogRows, JobMarkRows):
     """See ports.TuningJobs."""
 
@@ -120,7 +137,7 @@ class SqlTuningJobs(EventRows, AttemptRows, MetricRows, CheckpointRows, LogRows,
 
     async def in_states(self, states: Sequence[JobState], limit: int) -> Sequence[TuningJob]:
         rows = await self._transaction.rows(_in_order([], states, _OLDEST_FIRST, limit, None))
-        return [_read(row) for row in rows[:limit]]
+        return [_read_again(row) for row in rows[:limit]]
 
     async def counts(self) -> dict[JobState, int]:
         grouped = select(_j.state, func.count().label("jobs")).group_by(_j.state)
