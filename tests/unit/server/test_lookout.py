@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
 from trellis.errors import TrellisError, Unavailable
 from trellis.server.app.lookout import Lookout
+from trellis.server.app.together import Together
 from trellis.server.app.waiting import Pause
 
 
@@ -118,6 +120,28 @@ async def test_everybody_hears_that_a_look_failed(rows: Rows, lookout: Lookout[i
             await asyncio.wait_for(task, 20)
     rows.error = None
     await asyncio.wait_for(waiter(lookout, "gone"), 20)
+
+
+async def test_what_is_asked_for_at_once_is_read_once() -> None:
+    together, begun, go = Together(), list[str](), asyncio.Event()
+
+    async def read(name: str) -> str:
+        begun.append(name)
+        await go.wait()
+        if name == "bad":
+            raise ValueError(name)
+        return name
+
+    asked = [asyncio.create_task(together.read(name, partial(read, name))) for name in ["a", "a", "b", "bad", "bad"]]
+    await asyncio.sleep(0)
+    asked[0].cancel()  # who began it goes; it goes on for the other one
+    await asyncio.sleep(0)
+    go.set()
+    found = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 20)
+    assert begun == ["a", "b", "bad"]
+    assert [type(one) for one in found] == [asyncio.CancelledError, str, str, ValueError, ValueError]
+    assert await together.read("a", partial(read, "a")) == "a"
+    assert begun == ["a", "b", "bad", "a"]
 
 
 async def test_everybody_hears_that_the_server_stops(rows: Rows, lookout: Lookout[int], pause: Pause) -> None:

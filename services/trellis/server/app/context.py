@@ -14,6 +14,7 @@ from trellis.server.app.key_uses import KeyUses
 from trellis.server.app.lookout import Lookout
 from trellis.server.app.outlooks import Outlooks
 from trellis.server.app.ports import Clock, Ids, UnitOfWorkFactory
+from trellis.server.app.together import Together
 from trellis.server.domain.marks import JobMark, TrainerMark
 from trellis.server.domain.prices import FREE, Prices
 from trellis.server.domain.retry import RetryPolicy
@@ -87,6 +88,8 @@ class Context:
     """What calls of models pass."""
     jobs: Lookout[JobMark] = field(init=False, repr=False)
     """Where streams wait for their jobs to go on."""
+    together: Together = field(default_factory=Together, repr=False)
+    """What hundreds of streams of one job read when it goes on."""
     trainers: Lookout[TrainerMark] = field(init=False, repr=False)
     """Where trainers wait to be given attempts."""
 

@@ -1,6 +1,6 @@
 """A job's events and log, as they come."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
 from trellis.errors import InvalidArgument, NotFound
@@ -20,10 +20,8 @@ async def watch_tuning_job(
     """The job's events with a higher sequence, without gaps, until it has ended and its last one was given."""
     job = await _job_from(context, name, "after_sequence", after_sequence)
     while True:
-        # The job is read first: if it has ended by then, all of its events are there to be read.
-        async with context.units(write=False) as unit:
-            present = await unit.jobs.get_by_uid(job.uid)
-            events = await unit.jobs.events(job.uid, after_sequence, _BATCH)
+        read = partial(_events, context, job.uid, after_sequence)
+        present, events = await context.together.read((job.uid, "events", after_sequence), read)
         if present is None:
             raise NotFound.for_resource(name)
         for event in events:
@@ -40,9 +38,8 @@ async def read_log(context: Context, name: str, offset: int, *, follow: bool) ->
     """What the job's processes printed, after `offset`; with `follow` until the job has ended."""
     job = await _job_from(context, name, "offset", offset)
     while True:
-        async with context.units(write=False) as unit:
-            present = await unit.jobs.get_by_uid(job.uid)
-            pieces = await unit.jobs.read_log(job.uid, offset, _LOG_BATCH)
+        read = partial(_pieces, context, job.uid, offset)
+        present, pieces = await context.together.read((job.uid, "log", offset), read)
         if present is None:
             raise NotFound.for_resource(name)
         for next_offset, attempt, text in pieces:
@@ -53,6 +50,17 @@ async def read_log(context: Context, name: str, offset: int, *, follow: bool) ->
         if present.ended or not follow:
             return
         await context.jobs.news(job.uid, partial(_has_log, offset))
+
+
+async def _events(context: Context, uid: str, after_sequence: int) -> tuple[TuningJob | None, Sequence[JobEvent]]:
+    # The job is read first: if it has ended by then, all of its events are there to be read.
+    async with context.units(write=False) as unit:
+        return await unit.jobs.get_by_uid(uid), await unit.jobs.events(uid, after_sequence, _BATCH)
+
+
+async def _pieces(context: Context, uid: str, offset: int) -> tuple[TuningJob | None, Sequence[tuple[int, int, str]]]:
+    async with context.units(write=False) as unit:
+        return await unit.jobs.get_by_uid(uid), await unit.jobs.read_log(uid, offset, _LOG_BATCH)
 
 
 def _has_events(after_sequence: int, mark: JobMark | None) -> bool:
