@@ -258,6 +258,19 @@ async def test_what_is_deleted_while_it_is_made_is_stopped_and_swept(asked: Plat
     assert asked.store.list("tenants/acme/exports") == []
 
 
+async def test_what_is_deleted_while_it_is_made_is_metered_until_then(asked: Platform) -> None:
+    make, _ = loops(asked)
+    await rounds(make)
+    asked.cluster.runs[run_of()].status = RunStatus.RUNNING
+    await make.once()
+    asked.clock.pass_seconds(4)
+    asked.app = replace(asked.app, settings=replace(asked.app.settings, job_cpus=1.0))
+    await delete_export(asked.app, export().name)
+    async with asked.units(write=False) as unit:
+        [metered] = (await unit.ledger.entries(LedgerRange("acme"), 10, None)).items
+    assert (metered.resource, metered.quantity) == (export().name, 4000)
+
+
 async def test_other_runs_are_left_alone(asked: Platform) -> None:
     make, reap = loops(asked)
     await rounds(make)

@@ -14,6 +14,7 @@ from trellis.server.app.audit import record
 from trellis.server.app.authorisation import require_names
 from trellis.server.app.base_models import base_model_unavailable
 from trellis.server.app.context import Context
+from trellis.server.app.export_usage import measured_export
 from trellis.server.app.fields import Violations
 from trellis.server.app.idempotency import RequestKey, create_once
 from trellis.server.app.pages import Listed, PageQuery, read_page
@@ -120,6 +121,9 @@ async def delete_export(context: Context, name: str) -> None:
     parsed = ExportName.parse(name)
     async with context.units() as unit:
         export = await present_export(unit, parsed, for_update=True)
+        if not export.ended:
+            settings = context.settings
+            await unit.ledger.append(measured_export(export, context.now(), settings.needs, settings.prices))
         await unit.exports.delete(export.tenant, export.export_id)
         await record(context, unit, export, None)
         await unit.commit()

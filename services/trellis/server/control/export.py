@@ -17,13 +17,14 @@ from trellis.exports import (
 )
 from trellis.objects import ObjectNotFoundError, ObjectStore
 from trellis.server.app.export_task import SourceGoneError, task_of
+from trellis.server.app.export_usage import export_needs as needs_of_export
+from trellis.server.app.export_usage import measured_export
 from trellis.server.app.exports import files_of
 from trellis.server.app.hosts import RunRequest, RunStatus
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.control.context import ControlContext, ControlSettings
 from trellis.server.control.each import for_each
 from trellis.server.domain.export import Export, ExportFile, ExportState
-from trellis.server.domain.ledger import EntryKind, LedgerEntry, Meter
 from trellis.server.domain.tuning_job import JobError
 from trellis.server.scheduler.capacity import Resources
 
@@ -145,31 +146,10 @@ class MakeExports:
                 return
             changed = change(present)
             await unit.exports.save(changed)
-            await unit.ledger.append(self._measured(changed))
+            if changed.end_time is not None:
+                settings = self._context.settings
+                await unit.ledger.append(measured_export(changed, changed.end_time, settings.needs, settings.prices))
             await unit.commit()
-
-    def _measured(self, export: Export) -> list[LedgerEntry]:
-        """What the runs of an export that has ended took, from the first one that the cluster began."""
-        if export.end_time is None or export.start_time is None:
-            return []
-        settings, meter = self._context.settings, Meter.ACCELERATOR_MILLISECONDS
-        accelerators = settings.needs.accelerators(export_needs(settings))
-        quantity = round((export.end_time - export.start_time).total_seconds() * accelerators * 1000)
-        if quantity <= 0:
-            return []
-        return [
-            LedgerEntry(
-                export.tenant,
-                f"{export.uid}-seconds",
-                EntryKind.SETTLE,
-                meter,
-                quantity,
-                export.end_time,
-                resource=export.name,
-                base_model=export.base_model,
-                price_nanos=settings.prices.of(meter, export.base_model),
-            )
-        ]
 
     def _run_of(self, export: Export, number: int) -> str:
         return f"{_prefix_of(self._context)}{export.uid}-{number}"
@@ -250,7 +230,7 @@ class ReapExports:
 
 def export_needs(settings: ControlSettings) -> Resources:
     """What the run of an export reserves: it reads, adds and writes, for which one CPU is enough."""
-    return Resources(min(1.0, settings.job_cpus))
+    return needs_of_export(settings.needs)
 
 
 async def held_by_exports(unit: UnitOfWork, settings: ControlSettings) -> Resources:
