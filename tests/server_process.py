@@ -37,7 +37,8 @@ class Server:
     def key(self) -> str:
         return (self.folder / "admin.key").read_text().strip()
 
-    def start(self, **changes: str) -> subprocess.Popen[bytes]:
+    def start(self, *, broken_by: str = "", **changes: str) -> subprocess.Popen[bytes]:
+        """Start it; `broken_by` is Python that is run before, to break it on purpose."""
         environment = {
             **os.environ,
             "TRELLIS_DATABASE_URL": self.database_url or f"sqlite+aiosqlite:///{self.folder / 'trellis.db'}",
@@ -50,9 +51,11 @@ class Server:
             "TRELLIS_BASE_MODELS": f"tiny={BASE}",
             **changes,
         }
+        entry = "from trellis.server.main import main\nraise SystemExit(main())"
+        program = ["-c", f"{broken_by}\n{entry}"] if broken_by else ["-m", "trellis.server"]
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "trellis.server"], env=environment, stdout=log, stderr=subprocess.STDOUT
+                [sys.executable, *program], env=environment, stdout=log, stderr=subprocess.STDOUT
             )
         self.started.append(process)
         return process

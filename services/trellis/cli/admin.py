@@ -1,7 +1,9 @@
 """`trellis admin …`: each command is in a module of its own, and is added here."""
 
 from trellis.cli.commands import group
+from trellis.cli.record_queue import record_queue
 from trellis.cli.simulate import simulate
+from trellis.cli.verify_isolation import verify_isolation
 
 
 @group("admin")
@@ -10,3 +12,5 @@ def admin() -> None:
 
 
 admin.add_command(simulate)
+admin.add_command(record_queue)
+admin.add_command(verify_isolation)
