@@ -170,7 +170,7 @@ class World:
             run.trainer,
             priority=job.priority,
             start_time=run.start,
-            expected_end=None if job.seconds is None else run.start + timedelta(seconds=job.seconds),
+            expected_end=None if job.seconds is None else max(self.now, run.start + timedelta(seconds=job.seconds)),
             preemption_count=self.preempted[job.uid],
             can_be_preempted=run.leaves_in is None,
             leaving=run.leaves_in is not None,

@@ -67,6 +67,13 @@ def test_overdue_jobs_end_now() -> None:
     assert head.start == NOW
 
 
+def test_of_overdue_jobs_those_that_began_first_are_counted_on() -> None:
+    """A job that passed and is overdue leaves no more for others: they would keep the first one waiting for ever."""
+    old, new = active("c9", 1, 0), replace(active("c1", 6, 0), start_time=at(-5))
+    decisions = decide(seen([queued("a1", 2, 60), queued("b2", 1, 60)], [old, new]))
+    assert not decisions.admit
+
+
 def test_those_that_pass_do_so_one_beside_the_other() -> None:
     running = [active("c1", 4, 100)]
     jobs = [

@@ -4,17 +4,19 @@ EASY backfill (Lifka 1995): only the first job that finds too little free has a 
 enough is free by the ends that are expected. A later job may start now if it ends by then, or if it takes only what the
 first one will not need.
 
-Jobs that are overdue are taken to end now, those first that were due first, and no more of what ends is counted than the
+Jobs that are overdue are taken to end now, those first that began first, and no more of what ends is counted than the
 first job needs: what later ones get beside it is there even if estimates are wrong, so that it is never passed for ever.
 """
 
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from trellis.server.scheduler.capacity import NOTHING, Resources
 from trellis.server.scheduler.snapshot import ActiveJob, PresentTrainer, QueuedJob, Snapshot
+
+_FIRST = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,8 @@ class End:
     time: datetime
     uid: str
     frees: Resources
+    since: datetime | None = None
+    """Since when it holds it; None for before all others."""
 
 
 @dataclass(slots=True)
@@ -40,7 +44,7 @@ class Head:
     def expect(self, now: datetime, room: Resources, ends: Iterable[End]) -> None:
         """Find the time, from what is free now and the ends to come."""
         self.start, self.spare, time = None, NOTHING, now
-        for end in sorted(ends, key=lambda end: (end.time, end.uid)):
+        for end in sorted(ends, key=lambda end: _in_time(end, now)):
             if self.needs.fits_into(room):
                 break
             room, time = room.plus(end.frees), max(time, end.time)
@@ -78,11 +82,16 @@ def present_ends(snapshot: Snapshot, gone: Container[str] = ()) -> list[End]:
         if job.trainer_uid:
             of_trainers[job.trainer_uid].append(time)
         elif job.needs != NOTHING:
-            ends.append(End(time, job.uid, job.needs))
-    ends += [End(_leaves(t, of_trainers, snapshot), t.uid, t.needs) for t in snapshot.trainers]
+            ends.append(End(time, job.uid, job.needs, None if job.leaving or job.uid in gone else job.start_time))
+    ends += [End(_leaves(t, of_trainers, snapshot), t.uid, t.needs, t.create_time) for t in snapshot.trainers]
     if snapshot.held != NOTHING:
         ends.append(End(snapshot.now + _default(snapshot), "", snapshot.held))
     return ends
+
+
+def _in_time(end: End, now: datetime) -> tuple[datetime, datetime, str]:
+    """The order in which ends are counted on. Of those that are overdue, whatever has begun since comes last."""
+    return max(end.time, now), end.since or _FIRST, end.uid
 
 
 def _expected_end(job: ActiveJob, snapshot: Snapshot, leaves: bool) -> datetime:
