@@ -10,16 +10,22 @@ from tests.contract.control.platform import Platform
 from tests.contract.control.test_rounds import add_tenants
 from tests.contract.store import samples
 from tests.contract.store.test_queue_facts import statements_of
+from tests.server_fakes import ADMIN
 
-from trellis.errors import NotFound
+from trellis.client import AsyncClient
+from trellis.client.types import JobState as ClientJobState
+from trellis.errors import NotFound, PermissionDenied
+from trellis.server.app.api_keys import NewApiKey, create_api_key
 from trellis.server.app.context import Context
 from trellis.server.app.explanations import explain_tuning_job
 from trellis.server.app.outlooks import Outlooks
 from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.control.queue_view import QueueView
+from trellis.server.domain.caller import Role
 from trellis.server.domain.quota import UNLIMITED
 from trellis.server.domain.tuning_job import Estimate, JobState, QueueCode, TuningJob
 from trellis.server.rpc.convert.explanation import explanation
+from trellis.server.rpc.server import build_grpc_server
 from trellis.spec import Distributed
 from trellis.v1 import tuning_job_pb2 as pb
 
@@ -115,3 +121,23 @@ async def test_a_server_that_does_not_schedule_says_what_was_last_said(queue: Pl
     assert kept is not None
     assert [reason.message for reason in found.explanation.reasons] == [kept.message]
     assert found.explanation.prediction is None
+
+
+async def test_over_the_wire_a_tenant_is_told_of_its_own_jobs_only(queue: Platform) -> None:
+    context = explaining(queue)
+    keys = {}
+    for tenant in ("acme", "globex"):
+        _, keys[tenant] = await create_api_key(context, ADMIN, NewApiKey(f"tenants/{tenant}", "", Role.MEMBER, None))
+    server = build_grpc_server(context)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with AsyncClient(f"127.0.0.1:{port}", keys["globex"], tenant="globex") as client:
+            found = await client.jobs.explain("job-2")
+            with pytest.raises(PermissionDenied):
+                await client.jobs.explain("tenants/acme/tuningJobs/job-5")
+    finally:
+        await server.stop(0)
+    assert (found.state, found.position) == (ClientJobState.QUEUED, 0)
+    assert [change.field for change in found.alternatives] == ["distributed.workers"]
+    assert "acme" not in repr(found)
