@@ -20,7 +20,7 @@ from trellis.server.domain.quota import Period
 from trellis.server.domain.statement import Statement, StatementSum
 
 _PAGE: Final = 100
-_PIECE: Final = 5000
+_PIECE: Final = 1000
 """Entries that are read at a time for a statement."""
 _MAX_NAME: Final = 300
 _HOUR: Final = timedelta(hours=1)
