@@ -229,6 +229,8 @@ class Client(Blocking[AsyncClient]):
     ask for one (TRELLIS_CERTIFICATE_FILE and TRELLIS_CERTIFICATE_KEY_FILE). `api_key` may be a function, too, which is asked for the
     key of each call and must be quick: for tokens of an identity provider, which are renewed from time to time. `timeout` is in seconds and holds for a call with all its retries; calls that stream have none of their own.
 
+    `http://10.0.0.1:50051,10.0.0.2:50051` names several servers by their IP addresses: calls are spread over those that are there.
+
     Threads may share a client. A process that is forked makes a client of its own, for gRPC's connections do not survive
     a fork. Raises InvalidArgument or ProfileError for wrong settings; the connection is opened by the first call.
     """
