@@ -6,6 +6,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.contract.store import samples
 
 from trellis.server.app.ledger_reading import LedgerRange, StoredBytes, UsageGroup
@@ -63,6 +66,19 @@ async def test_an_entry_is_written_once_a_key(units: UnitOfWorkFactory) -> None:
             "other": {MS: 3},
         }
         assert len(await _all(unit, None)) == 4
+
+
+async def test_the_database_refuses_to_change_an_entry(units: UnitOfWorkFactory, engine: AsyncEngine) -> None:
+    await samples.seed(units)
+    await _append(units, entry("a", 5))
+    with pytest.raises(DBAPIError, match="the ledger is append-only"):
+        async with engine.begin() as connection:
+            await connection.execute(text("UPDATE ledger_entries SET quantity = 6"))
+    async with units() as unit:
+        await unit.tenants.delete("acme")
+        await unit.commit()
+    async with units(write=False) as unit:
+        assert await _all(unit) == [], "with their tenant they go"
 
 
 async def test_the_same_entries_from_two_servers_count_once(

@@ -95,6 +95,7 @@ def upgrade() -> None:
         batch_op.create_index("ix_ledger_entries_resource_time_sequence", ["resource", "time", "sequence"])
         batch_op.create_index("ix_ledger_entries_tenant_time_sequence", ["tenant", "time", "sequence"])
         batch_op.create_index("ix_ledger_entries_time_sequence", ["time", "sequence"])
+    _keep_entries()
 
     op.create_table(
         "rate_buckets",
@@ -280,6 +281,36 @@ def _add_shares() -> None:
         )
 
 
+def _keep_entries() -> None:
+    """Entries of the ledger are never changed; they are deleted only with their tenant."""
+    refusal = "the ledger is append-only"
+    if op.get_bind().dialect.name == "sqlite":
+        op.execute(
+            "CREATE TRIGGER ledger_entries_no_update BEFORE UPDATE ON ledger_entries "
+            f"BEGIN SELECT RAISE(ABORT, '{refusal}'); END"
+        )
+        return
+    op.execute(
+        "CREATE FUNCTION ledger_entries_refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN RAISE EXCEPTION '{refusal}'; END $$"
+    )
+    op.execute(
+        "CREATE TRIGGER ledger_entries_no_update BEFORE UPDATE OR TRUNCATE ON ledger_entries "
+        "FOR EACH STATEMENT EXECUTE FUNCTION ledger_entries_refuse()"
+    )
+
+
+def _drop_ledger() -> None:
+    with op.batch_alter_table("ledger_entries", schema=None) as batch_op:
+        batch_op.drop_index("ix_ledger_entries_time_sequence")
+        batch_op.drop_index("ix_ledger_entries_tenant_time_sequence")
+        batch_op.drop_index("ix_ledger_entries_resource_time_sequence")
+
+    op.drop_table("ledger_entries")
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("DROP FUNCTION ledger_entries_refuse()")
+
+
 def _make_append_only() -> None:
     """The code only adds to the trail; this holds it against a mistake. Whoever owns the database can drop it."""
     refusal = "the audit trail is append-only"
@@ -340,12 +371,7 @@ def downgrade() -> None:
     op.drop_table("usage_days")
     op.drop_table("usage_hours")
     op.drop_table("rate_buckets")
-    with op.batch_alter_table("ledger_entries", schema=None) as batch_op:
-        batch_op.drop_index("ix_ledger_entries_time_sequence")
-        batch_op.drop_index("ix_ledger_entries_tenant_time_sequence")
-        batch_op.drop_index("ix_ledger_entries_resource_time_sequence")
-
-    op.drop_table("ledger_entries")
+    _drop_ledger()
     with op.batch_alter_table("holds", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_holds_tenant_meter"))
 
