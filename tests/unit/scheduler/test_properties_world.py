@@ -62,7 +62,7 @@ def worlds(draw: st.DrawFn) -> World:
     policy = SchedulerOptions(
         least_run_seconds=draw(st.sampled_from([0.0, 2.0])), max_preemptions=draw(st.sampled_from([0, 1, 3]))
     )
-    budgets = draw(st.dictionaries(st.sampled_from(TENANTS), st.sampled_from([40.0, 100.0]), max_size=2))
+    budgets = draw(st.dictionaries(st.sampled_from(TENANTS), st.sampled_from([20.0, 40.0, 100.0]), max_size=3))
     return World(
         Resources(8, draw(st.sampled_from([3, 4, 6]))),
         draw(st.fixed_dictionaries(dict.fromkeys(TENANTS, shares))),
