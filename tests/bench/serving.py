@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.bench.report import Machine, output_options, versions
-from tests.bench.serving_rig import fleet as systems
-from tests.bench.serving_rig import many
+from tests.bench.serving_rig import fleet as systems, many
 from tests.bench.serving_rig.finding import Finding, Point
 from tests.bench.serving_rig.fleet import Fleet, Model
 from tests.bench.serving_rig.flood import Flood

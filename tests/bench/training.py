@@ -24,8 +24,7 @@ from tests.bench.report import Machine, output_options, versions
 from tests.bench.serving_rig.shapes import REFERENCE, SMALL, Shape, write_base
 from tests.bench.serving_rig.system import System
 from tests.bench.training_rig import ready
-from tests.bench.training_rig.crowd import Crowd
-from tests.bench.training_rig.crowd import System as Tuner
+from tests.bench.training_rig.crowd import Crowd, System as Tuner
 from tests.bench.training_rig.distributed import workers
 from tests.bench.training_rig.finding import Finding, Point
 from tests.bench.training_rig.memory import peaks

@@ -20,9 +20,7 @@ pytestmark = pytest.mark.timeout(180)
 SECONDS = 90
 CPUS = 1
 # Ray flushes its own line on the command only once it has started it: a program that is quick to print would be before it.
-_AFTER_RAYS_LINE = (
-    "import time\nwhile 'Running entrypoint' not in open('/proc/self/fd/1', errors='replace').read(): time.sleep(0.02)\n"
-)
+_AFTER_RAYS_LINE = "import time\nwhile 'Running entrypoint' not in open('/proc/self/fd/1', errors='replace').read(): time.sleep(0.02)\n"
 _STAY = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); "
 _DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
 PROGRAMS = {

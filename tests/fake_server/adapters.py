@@ -11,8 +11,7 @@ from tests.fake_server.accounts import found
 from tests.fake_server.faults import abort
 from tests.fake_server.pages import page_of
 from trellis.errors import Unavailable
-from trellis.v1 import adapter_pb2 as pb
-from trellis.v1 import inference_pb2
+from trellis.v1 import adapter_pb2 as pb, inference_pb2
 from trellis.v1.adapter_pb2_grpc import AdapterServiceServicer
 from trellis.v1.inference_pb2_grpc import InferenceServiceServicer
 

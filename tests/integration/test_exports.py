@@ -20,7 +20,7 @@ from trellis.client.types import ExportState
 from trellis.local.ports import free_ports
 from trellis.tokens import ChatTokenizer
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 SECONDS = 120.0
 TOKENS = torch.tensor([[5, 17, 60, 3, 88, 41, 9, 33]])
 

@@ -18,6 +18,7 @@ from tests.rpc_server import Door, make_key, make_named_key, open_door, refusal
 from tests.server_fakes import LINES, TINY, admit, make_world, prepare, submit, upload, validate, write_adapter
 
 from trellis.bases import read_base
+from trellis.server.app.context import AppSettings
 from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.domain.caller import Role
 from trellis.v1 import adapter_pb2, api_key_pb2, dataset_pb2, inference_pb2, tenant_pb2, tuning_job_pb2, worker_pb2
@@ -42,7 +43,7 @@ def database() -> str:
 
 @pytest.fixture
 async def door(units: UnitOfWorkFactory, tmp_path: Path) -> AsyncIterator[Door]:
-    world = make_world(units, tmp_path)
+    world = make_world(units, tmp_path, AppSettings(capacity_cpus=2.0))
     await prepare(world.context, "acme", "globex")
     async with open_door(world) as opened:
         yield opened

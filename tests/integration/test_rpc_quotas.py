@@ -15,8 +15,7 @@ from tests.rpc_server import Door, open_door, refusal
 from tests.server_fakes import make_world, prepare, upload
 
 from trellis.server.app.ports import UnitOfWorkFactory
-from trellis.v1 import tenant_pb2 as pb
-from trellis.v1 import tuning_job_pb2, usage_pb2
+from trellis.v1 import tenant_pb2 as pb, tuning_job_pb2, usage_pb2
 from trellis.v1.tenant_pb2_grpc import TenantServiceStub
 from trellis.v1.tuning_job_pb2_grpc import TuningJobServiceStub
 from trellis.v1.usage_pb2_grpc import UsageServiceStub

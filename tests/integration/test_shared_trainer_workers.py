@@ -12,7 +12,7 @@ from tests.tiny_llama import write_tiny_llama
 from trellis.local.ray_head import ray_environment
 
 SETTINGS = {"max_steps": 6, "batch_size": 12, "gradient_accumulation_steps": 4}
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
 
 async def test_a_trainer_starts_its_workers_on_ray_and_ends_them(tmp_path: Path) -> None:

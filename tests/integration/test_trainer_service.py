@@ -26,8 +26,7 @@ from trellis.server.control.metrics import MeasureTrainers
 from trellis.server.control.watch_trainers import WatchTrainers
 from trellis.server.domain.tuning_job import TuningJob
 from trellis.server.world import SystemClock, ThreadedObjects
-from trellis.v1 import trainer_pb2 as pb
-from trellis.v1 import worker_pb2
+from trellis.v1 import trainer_pb2 as pb, worker_pb2
 from trellis.v1.trainer_pb2_grpc import TrainerAdminServiceStub, TrainerServiceStub
 from trellis.v1.worker_pb2_grpc import WorkerServiceStub
 

@@ -3,8 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from trellis.auto import AUTO_FIELDS, Facts, resolve
 from trellis.spec import Distributed, Lora, Preference, TrainSpec

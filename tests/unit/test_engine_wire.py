@@ -1,6 +1,5 @@
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from trellis.engine_wire import MESSAGE, STATUS, FrameReader, WireError, error_frame, frame, read_error
 from trellis.errors import CLASS_OF_STATUS, FieldViolation, TrellisError

@@ -2,8 +2,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from trellis.errors import InvalidArgument
 from trellis.spec import Distributed, Lora, Preference, TrainSpec

@@ -3,8 +3,7 @@
 from datetime import datetime, timedelta, timezone
 from fractions import Fraction
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from trellis.statements import amount_nanos, entry_line
 

@@ -10,8 +10,11 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+from hypothesis import (  # noqa: E402
+    given,
+    settings,
+    strategies as st,
+)
 
 FOLDER = Path(__file__).parents[2] / "services" / "trellis" / "base_models" / "trellis-tiny"
 ROLES = ("system", "developer", "user", "assistant", "tool")

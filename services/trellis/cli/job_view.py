@@ -72,8 +72,7 @@ class LiveView(JsonView):
     """A bar that moves, and the messages above it."""
 
     def __init__(self) -> None:
-        from rich.progress import BarColumn, TextColumn
-        from rich.progress import Progress as Bar
+        from rich.progress import BarColumn, Progress as Bar, TextColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
         self._bar: Any = Bar(*columns, transient=True)

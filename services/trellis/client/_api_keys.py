@@ -9,8 +9,7 @@ from trellis.client._convert import enum_number, from_proto
 from trellis.client._method import Method
 from trellis.client._names import Names
 from trellis.client.types import ApiKey, CreatedApiKey, Role, Scope
-from trellis.v1 import access_pb2
-from trellis.v1 import api_key_pb2 as pb
+from trellis.v1 import access_pb2, api_key_pb2 as pb
 
 # A second create would make a second key, and its secret would be lost with the first answer.
 _CREATE = Method("ApiKeyService/CreateApiKey", pb.CreateApiKeyRequest, pb.CreateApiKeyResponse, repeatable=False)

@@ -9,6 +9,7 @@ from trellis.client.types import ExampleKind, FileFormat
 from trellis.errors import FailedPrecondition, Reason
 from trellis.formats import (
     HEAD_BYTES,
+    FileFormat as RowFormat,
     FormatError,
     Kind,
     LineError,
@@ -17,7 +18,6 @@ from trellis.formats import (
     open_rows,
     read_row,
 )
-from trellis.formats import FileFormat as RowFormat
 
 MOST_ERRORS = 10_000
 

@@ -28,8 +28,7 @@ from trellis.client.types import (
     TuningJobExplanation,
 )
 from trellis.errors import InvalidArgument
-from trellis.v1 import adapter_pb2
-from trellis.v1 import tuning_job_pb2 as pb
+from trellis.v1 import adapter_pb2, tuning_job_pb2 as pb
 
 _CREATE = Method("TuningJobService/CreateTuningJob", pb.CreateTuningJobRequest, pb.TuningJob)
 _LIST = Method("TuningJobService/ListTuningJobs", pb.ListTuningJobsRequest, pb.ListTuningJobsResponse)

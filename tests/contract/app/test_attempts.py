@@ -7,8 +7,16 @@ import pytest
 from tests.server_fakes import World, admit, collected, keys, lay_adapter, submit, upload, used, validate
 
 from trellis.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound, Reason, TrellisError
-from trellis.server.app import adapters, attempts, checkpoints, completion, progress, tuning_jobs, watch
-from trellis.server.app import keys as job_keys
+from trellis.server.app import (
+    adapters,
+    attempts,
+    checkpoints,
+    completion,
+    keys as job_keys,
+    progress,
+    tuning_jobs,
+    watch,
+)
 from trellis.server.app.attempt_end import end_attempt
 from trellis.server.app.attempt_usage import AttemptUsage
 from trellis.server.app.attempts import Assignment, Process

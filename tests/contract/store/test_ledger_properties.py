@@ -13,8 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from tests.contract.store import samples
 
 from trellis.server.app.attempt_usage import measured

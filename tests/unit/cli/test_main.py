@@ -92,6 +92,7 @@ def test_an_error_as_json(trellis: Run) -> None:
         "reason": "RESOURCE_NOT_FOUND",
         "message": "tenants/nobody does not exist.",
         "violations": [],
+        "quota_violations": [],
         "metadata": {"resource": "tenants/nobody"},
         "retry_after": None,
         "request_id": "req-1",

@@ -3,8 +3,7 @@
 from datetime import timedelta
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from trellis.server.domain.retry import RetryPolicy
 from trellis.server.domain.tuning_job import ACTIVE, ENDED, MOVES, JobState

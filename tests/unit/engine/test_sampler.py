@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 from torch import Tensor
 from transformers import (
     LogitsProcessorList,

@@ -7,8 +7,7 @@ from typing import Final
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from peft import PeftModel
 from tests.tiny_bank import Held
 from tests.workshop import BANK_SLOTS, Workshop

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from tests.tiny_bank import Events, Held, load_tiny, ref, tiny_bank, tiny_tiers
 
 from trellis.engine.request import AdapterRef

@@ -10,8 +10,7 @@ from math import ceil
 from statistics import fmean, median
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from tests.scheduler_rig import LIMITS, Rig
 
 from trellis.engine.limits import EngineLimits

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import settings
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.lora_mixes import GROUPS, MODULES, bank_of, random_weights
 

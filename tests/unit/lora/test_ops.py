@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from tests.lora_mixes import GROUPS, MODULES, bank_of, mixes, random_weights, segments_of
 
 from trellis.lora import OPS, HostAdapter, LoraWeights, Segments

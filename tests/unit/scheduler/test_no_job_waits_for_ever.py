@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from hypothesis import Phase, given, settings
-from hypothesis import strategies as st
+from hypothesis import Phase, given, settings, strategies as st
 
 from trellis.server.domain.trainer import Room, TrainerBase
 from trellis.server.domain.trainer_options import TrainerOptions

@@ -4,8 +4,7 @@ from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from trellis.server.scheduler.capacity import Resources
 from trellis.server.scheduler.policy import decide

@@ -2,8 +2,7 @@
 
 from datetime import timedelta
 
-from hypothesis import Phase, given, settings
-from hypothesis import strategies as st
+from hypothesis import Phase, given, settings, strategies as st
 from tests.policy_world import METER, START, World, base
 
 from trellis.server.domain.quota import Quota

@@ -7,8 +7,7 @@ from trellis.lora.bank import GroupBank
 from trellis.lora.segments import Segments
 from trellis.native.build import available
 from trellis.native.linear import PackedLinear
-from trellis.native.lora import DTYPES, adapted, adapted_gradients, add_gradients
-from trellis.native.lora import add_lora as add
+from trellis.native.lora import DTYPES, adapted, adapted_gradients, add_gradients, add_lora as add
 
 NAME = "native"
 

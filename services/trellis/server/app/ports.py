@@ -5,10 +5,8 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
-from trellis.server.app.adapter_ports import Adapters as Adapters
-from trellis.server.app.adapter_ports import Exports as Exports
-from trellis.server.app.job_ports import Trainers as Trainers
-from trellis.server.app.job_ports import TuningJobs as TuningJobs
+from trellis.server.app.adapter_ports import Adapters as Adapters, Exports as Exports
+from trellis.server.app.job_ports import Trainers as Trainers, TuningJobs as TuningJobs
 from trellis.server.app.ledger_reading import LedgerRange, StoredBytes, Sums, UsageGroup
 from trellis.server.app.queue_ports import BoardRow, FairShares, QueueFacts, Reservations
 from trellis.server.app.quota_ports import RateBuckets, UsedQuota

@@ -17,8 +17,7 @@ from trellis.exports import (
 )
 from trellis.objects import ObjectNotFoundError, ObjectStore
 from trellis.server.app.export_task import SourceGoneError, task_of
-from trellis.server.app.export_usage import export_needs as needs_of_export
-from trellis.server.app.export_usage import measured_export
+from trellis.server.app.export_usage import export_needs as needs_of_export, measured_export
 from trellis.server.app.exports import files_of
 from trellis.server.app.hosts import RunRequest, RunStatus
 from trellis.server.app.ports import UnitOfWork

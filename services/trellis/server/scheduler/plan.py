@@ -8,14 +8,12 @@ from trellis.server.scheduler.accounts import Account, Accounts, Claim
 from trellis.server.scheduler.backfill import End, Head, end_of, likely_end_of, present_ends
 from trellis.server.scheduler.candidates import coming, outgoing
 from trellis.server.scheduler.capacity import NOTHING, Resources
-from trellis.server.scheduler.decisions import Admission as Admission
-from trellis.server.scheduler.decisions import Preemption
+from trellis.server.scheduler.decisions import Admission as Admission, Preemption
 from trellis.server.scheduler.fairness import Shares
 from trellis.server.scheduler.lines import Lines
 from trellis.server.scheduler.preemption import Victims, preemptions
 from trellis.server.scheduler.prospect import Prospect, Wish
-from trellis.server.scheduler.seats import NewTrainer as NewTrainer
-from trellis.server.scheduler.seats import Seat, Seats
+from trellis.server.scheduler.seats import NewTrainer as NewTrainer, Seat, Seats
 from trellis.server.scheduler.snapshot import Alone, QueuedJob, Shared, Snapshot
 from trellis.server.scheduler.turns import Tiers
 

@@ -11,8 +11,7 @@ from trellis.server.domain.adapter import Alias
 from trellis.server.store import tables
 from trellis.server.store.pages import Keyset
 from trellis.server.store.rows import named
-from trellis.server.store.transaction import Rows
-from trellis.server.store.transaction import for_update as locked
+from trellis.server.store.transaction import Rows, for_update as locked
 
 _a = tables.aliases.c
 _BY_ID = Keyset((_a.alias_id,))

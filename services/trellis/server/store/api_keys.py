@@ -12,8 +12,7 @@ from trellis.server.store import tables
 from trellis.server.store.failures import already_exists, expect_one
 from trellis.server.store.pages import Keyset
 from trellis.server.store.rows import named
-from trellis.server.store.transaction import Rows
-from trellis.server.store.transaction import for_update as locked
+from trellis.server.store.transaction import Rows, for_update as locked
 
 _k = tables.api_keys.c
 _OLDEST_FIRST = Keyset((_k.create_time, _k.key_id))

@@ -13,8 +13,7 @@ from trellis.server.store import tables
 from trellis.server.store.failures import already_exists, expect_one
 from trellis.server.store.pages import Keyset
 from trellis.server.store.rows import named
-from trellis.server.store.transaction import Rows
-from trellis.server.store.transaction import for_update as locked
+from trellis.server.store.transaction import Rows, for_update as locked
 
 _e = tables.exports.c
 _NEWEST_FIRST = Keyset((_e.create_time, _e.export_id), descending=True)

@@ -6,8 +6,7 @@ from sqlalchemy import delete, or_, select, update
 
 from trellis.server.app.ports import Claim
 from trellis.server.store import tables
-from trellis.server.store.transaction import Rows
-from trellis.server.store.transaction import for_update as locked
+from trellis.server.store.transaction import Rows, for_update as locked
 
 _l = tables.leases.c
 

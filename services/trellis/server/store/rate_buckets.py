@@ -8,8 +8,7 @@ from sqlalchemy import Row, select
 
 from trellis.server.domain.rate import Bucket, RateKind
 from trellis.server.store import tables
-from trellis.server.store.transaction import Rows
-from trellis.server.store.transaction import for_update as locked
+from trellis.server.store.transaction import Rows, for_update as locked
 
 _r = tables.rate_buckets.c
 

@@ -12,8 +12,7 @@ from trellis.server.store import tables
 from trellis.server.store.failures import already_exists, expect_one
 from trellis.server.store.pages import Keyset
 from trellis.server.store.rows import named
-from trellis.server.store.transaction import Rows
-from trellis.server.store.transaction import for_update as locked
+from trellis.server.store.transaction import Rows, for_update as locked
 
 _t = tables.tenants.c
 _OLDEST_FIRST = Keyset((_t.create_time, _t.tenant_id))

@@ -32,8 +32,7 @@ from trellis.server.store.job_logs import LogRows
 from trellis.server.store.job_metrics import MetricRows
 from trellis.server.store.marks import JobMarkRows
 from trellis.server.store.pages import Keyset
-from trellis.server.store.transaction import Transaction
-from trellis.server.store.transaction import for_update as locked
+from trellis.server.store.transaction import Transaction, for_update as locked
 from trellis.spec import TrainSpec
 
 _j = tables.tuning_jobs.c

@@ -1,7 +1,6 @@
 """Which items each worker computes."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from trellis.tokens import EncodedExample
 from trellis_jobs.distributed.spread import spread

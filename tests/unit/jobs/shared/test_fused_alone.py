@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from tests.fused_rig import Job, add, base_of, clear, fused_of, gradients, learn, parameters, random_chunk
 from torch import Tensor
 

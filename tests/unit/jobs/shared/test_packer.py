@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from trellis_jobs.examples import Row
 from trellis_jobs.shared.chunk import Chunk

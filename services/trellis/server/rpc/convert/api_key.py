@@ -8,8 +8,7 @@ from trellis.server.app.api_keys import NewApiKey
 from trellis.server.domain.caller import ApiKey, Role, Scope
 from trellis.server.rpc.convert.enums import from_wire, to_wire
 from trellis.server.rpc.convert.times import moment, span, timestamp
-from trellis.v1 import access_pb2
-from trellis.v1 import api_key_pb2 as pb
+from trellis.v1 import access_pb2, api_key_pb2 as pb
 
 
 def api_key(value: ApiKey) -> pb.ApiKey:

@@ -6,8 +6,7 @@ from trellis.names import TenantName
 from trellis.server.app.audit_events import AuditFilter
 from trellis.server.domain.audit import AuditEvent, AuditQuery
 from trellis.server.rpc.convert.times import moment, timestamp
-from trellis.v1 import access_pb2
-from trellis.v1 import audit_pb2 as pb
+from trellis.v1 import access_pb2, audit_pb2 as pb
 
 
 def audit_event(value: AuditEvent) -> pb.AuditEvent:

@@ -15,8 +15,7 @@ from trellis.server.domain.stop import Stop
 from trellis.server.domain.tuning_job import EndCause, Evaluation, EventLevel, JobError, MetricPoint, Progress
 from trellis.server.rpc.convert.enums import from_wire, to_wire
 from trellis.server.rpc.convert.times import moment
-from trellis.v1 import tuning_job_pb2
-from trellis.v1 import worker_pb2 as pb
+from trellis.v1 import tuning_job_pb2, worker_pb2 as pb
 
 
 def process(request: pb.StartAttemptRequest) -> Process:
