@@ -14,8 +14,7 @@ from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
+from safetensors.torch import load as load_tensors, save as save_tensors
 
 from trellis.artifacts import CONFIG_FILE, WEIGHTS_FILE
 from trellis.objects import ObjectNotFoundError, ObjectStore
