@@ -1,8 +1,8 @@
 """Attention of a packed pass: each sequence to itself, with gradients.
 
-Sequences are grouped by a length that depends on the sequence alone, its own rounded up, and each group is one call of
-PyTorch's attention, which computes every sequence of a call by itself. So a sequence's numbers are the same bits whatever
-else is in the pass (float32 on a CPU).
+Short sequences are computed by a kernel of our own in float32 on a CPU. Others are grouped by a length that depends on the
+sequence alone, its own rounded up, and each group is one call of PyTorch's attention, which computes every sequence of a
+call by itself. So a sequence's numbers are the same bits whatever else is in the pass (float32 on a CPU).
 
 Shapes: T rows of the pass, n sequences of a group, L their rounded length, Q query heads, H key-value heads, D head size,
 G rows of all groups.
@@ -21,10 +21,14 @@ from torch.nn import functional
 from torch.nn.attention.varlen import varlen_attn
 
 from trellis.engine.attention import Formula, attend_one
+from trellis.native.build import available
+from trellis.native.packed_attention import HEAD_MULTIPLE, packed_attention
 
 _STEPS: Final = ((128, 16), (1024, 64))
 """Lengths up to the first are rounded up to a multiple of the second."""
 _LAST_STEP: Final = 256
+SHORT: Final = 128
+"""Tokens of a sequence up to which our own kernel is quicker than PyTorch's."""
 _HALVES: Final = (torch.float16, torch.bfloat16)
 
 
@@ -42,6 +46,8 @@ class SequenceGroups:
     rows: int
     """Of the pass, with those that belong to no sequence."""
     device: torch.device
+    firsts: tuple[int, ...] | None = None
+    """The first row of each sequence; None where one follows the other from the first row on."""
     _masks: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -53,7 +59,7 @@ class SequenceGroups:
     @cached_property
     def gather(self) -> "Gather":
         """The rows of the groups, one group after another, from those of the pass."""
-        firsts = [0, *accumulate(self.lengths)]
+        firsts = self._firsts
         rounded = [rounded_length(length) for length in self.lengths]
         order = sorted(range(len(rounded)), key=lambda number: rounded[number])
         to_G = np.full(sum(rounded), -1, dtype=np.int64)
@@ -65,6 +71,24 @@ class SequenceGroups:
             to_T[first : first + length] = np.arange(at, at + length)
             at += rounded[number]
         return Gather.of(to_G, to_T, self.device)
+
+    @property
+    def _firsts(self) -> tuple[int, ...]:
+        return (0, *accumulate(self.lengths))[: len(self.lengths)] if self.firsts is None else self.firsts
+
+    @cached_property
+    def short(self) -> Tensor:
+        """(S, 2) int32: first row and rows of each sequence of at most SHORT tokens."""
+        spans = [span for span in zip(self._firsts, self.lengths, strict=True) if span[1] <= SHORT]
+        return torch.tensor(spans, dtype=torch.int32).reshape(-1, 2)
+
+    @cached_property
+    def long(self) -> "SequenceGroups":
+        """The other sequences."""
+        spans = [span for span in zip(self._firsts, self.lengths, strict=True) if span[1] > SHORT]
+        return SequenceGroups(
+            tuple(length for _, length in spans), self.rows, self.device, tuple(first for first, _ in spans)
+        )
 
     def mask(self, length: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
         """(L, L), 0 where a token reads and -inf elsewhere, one for all layers; None where all before it is read."""
@@ -143,7 +167,20 @@ class PackedAttention:
             return _one_by_one(q_TQD, k_THD, v_THD, formula, self.groups)
         if q_TQD.is_cuda and q_TQD.dtype in _HALVES:
             return _varlen(q_TQD, k_THD, v_THD, formula, self.groups)
-        return _grouped(q_TQD, k_THD, v_THD, formula, self.groups)
+        if len(self.groups.short) == 0 or not _serves(q_TQD):
+            return _grouped(q_TQD, k_THD, v_THD, formula, self.groups)
+        short_TQD = packed_attention(
+            q_TQD, k_THD, v_THD, self.groups.short, scale=formula.scaling, window=formula.sliding_window
+        )
+        if not self.groups.long.lengths:
+            return short_TQD
+        # Each row is zero in one of the two.
+        return short_TQD + _grouped(q_TQD, k_THD, v_THD, formula, self.groups.long)
+
+
+def _serves(q_TQD: Tensor) -> bool:
+    is_float = q_TQD.device.type == "cpu" and q_TQD.dtype is torch.float32
+    return is_float and q_TQD.shape[2] % HEAD_MULTIPLE == 0 and available()
 
 
 def _grouped(q_TQD: Tensor, k_THD: Tensor, v_THD: Tensor, formula: Formula, groups: SequenceGroups) -> Tensor:

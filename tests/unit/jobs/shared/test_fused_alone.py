@@ -10,6 +10,7 @@ from tests.fused_rig import Job, add, base_of, clear, fused_of, gradients, learn
 from torch import Tensor
 
 from trellis.bases import BaseFacts
+from trellis_jobs.shared import attention
 from trellis_jobs.shared.chunk import Chunk
 from trellis_jobs.shared.fused import FusedModel
 
@@ -141,3 +142,18 @@ def test_with_more_threads(threads: int, tmp_path: Path) -> None:
             assert same(gradients(fused.bank, slots[0]), expected)
     finally:
         torch.set_num_threads(before)
+
+
+def test_beside_lines_that_are_computed_in_another_way(fused: FusedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention has a kernel of its own for short lines: a pass may have both kinds."""
+    monkeypatch.setattr(attention, "SHORT", 16)
+    mine = [random_chunk((9, 30), 0, 1), random_chunk((36, 12, 17), 0, 2)]
+    expected = learn(fused, mine)
+    grads = gradients(fused.bank, 0)
+    for others in ([random_chunk((25,), 1, 3)], [random_chunk((5, 16, 56), 2, 4), random_chunk((7,), 1, 5)]):
+        found = learn(fused, [others[0], *mine, *others[1:]])
+        assert same(found[1:3], expected)
+        assert same(gradients(fused.bank, 0), grads)
+    monkeypatch.undo()
+    for one, other in zip(learn(fused, mine), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
