@@ -1,6 +1,5 @@
 """The gRPC server over a real socket, with keys for each role."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from grpc_status import rpc_status
 from tests.server_fakes import ADMIN, World
 from trellis.server.app.api_keys import NewApiKey, create_api_key
 from trellis.server.app.authentication import create_first_admin_key
+from trellis.server.app.context import Context
 from trellis.server.domain.caller import Role
 from trellis.server.rpc.server import build_grpc_server
 
@@ -48,14 +48,13 @@ async def open_door(world: World) -> AsyncIterator[Door]:
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield Door(world, channel, secrets, f"127.0.0.1:{port}")
-    await stop(server)
+    await stop(world.context, server)
 
 
-async def stop(server: grpc.aio.Server) -> None:
+async def stop(context: Context, server: grpc.aio.Server) -> None:
     """End it, and let it write of whom it refused, which it does beside the calls, before the database is closed."""
     await server.stop(0)
-    writing = [task for task in asyncio.all_tasks() if "Refusals" in getattr(task.get_coro(), "__qualname__", "")]
-    await asyncio.gather(*writing)
+    await context.refusals.drain()
 
 
 async def make_key(world: World, tenant: str, role: Role, **changes: Any) -> str:

@@ -5,12 +5,18 @@ from pathlib import Path
 
 README = Path(__file__).parents[2] / "README.md"
 _WALK = "## The CLI in ten lines"
+_SHARING = "## Many teams, fairly"
 _EXPORT = "## Take a model away"
 
 
 def cli_lines() -> list[str]:
     """The commands of the README's walk, without their remarks."""
     return _commands(_WALK)
+
+
+def sharing_lines() -> list[str]:
+    """The commands about many teams, which follow the walk."""
+    return _commands(_SHARING)
 
 
 def export_lines() -> list[str]:

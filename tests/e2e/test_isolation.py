@@ -3,13 +3,14 @@
 import json
 
 from tests.e2e.platform import Platform
+from tests.e2e.readme import sharing_lines
 
 import trellis
 
 
 def test_the_whole_platform_is_isolated(platform: Platform, admin: trellis.Client) -> None:
     metrics = f"http://localhost:{platform.ports[1]}/metrics"
-    line = f"trellis admin verify-isolation --flood-seconds 3 --metrics-url {metrics} --format json"
+    line = f"{sharing_lines()[-1]} --flood-seconds 3 --metrics-url {metrics} --format json"
     done = platform.shell(line, check=False, TRELLIS_API_KEY=platform.admin_key, TRELLIS_ENDPOINT=platform.endpoint)
     assert done.stdout, done.stderr
     report = json.loads(done.stdout)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.e2e import lines
 from tests.e2e.platform import Platform
-from tests.e2e.readme import cli_lines, export_lines
+from tests.e2e.readme import cli_lines, export_lines, sharing_lines
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import trellis
@@ -48,6 +48,16 @@ def test_the_walk_comes_to_its_end(walked: str) -> None:
     adapters = json.loads(walked[walked.index("\n[") :])
     assert [adapter["deployment"] for adapter in adapters] == ["DEPLOYED"]
     assert adapters[0]["name"].startswith("tenants/acme/adapters/")
+
+
+def test_teams_share_as_the_readme_says(platform: Platform, acme: dict[str, str]) -> None:
+    *lines_, last = sharing_lines()
+    assert last == "trellis admin verify-isolation"  # test_isolation.py runs it
+    said = platform.shell("\n".join(lines_), **acme).stdout
+    assert "open_jobs" in said
+    assert "tenants/acme/tuningJobs/next" in said
+    assert "TRAINED_TOKENS" in said
+    assert "/trellis.v1.TuningJobService/CreateTuningJob" in said
 
 
 @pytest.mark.parametrize("command", LISTS, ids=" ".join)

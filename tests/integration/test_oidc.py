@@ -112,12 +112,13 @@ async def serving(world: World, issuer: LocalIssuer, **changes: Any) -> AsyncIte
             super().__init__(one, clock=hands)
 
     verifier = JwtVerifier([replace(trusted, **changes)], HandedKeySet)
-    server = build_grpc_server(replace(world.context, tokens=verifier))
+    context = replace(world.context, tokens=verifier)
+    server = build_grpc_server(context)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield House(issuer, world, channel, hands)
-    await stop(server)
+    await stop(context, server)
 
 
 @pytest.fixture
@@ -311,4 +312,4 @@ async def test_a_server_that_trusts_nobody_takes_no_tokens(world: World, issuer:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         said = await House(issuer, world, channel, Hands()).refused(token)
         assert (said.code, said.reason) == ("UNAUTHENTICATED", "TOKEN_INVALID")
-    await stop(server)
+    await stop(world.context, server)

@@ -85,7 +85,7 @@ async def serving(world: World, tls: TlsOptions, *, jobs: bool = False) -> Async
         yield House(port, jobs_port, key)
     finally:
         for server in servers:
-            await stop(server)
+            await stop(world.context, server)
 
 
 async def seen(client: trellis.Client) -> str:

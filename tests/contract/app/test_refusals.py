@@ -80,7 +80,7 @@ async def written(world: World, refusals: Refusals) -> int:
 
 
 async def test_no_source_fills_the_trail_and_what_was_left_out_is_counted(world: World) -> None:
-    refusals = Refusals(world.context)
+    refusals = Refusals(world.context.units, world.context.clock)
     for _ in range(PER_SOURCE + 7):
         refusals.note(actor("192.0.2.1"), "UNAUTHENTICATED", None, "")
     refusals.note(actor("192.0.2.2"), "UNAUTHENTICATED", None, "")
@@ -95,14 +95,14 @@ async def test_no_source_fills_the_trail_and_what_was_left_out_is_counted(world:
 
 
 async def test_many_sources_together_are_bounded_too(world: World) -> None:
-    refusals = Refusals(world.context)
+    refusals = Refusals(world.context.units, world.context.clock)
     for number in range(PER_MINUTE + 20):
         refusals.note(actor(f"192.0.{number // 250}.{number % 250}"), "UNAUTHENTICATED", None, "")
     assert await written(world, refusals) == PER_MINUTE
 
 
 async def test_a_whole_ipv6_network_is_one_source(world: World) -> None:
-    refusals = Refusals(world.context)
+    refusals = Refusals(world.context.units, world.context.clock)
     for number in range(PER_SOURCE + 5):
         refusals.note(actor(f"2001:db8::{number:x}"), "UNAUTHENTICATED", None, "")
     assert await written(world, refusals) == PER_SOURCE
@@ -113,7 +113,7 @@ async def test_a_database_that_is_busy_costs_the_event_and_nothing_else(world: W
         raise Unavailable("DATABASE_BUSY", f"The database is busy ({write=}).")
 
     object.__setattr__(world.context, "units", broken)
-    refusals = Refusals(world.context)
+    refusals = Refusals(world.context.units, world.context.clock)
     refusals.note(actor("192.0.2.1"), "UNAUTHENTICATED", None, "")
     await refusals.drain()
 

@@ -14,6 +14,7 @@ from trellis.server.app.key_uses import KeyUses
 from trellis.server.app.lookout import Lookout
 from trellis.server.app.outlooks import Outlooks
 from trellis.server.app.ports import Clock, Ids, UnitOfWorkFactory
+from trellis.server.app.refusals import Refusals
 from trellis.server.app.together import Together
 from trellis.server.domain.marks import JobMark, TrainerMark
 from trellis.server.domain.prices import FREE, Prices
@@ -92,10 +93,13 @@ class Context:
     """What hundreds of streams of one job read when it goes on."""
     trainers: Lookout[TrainerMark] = field(init=False, repr=False)
     """Where trainers wait to be given attempts."""
+    refusals: Refusals = field(init=False, repr=False)
+    """What writes refused calls into the audit trail, beside their answers; to be drained at the end."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "jobs", Lookout(self._job_marks, self.wait, self.clock))
         object.__setattr__(self, "trainers", Lookout(self._trainer_marks, self.claim_wait or self.wait, self.clock))
+        object.__setattr__(self, "refusals", Refusals(self.units, self.clock))
 
     def now(self) -> datetime:
         """The time."""

@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from trellis.server.app.audit import Actor
-from trellis.server.app.context import Context
+from trellis.server.app.ports import Clock, UnitOfWorkFactory
 from trellis.server.domain.audit import AuditEvent
 from trellis.server.domain.blanking import blanked
 
@@ -23,8 +23,9 @@ _log = structlog.get_logger(__name__)
 class Refusals:
     """Writes refused calls; what goes beyond the bounds is counted, and the count stands in the next minute's first."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, units: UnitOfWorkFactory, clock: Clock) -> None:
+        self._units = units
+        self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
         self._minute: datetime | None = None
         self._written: dict[str, int] = {}
@@ -33,7 +34,7 @@ class Refusals:
 
     def note(self, actor: Actor, status: str, tenant: str | None, resource: str) -> None:
         """Have it written, soon, if there is room; `tenant` is the caller's own: what it asked for was not touched."""
-        now = self._context.now()
+        now = self._clock.now()
         if not self._has_room(actor.source, now):
             self._left_out += 1
             return
@@ -73,7 +74,7 @@ class Refusals:
 
     async def _write(self, event: AuditEvent) -> None:
         try:
-            async with self._context.units() as unit:
+            async with self._units() as unit:
                 await unit.audit.append(event)
                 await unit.commit()
         except Exception as error:  # noqa: BLE001 - the edge of a task; the call was answered, and the log has it too

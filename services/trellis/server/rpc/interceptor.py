@@ -18,7 +18,6 @@ from trellis.names import tenant_of
 from trellis.server.app.audit import Actor, act_as
 from trellis.server.app.authentication import authenticate
 from trellis.server.app.context import Context
-from trellis.server.app.refusals import Refusals
 from trellis.server.app.shares import require_shared
 from trellis.server.domain.caller import Role, Scope
 from trellis.server.rpc import calls, metrics
@@ -44,7 +43,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, context: Context, methods: Mapping[str, Access]) -> None:
         self._context = context
         self._methods = methods
-        self._refusals = Refusals(context)
+        self._refusals = context.refusals
 
     async def intercept_service(
         self,
