@@ -276,7 +276,12 @@ async def at_rest(house: House) -> EngineUsage:
     return usage
 
 
-def check_nothing_leaked(house: House, usage: EngineUsage) -> None:
+def adapters_in_memory() -> list[HostAdapter]:
+    gc.collect()
+    return [found for found in gc.get_objects() if type(found) is HostAdapter]
+
+
+def check_nothing_leaked(house: House, usage: EngineUsage, others: list[HostAdapter]) -> None:
     assert (usage.running, usage.waiting, usage.pins, usage.kv_blocks_used) == (0, 0, 0, 0)
     blocks = house.engine._blocks
     assert blocks.free + blocks.cached == KV_BLOCKS
@@ -287,20 +292,19 @@ def check_nothing_leaked(house: House, usage: EngineUsage) -> None:
     residents = house.tiers._residents.values()
     assert bank.slots_used == len(residents) <= BANK_SLOTS
     assert usage.bank_rows_used == sum(resident.rows for resident in residents) <= BANK_ROWS
-    held = {id(adapter) for adapter in house.tiers._host.values()}
-    gc.collect()
-    alive = [found for found in gc.get_objects() if type(found) is HostAdapter]
-    assert [adapter.digest for adapter in alive if id(adapter) not in held] == []
+    held = {id(adapter) for adapter in (*house.tiers._host.values(), *others)}
+    assert [adapter.digest for adapter in adapters_in_memory() if id(adapter) not in held] == []
 
 
 @pytest.mark.parametrize("seed", [SEED])  # so that it is named when this fails
 async def test_random_traffic_loses_and_leaks_nothing(house: House, seed: str) -> None:
+    others = adapters_in_memory()  # of tests before this one
     clients = [Client(house, seed, number) for number in range(CLIENTS)]
     async with asyncio.timeout(240):
         await asyncio.gather(*(client.run() for client in clients))
         usage = await at_rest(house)
     outcomes = sum((client.outcomes for client in clients), Counter())
-    check_nothing_leaked(house, usage)
+    check_nothing_leaked(house, usage, others)
     assert EXPECTED | {"answered", "left", "cancelled"} <= set(outcomes)
     assert outcomes["answered"] > 100
     async with asyncio.timeout(30):

@@ -34,7 +34,7 @@ class AsyncTransport:
 
     def _open(self) -> Any:
         if self._closed:
-            raise Cancelled("CANCELLED", "The client is closed.")
+            raise Cancelled("CLIENT_CLOSED", "The client is closed.")
         if self._channel is None:
             address, credentials = self._target.settings.address, self._target.credentials
             self._channel = (

@@ -29,7 +29,7 @@ class BlockingTransport:
         """The channel; opened by the first call. Raises Cancelled once the client is closed."""
         with self._lock:
             if self._closed.is_set():
-                raise Cancelled("CANCELLED", "The client is closed.")
+                raise Cancelled("CLIENT_CLOSED", "The client is closed.")
             if self._channel is None:
                 address, credentials = self._target.settings.address, self._target.credentials
                 self._channel = (

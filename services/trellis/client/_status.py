@@ -124,5 +124,10 @@ def lost_connection(error: TrellisError) -> bool:
 
 
 def passing(error: TrellisError) -> bool:
-    """Whether the same call may do better in a moment: nobody answered, or the server says that trying again helps."""
-    return error.STATUS == "UNAVAILABLE" or (error.STATUS == "ABORTED" and error.retry_after is not None)
+    """Whether the same call may do better in a moment: nobody answered, or the server says that trying again helps.
+
+    A call that nobody here has cancelled was by gRPC, as it reached a server that was just ending.
+    """
+    if error.STATUS == "ABORTED":
+        return error.retry_after is not None
+    return error.STATUS == "UNAVAILABLE" or (error.STATUS == "CANCELLED" and error.reason == error.STATUS)

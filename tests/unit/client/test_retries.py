@@ -7,7 +7,7 @@ from tests.fake_server import FakeServer
 
 import trellis
 from trellis.client import Retry
-from trellis.errors import Aborted, ResourceExhausted, Unavailable
+from trellis.errors import Aborted, Cancelled, ResourceExhausted, Unavailable
 
 GONE = grpc.StatusCode.UNAVAILABLE
 
@@ -23,6 +23,16 @@ async def test_it_gives_up_after_so_many_attempts(rig: Rig) -> None:
     with pytest.raises(trellis.Unavailable):
         await got(rig.client.tenants.get("acme"))
     assert rig.server.faults.count("GetTenant") == 5
+
+
+async def test_a_call_that_grpc_itself_has_cancelled_is_tried_again(rig: Rig) -> None:
+    """As it reached a server that was just ending."""
+    rig.server.faults.plan("CreateTenant", grpc.StatusCode.CANCELLED)
+    await got(rig.client.tenants.create("acme"))
+    rig.server.faults.plan("GetTenant", Cancelled("SERVER_STOPPING", "By the server's own word."))
+    with pytest.raises(trellis.Cancelled):
+        await got(rig.client.tenants.get("acme"))
+    assert rig.server.faults.count("GetTenant") == 1
 
 
 async def test_the_servers_own_pause_is_kept(rig: Rig) -> None:
