@@ -9,8 +9,8 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from tests.server_process import BASE, Server
 from tests.local_ray import LocalRay, local_ray
+from tests.server_process import BASE, Server
 from tests.tiny_adapter import write_adapter
 from transformers import AutoModelForCausalLM
 
