@@ -72,6 +72,14 @@ def test_a_long_queue_is_foretold_with_bounded_work() -> None:
     assert work / 100 * 0.9 <= last <= work / 100 * 1.5
 
 
+def test_a_long_queue_is_foretold_though_nothing_of_it_starts_for_many_ends() -> None:
+    jobs = [queued(f"j{n:05}", 100, f"t{n % 40}", age=n, seconds=600.0) for n in range(2000)]
+    ending = tuple(active(f"r{n}", 1, left=60 * n + 60) for n in range(100))
+    found = waits(snapshot(*jobs, cpus=100, running=ending))
+    assert found.keys() == {job.uid for job in jobs}
+    assert [min(found.values()), max(found.values())] == pytest.approx([6000, 6000 + 1999 * 600], rel=0.06)
+
+
 def test_the_timeline_never_takes_more_than_there_is_and_ends_every_job() -> None:
     jobs = [queued(f"j{n}", 1 + n % 4, f"t{n % 3}", age=n, priority=int(n % 9 == 0)) for n in range(30)]
     shared = [replace(queued(f"s{n}", of="lab"), work=Shared(X, 8, 512)) for n in range(10)]

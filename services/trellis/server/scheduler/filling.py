@@ -1,8 +1,8 @@
 """A quick guess at when the jobs of a long queue start: tenants take turns as capacity comes free.
 
 What is approximate, beside what a plan does: nobody is preempted; trainers of a base come and go with its jobs; of the
-queue only the jobs whose turn comes first are tried in a round; and rounds lie further apart the further they are from
-now, by a part that is small beside the interval of a prediction.
+queue only the jobs whose turn comes first are tried in a round; and where much runs, a round waits until a small part of
+it has ended.
 """
 
 import heapq
@@ -16,8 +16,8 @@ from trellis.server.scheduler.capacity import NOTHING, Resources
 from trellis.server.scheduler.snapshot import Alone, QueuedJob, Shared, Snapshot
 from trellis.server.scheduler.stock import Stock
 
-_COARSER = 0.03
-"""The next round is at least so much later, as a part of the time from now until this one."""
+_COARSER = 0.06
+"""Of what runs this part ends before the next round, one job at the least."""
 _IN_VAIN = 40
 """Jobs that a round tries in vain, and then it is over."""
 _TRIES = 120_000
@@ -50,7 +50,7 @@ class Filling:
             after = self._next()
             if after is None:
                 break
-            stock.go_to(max(after, stock.now * (1 + _COARSER), stock.now + 1.0))
+            stock.go_to(max(after, stock.end_of_part(_COARSER), stock.now + 1.0))
             self._renew_budgets()
         return self._starts
 

@@ -65,7 +65,7 @@ def _starts(snapshot: Snapshot, looks: int) -> dict[str, float]:
     wakes = sorted(_wakes(snapshot))
     while timeline.queued:
         looks -= len(timeline.queued) + 2 * timeline.running + len(snapshot.tenants)
-        if looks < 0 and starts:
+        if looks < (0 if starts else -_LOOKS // 2):
             seen = timeline.snapshot()
             later = {uid: timeline.now + at for uid, at in Filling(seen).run().items()}
             return later | starts
@@ -78,8 +78,6 @@ def _starts(snapshot: Snapshot, looks: int) -> dict[str, float]:
         if not after:
             break
         timeline.advance(max(min(after), timeline.now * (1 + _FINER), timeline.now + 1.0))
-        if looks < -_LOOKS:
-            break
     return starts
 
 

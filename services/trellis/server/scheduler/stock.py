@@ -80,6 +80,11 @@ class Stock:
         """When something is given back next."""
         return self._ends[0][0] if self._ends else None
 
+    def end_of_part(self, part: float) -> float:
+        """When this part of what runs has given back what it has, one job at the least; now if nothing runs."""
+        count = max(1, int(part * len(self._ends)))
+        return max((end[0] for end in heapq.nsmallest(count, self._ends)), default=self.now)
+
     def go_to(self, at: float) -> None:
         """Move on, and take back what was to be given back by then."""
         self.now = at
