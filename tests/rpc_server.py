@@ -52,9 +52,9 @@ async def open_door(world: World) -> AsyncIterator[Door]:
 
 
 async def stop(context: Context, server: grpc.aio.Server) -> None:
-    """End it, and let it write of whom it refused, which it does beside the calls, before the database is closed."""
+    """End it, and let it do what it does beside the calls, before the database is closed."""
     await server.stop(0)
-    await context.refusals.drain()
+    await context.drain()
 
 
 async def make_key(world: World, tenant: str, role: Role, **changes: Any) -> str:

@@ -69,7 +69,7 @@ async def _run(platform: Platform, health: HealthServer, stop: asyncio.Event) ->
     for loop in platform.loops:
         loop.stop()
     await asyncio.gather(*(server.stop(config.shutdown_seconds) for server in servers))
-    await platform.context.refusals.drain()
+    await platform.context.drain()
     _, late = await asyncio.wait(loops, timeout=config.shutdown_seconds)
     for task in late:
         task.cancel()

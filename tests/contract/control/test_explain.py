@@ -10,6 +10,7 @@ from tests.contract.control.platform import Platform
 from tests.contract.control.test_rounds import add_tenants
 from tests.contract.store import samples
 from tests.contract.store.test_queue_facts import statements_of
+from tests.rpc_server import stop
 from tests.server_fakes import ADMIN
 
 from trellis.client import AsyncClient
@@ -137,7 +138,7 @@ async def test_over_the_wire_a_tenant_is_told_of_its_own_jobs_only(queue: Platfo
             with pytest.raises(PermissionDenied):
                 await client.jobs.explain("tenants/acme/tuningJobs/job-5")
     finally:
-        await server.stop(0)
+        await stop(context, server)
     assert (found.state, found.position) == (ClientJobState.QUEUED, 0)
     assert [change.field for change in found.alternatives] == ["distributed.workers"]
     assert "acme" not in repr(found)

@@ -4,10 +4,12 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import QueuePool
 from tests.postgres import PostgresServer
 
 from trellis.server.app.ports import UnitOfWorkFactory
@@ -51,11 +53,25 @@ def migrated_url(database: str, request: pytest.FixtureRequest, tmp_path: Path) 
     server.drop_database(name)
 
 
+@asynccontextmanager
+async def _engine(url: str) -> AsyncIterator[AsyncEngine]:
+    """An engine whose connections must have been given back at the end: one that is not would fail a later test."""
+    engine = create_engine_for(url)
+    yield engine
+    pool = engine.pool
+    assert isinstance(pool, QueuePool)
+    deadline = asyncio.get_running_loop().time() + 10
+    while pool.checkedout() and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(0.01)
+    in_use = pool.checkedout()
+    await engine.dispose()
+    assert in_use == 0, "something the test started goes on using the database"
+
+
 @pytest.fixture
 async def engine(migrated_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_engine_for(migrated_url)
-    yield engine
-    await engine.dispose()
+    async with _engine(migrated_url) as engine:
+        yield engine
 
 
 @pytest.fixture
@@ -66,6 +82,5 @@ def units(engine: AsyncEngine) -> UnitOfWorkFactory:
 @pytest.fixture
 async def other_units(migrated_url: str) -> AsyncIterator[UnitOfWorkFactory]:
     """Another server on the same database."""
-    other = create_engine_for(migrated_url)
-    yield SqlUnitOfWorkFactory(other)
-    await other.dispose()
+    async with _engine(migrated_url) as other:
+        yield SqlUnitOfWorkFactory(other)

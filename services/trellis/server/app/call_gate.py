@@ -44,6 +44,10 @@ class CallGate:
         rates = (quota.requests_per_minute, quota.tokens_per_minute)
         return rates != (None, None) or any(budget.meter is BudgetMeter.TOKENS for budget in quota.budgets)
 
+    async def drain(self) -> None:
+        """Wait for what is written beside the calls."""
+        await self._rates.drain()
+
     async def admit(
         self,
         units: UnitOfWorkFactory,

@@ -94,12 +94,20 @@ class Context:
     trainers: Lookout[TrainerMark] = field(init=False, repr=False)
     """Where trainers wait to be given attempts."""
     refusals: Refusals = field(init=False, repr=False)
-    """What writes refused calls into the audit trail, beside their answers; to be drained at the end."""
+    """What writes refused calls into the audit trail, beside their answers."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "jobs", Lookout(self._job_marks, self.wait, self.clock))
         object.__setattr__(self, "trainers", Lookout(self._trainer_marks, self.claim_wait or self.wait, self.clock))
         object.__setattr__(self, "refusals", Refusals(self.units, self.clock))
+
+    async def drain(self) -> None:
+        """Wait for what calls have left to be done beside them; for when no more calls are taken."""
+        await self.gate.drain()
+        await self.jobs.drain()
+        await self.trainers.drain()
+        await self.together.drain()
+        await self.refusals.drain()
 
     def now(self) -> datetime:
         """The time."""

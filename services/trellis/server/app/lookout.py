@@ -68,6 +68,12 @@ class Lookout(Generic[Mark]):
         for waiting in [waiting for waiting in self._waiting if waiting.key in keys]:
             self._let_go(waiting)
 
+    async def drain(self) -> None:
+        """End the look that goes on, and wait until it has let go of the database; for when nobody waits any more."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+
     def __len__(self) -> int:
         """How many wait."""
         return len(self._waiting)

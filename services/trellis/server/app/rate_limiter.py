@@ -79,6 +79,11 @@ class RateLimiter:
             await self._wait(units, clock, charge, taken.wait)
         return Charge(charge.tenant, rates, charge.wanted, taken.wait)
 
+    async def drain(self) -> None:
+        """Wait for what is being taken, and returned for calls that went away."""
+        taking = (line.task for line in self._lines.values() if line.task is not None)
+        await asyncio.gather(*taking, *self._tasks, return_exceptions=True)
+
     async def _wait(self, units: UnitOfWorkFactory, clock: Clock, charge: Charge, seconds: float) -> None:
         try:
             await self._sleep(seconds)

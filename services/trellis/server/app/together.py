@@ -22,6 +22,10 @@ class Together:
             running.add_done_callback(lambda done: self._forget(key, done))
         return await asyncio.shield(running)
 
+    async def drain(self) -> None:
+        """Wait for what is being read."""
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+
     def _forget(self, key: Hashable, done: asyncio.Task[Any]) -> None:
         del self._running[key]
         if not done.cancelled():
