@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from trellis.errors import Reason, Unavailable
-from trellis.server.app.hosts import RunRequest, RunStatus
+from trellis.server.app.hosts import RunReport, RunRequest, RunStatus
+from trellis.server.domain.run_trouble import RunTrouble
 
 ENDED = frozenset({RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.STOPPED})
 
@@ -26,6 +27,7 @@ class Run:
     status: RunStatus = RunStatus.PENDING
     message: str = ""
     output: str = ""
+    trouble: RunTrouble | None = None
 
 
 class FakeJobCluster:
@@ -49,13 +51,13 @@ class FakeJobCluster:
             self.started.append(request.submission_id)
         self.after("submit")
 
-    async def status(self, submission_id: str) -> tuple[RunStatus, str]:
+    async def status(self, submission_id: str) -> RunReport:
         self._called("status")
         run = self.runs.get(submission_id)
         if run is None:
-            return RunStatus.UNKNOWN, "There is no such run."
+            return RunReport(RunStatus.UNKNOWN, "There is no such run.")
         self._play(run)
-        return run.status, run.message
+        return RunReport(run.status, run.message, run.trouble)
 
     async def stop(self, submission_id: str) -> None:
         self._called("stop")

@@ -68,7 +68,8 @@ class Case:
         """Wait until the run is in one of these states; the cluster's word on it."""
         async with asyncio.timeout(SECONDS):
             while True:
-                status, message = await self.cluster.status(run)
+                report = await self.cluster.status(run)
+                status, message = report.status, report.message
                 if status in statuses:
                     return message
                 ended = {RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.STOPPED}
@@ -127,7 +128,7 @@ async def test_a_run_that_is_submitted_twice_runs_once(case: Case) -> None:
     assert await case.submit("succeeds") == first
     await case.until(first, RunStatus.SUCCEEDED)
     assert await case.submit("succeeds") == first
-    assert (await case.cluster.status(first))[0] is RunStatus.SUCCEEDED
+    assert (await case.cluster.status(first)).status is RunStatus.SUCCEEDED
     assert (await case.cluster.log_tail(first, 10_000)).splitlines()[-1] == "hello"
     assert (await case.cluster.log_tail(first, 10_000)).count("hello") <= 2, (
         "once in the command, perhaps, and once said"
@@ -135,7 +136,7 @@ async def test_a_run_that_is_submitted_twice_runs_once(case: Case) -> None:
 
 
 async def test_an_unknown_run_is_unknown_and_no_error(case: Case) -> None:
-    assert (await case.cluster.status("trellis-nobody"))[0] is RunStatus.UNKNOWN
+    assert (await case.cluster.status("trellis-nobody")).status is RunStatus.UNKNOWN
     await case.cluster.stop("trellis-nobody")
     await case.cluster.forget("trellis-nobody")
     assert await case.cluster.log_tail("trellis-nobody", 100) == ""
@@ -201,8 +202,8 @@ async def test_an_ended_run_can_be_forgotten_and_one_that_runs_can_not(case: Cas
     await case.until(ends, RunStatus.SUCCEEDED)
     await case.cluster.forget(ends)
     await case.cluster.forget(stays)
-    assert (await case.cluster.status(ends))[0] is RunStatus.UNKNOWN
-    assert (await case.cluster.status(stays))[0] in {RunStatus.PENDING, RunStatus.RUNNING}
+    assert (await case.cluster.status(ends)).status is RunStatus.UNKNOWN
+    assert (await case.cluster.status(stays)).status in {RunStatus.PENDING, RunStatus.RUNNING}
 
 
 async def test_a_cluster_that_can_t_be_reached_says_so(case: Case) -> None:
@@ -226,9 +227,9 @@ async def test_without_the_token_nothing_is_told(ray_case: RayCase, ray: LocalRa
         with pytest.raises(Unavailable):
             await stranger.submit(ray_case.request("succeeds", "stranger"))
         await stranger.close()
-    assert (await ray_case.cluster.status(ray_case.request("succeeds", "stranger").submission_id))[
-        0
-    ] is RunStatus.UNKNOWN
+    assert (
+        await ray_case.cluster.status(ray_case.request("succeeds", "stranger").submission_id)
+    ).status is RunStatus.UNKNOWN
 
 
 @pytest.mark.ray
@@ -236,8 +237,8 @@ async def test_what_a_run_reserves_no_other_run_gets(ray_case: RayCase) -> None:
     first = await ray_case.submit("stays", "first", cpus=CPUS)
     await ray_case.until_it_prints(first, "here\n")
     second = await ray_case.submit("stays", "second", cpus=CPUS)
-    assert (await ray_case.cluster.status(second))[0] is RunStatus.PENDING
+    assert (await ray_case.cluster.status(second)).status is RunStatus.PENDING
     assert not ray_case.lives(second)
     await ray_case.cluster.stop(first)
     await ray_case.until_it_prints(second, "here\n")
-    assert (await ray_case.cluster.status(first))[0] is RunStatus.STOPPED
+    assert (await ray_case.cluster.status(first)).status is RunStatus.STOPPED

@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from trellis.errors import Reason, Unavailable
-from trellis.server.app.hosts import JobCluster, RunRequest, RunStatus
+from trellis.server.app.hosts import JobCluster, RunReport, RunRequest
 from trellis.server.app.ports import UnitOfWork, UnitOfWorkFactory
 
 
@@ -91,7 +91,7 @@ class MortalCluster:
     async def forget(self, submission_id: str) -> None:
         await self._effect(self._cluster.forget, submission_id)
 
-    async def status(self, submission_id: str) -> tuple[RunStatus, str]:
+    async def status(self, submission_id: str) -> RunReport:
         self._fuse.expect_alive()
         return await self._cluster.status(submission_id)
 

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from trellis.server.domain.base_model import BaseModel
+from trellis.server.domain.run_trouble import RunTrouble
 from trellis.v1.engine_pb2 import StreamTokensRequest, StreamTokensResponse
 
 
@@ -22,6 +23,17 @@ class RunStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class RunReport:
+    """What a cluster says of one run."""
+
+    status: RunStatus
+    message: str = ""
+    """The cluster's word on it, for operators; it may quote what the run printed."""
+    trouble: RunTrouble | None = None
+    """What keeps it from starting, or ended it from outside, if the cluster knows."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunRequest:
     """A process to run on a cluster."""
 
@@ -32,6 +44,13 @@ class RunRequest:
     cpus: float
     gpus: float
     metadata: dict[str, str]
+    workers: int = 0
+    """Further processes that the run will start by itself on other places of the cluster."""
+    worker_cpus: float = 0.0
+    """What each of those reserves."""
+    worker_gpus: float = 0.0
+    own_cluster: bool = False
+    """Whether it gets nodes of its own where the cluster can give them, which go when it ends."""
 
 
 class JobCluster(Protocol):
@@ -41,8 +60,8 @@ class JobCluster(Protocol):
         """Starts the run unless a run of that id is there."""
         ...
 
-    async def status(self, submission_id: str) -> tuple[RunStatus, str]:
-        """The run's status and the cluster's word on it."""
+    async def status(self, submission_id: str) -> RunReport:
+        """The run's status, and the cluster's word on it."""
         ...
 
     async def stop(self, submission_id: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 
 from trellis.errors import Reason, Unavailable
-from trellis.server.app.hosts import RunRequest, RunStatus
+from trellis.server.app.hosts import RunReport, RunRequest, RunStatus
 
 _RETRY_SECONDS = 2.0
 _ENDED = frozenset({RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.STOPPED})
@@ -42,13 +42,13 @@ class RayJobCluster:
             return
         raise _unavailable(f"Ray did not take the run: {_last_line(response)}")
 
-    async def status(self, submission_id: str) -> tuple[RunStatus, str]:
-        """The run's status and Ray's word on it."""
+    async def status(self, submission_id: str) -> RunReport:
+        """The run's status, and Ray's word on it."""
         response = await self._call("GET", f"/api/jobs/{submission_id}")
         if response.status_code == httpx.codes.NOT_FOUND:
-            return RunStatus.UNKNOWN, "Ray knows of no such run."
+            return RunReport(RunStatus.UNKNOWN, "Ray knows of no such run.")
         details = _json(response)
-        return RunStatus(details["status"]), details.get("message") or ""
+        return RunReport(RunStatus(details["status"]), details.get("message") or "")
 
     async def stop(self, submission_id: str) -> None:
         """Ends the run's processes; a run that has ended or is unknown is no error."""

@@ -71,7 +71,7 @@ class MakeExports:
 
     async def _watch(self, export: Export) -> None:
         # Asked before the store: of a run that is over by now, all that it wrote is seen.
-        status, _ = await self._context.cluster.status(export.submission_id)
+        status = (await self._context.cluster.status(export.submission_id)).status
         made = await self._context.objects.run("exists", f"{export.key}/{MANIFEST_FILE}")
         if made:
             await self._finish(export)
@@ -198,7 +198,7 @@ class ReapExports:
     async def _clean_up(self, export: Export) -> None:
         cluster = self._context.cluster
         runs = _runs_of(export)
-        statuses = [(await cluster.status(run))[0] for run in runs]
+        statuses = [(await cluster.status(run)).status for run in runs]
         alive = [run for run, status in zip(runs, statuses, strict=True) if status not in {*_ENDED, RunStatus.UNKNOWN}]
         if alive:
             # A process that ended well is given the time to leave by itself.

@@ -49,7 +49,7 @@ class LaunchJobs:
 
     async def _launch(self, job: TuningJob, attempt: Attempt, claim: Claim) -> None:
         # A run that ended before its first call is known too: ending its attempt is the watch's work.
-        status, _ = await self._context.cluster.status(attempt.submission_id)
+        status = (await self._context.cluster.status(attempt.submission_id)).status
         if status is not RunStatus.UNKNOWN or not await self._is_still_ours(attempt, claim):
             return
         await self._context.cluster.submit(self._request(job, attempt))
@@ -79,6 +79,10 @@ class LaunchJobs:
             cpus=0.0,
             gpus=0.0,
             metadata={"tuning_job": job.name, "attempt": str(attempt.number)},
+            workers=job.spec.distributed.workers if job.spec.distributed else 1,
+            worker_cpus=settings.job_cpus,
+            worker_gpus=settings.job_gpus,
+            own_cluster=True,
         )
 
 

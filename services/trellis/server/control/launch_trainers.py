@@ -34,7 +34,7 @@ class LaunchTrainers:
 
     async def _launch(self, trainer: Trainer) -> None:
         # A run that ended before its first call is known too: ending its trainer is the watch's work.
-        status, _ = await self._context.cluster.status(trainer.submission_id)
+        status = (await self._context.cluster.status(trainer.submission_id)).status
         if status is not RunStatus.UNKNOWN:
             return
         # A server that was held up must not start what another one has started, ended and forgotten meanwhile.
@@ -60,6 +60,9 @@ class LaunchTrainers:
             cpus=cpus,
             gpus=gpus,
             metadata={"trainer": trainer.uid, "base_model": trainer.base_model},
+            workers=trainer.workers - 1,
+            worker_cpus=cpus,
+            worker_gpus=gpus,
         )
 
 

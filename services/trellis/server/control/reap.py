@@ -38,7 +38,7 @@ class ReapRuns:
             await self._mark(attempt, "")  # it had no run of its own
             return
         cluster = self._context.cluster
-        status, _ = await cluster.status(attempt.submission_id)
+        status = (await cluster.status(attempt.submission_id)).status
         if status in _ALIVE:
             # A process that ended well is given the time to leave by itself.
             if attempt.outcome != COMPLETED or self._overdue(attempt):

@@ -42,7 +42,7 @@ class ReapTrainers:
 
     async def _clean_up(self, trainer: Trainer) -> None:
         cluster = self._context.cluster
-        status, _ = await cluster.status(trainer.submission_id)
+        status = (await cluster.status(trainer.submission_id)).status
         if status in _ALIVE:
             # A process that was let go is given the time to leave by itself.
             if trainer.outcome != LEFT or self._overdue(trainer):

@@ -58,11 +58,13 @@ class WatchAttempts:
     async def _judge(self, attempt: Attempt) -> None:
         # A process says how it ended before it ends; if the cluster calls it dead and it did not, it was killed.
         # A run that the cluster does not know, or no longer, is still to be submitted, or was lost with the cluster.
-        status, word = await self._context.cluster.status(attempt.submission_id)
-        if status in _DEAD:
-            said = f" ({word.strip().splitlines()[-1]})" if word.strip() else ""
-            await self._end(attempt, "dead", f"The training process ended without a word; Ray says {status}{said}.")
-        elif status is RunStatus.UNKNOWN and attempt.start_time is not None:
+        report = await self._context.cluster.status(attempt.submission_id)
+        if report.status in _DEAD:
+            said = f" ({report.message.strip().splitlines()[-1]})" if report.message.strip() else ""
+            await self._end(
+                attempt, "dead", f"The training process ended without a word; Ray says {report.status}{said}."
+            )
+        elif report.status is RunStatus.UNKNOWN and attempt.start_time is not None:
             await self._end(attempt, "dead", "The training process was lost: Ray was restarted and does not know it.")
 
     async def _end_silent(self, attempt: Attempt) -> None:

@@ -68,12 +68,14 @@ class WatchTrainers:
 
     async def _judge(self, trainer: Trainer) -> None:
         # A run that the cluster does not know, or no longer, is still to be submitted, or was lost with the cluster.
-        status, word = await self._context.cluster.status(trainer.submission_id)
-        if status in _DEAD:
+        report = await self._context.cluster.status(trainer.submission_id)
+        if report.status in _DEAD:
             # Ray's word may quote what the process printed about other tenants' jobs: it is for operators alone.
-            _log.warning("trainer_run_ended", trainer=trainer.uid, status=status.value, word=word)
-            await self._end(trainer, "dead", f"The shared trainer's process ended without a word; Ray says {status}.")
-        elif status is RunStatus.UNKNOWN and trainer.start_time is not None:
+            _log.warning("trainer_run_ended", trainer=trainer.uid, status=report.status.value, word=report.message)
+            await self._end(
+                trainer, "dead", f"The shared trainer's process ended without a word; Ray says {report.status}."
+            )
+        elif report.status is RunStatus.UNKNOWN and trainer.start_time is not None:
             await self._end(trainer, "dead", "The shared trainer was lost: Ray was restarted and does not know it.")
 
     async def _end_silent(self, trainer: Trainer) -> None:

@@ -1,0 +1,1 @@
+"""Ray on Kubernetes through KubeRay's objects: RayJob, RayCluster and RayService."""

@@ -1,0 +1,206 @@
+"""What an operator chooses of the pods on Kubernetes; read from one file, which the Helm chart writes."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
+
+import yaml
+
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+KubernetesObject = Mapping[str, Any]
+"""A piece of a pod in Kubernetes' own words, such as a toleration, which is handed on as it is."""
+Settings = TypeVar("Settings")
+
+
+class KubeRaySettingsError(ValueError):
+    """The file of the settings is wrong; `str()` says where and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class SecretKey:
+    """One value of a Secret; its content never passes through the server."""
+
+    secret: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class PodSettings:
+    """One kind of Ray pod."""
+
+    image: str = ""
+    """Empty for that of all pods."""
+    cpus: float = 1.0
+    memory: str = "4Gi"
+    """Requested, and the limit."""
+    gpus: int = 0
+    accelerator: str = "nvidia.com/gpu"
+    """The resource that counts GPUs."""
+    shared_memory: str = ""
+    """Of /dev/shm, for Ray's object store and NCCL; a part of `memory`. Empty for KubeRay's own choice."""
+    scratch: str = "20Gi"
+    """Of the folder for temporary files: the only place, beside mounted volumes, that a pod may write to."""
+    node_selector: Mapping[str, str] = _NOTHING
+    tolerations: tuple[KubernetesObject, ...] = ()
+    topology_spread_constraints: tuple[KubernetesObject, ...] = ()
+    affinity: KubernetesObject = _NOTHING
+    volumes: tuple[KubernetesObject, ...] = ()
+    volume_mounts: tuple[KubernetesObject, ...] = ()
+    environment: Mapping[str, str] = _NOTHING
+    secret_environment: Mapping[str, SecretKey] = field(default_factory=dict)
+    """By variable: where its value comes from."""
+    environment_from_secrets: tuple[str, ...] = ()
+    """Secrets of which every key becomes a variable, such as the object store's credentials."""
+    priority_class: str = ""
+    runtime_class: str = ""
+    labels: Mapping[str, str] = _NOTHING
+    annotations: Mapping[str, str] = _NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerGroup:
+    """Pods of one kind, as many as are needed within bounds."""
+
+    name: str
+    pod: PodSettings
+    min_replicas: int = 0
+    max_replicas: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSettings:
+    """A Ray cluster that stays: its head runs Ray's own processes and none of ours."""
+
+    head: PodSettings = PodSettings(cpus=1.0, memory="4Gi")
+    groups: tuple[WorkerGroup, ...] = ()
+    idle_seconds: int = 300
+    """A worker that does nothing for so long is removed, down to the least."""
+    queue: str = ""
+    """Kueue's LocalQueue that admits it; empty for none."""
+
+    @property
+    def autoscales(self) -> bool:
+        """Whether Ray adds and removes workers."""
+        return any(group.min_replicas < group.max_replicas for group in self.groups)
+
+
+@dataclass(frozen=True, slots=True)
+class JobSettings:
+    """The pods of a run that gets a Ray cluster of its own; CPUs and GPUs of its workers come from the job."""
+
+    head: PodSettings = PodSettings(cpus=1.0, memory="4Gi")
+    worker: PodSettings = PodSettings(memory="16Gi")
+    submitter: PodSettings = PodSettings(cpus=0.1, memory="512Mi", scratch="1Gi")
+    queue: str = ""
+    """Kueue's LocalQueue that admits it; empty for none."""
+    keep_seconds: int = 3600
+    """So long the object of an ended run is kept if nobody deletes it; its pods are gone at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class BaseCache:
+    """Where base models lie on the nodes: `claim` names a PersistentVolumeClaim, or `host_path` a folder of each node."""
+
+    path: str = "/bases"
+    """Where it is mounted."""
+    claim: str = ""
+    host_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KubeRaySettings:
+    """All of it."""
+
+    namespace: str
+    name: str
+    """Of the installation: what the names of standing clusters begin with."""
+    image: str
+    """Of every pod whose own is empty."""
+    ray_version: str
+    """Of the image; KubeRay asks for it."""
+    owner: str = ""
+    """A ConfigMap that every object belongs to: Kubernetes deletes them with it, when the chart is uninstalled."""
+    image_pull_policy: str = "IfNotPresent"
+    image_pull_secrets: tuple[str, ...] = ()
+    service_account: str = ""
+    """Of pods that need no token; none is mounted."""
+    head_service_account: str = ""
+    """Of the heads of clusters that scale, whose autoscaler asks Kubernetes for workers."""
+    user: int = 1000
+    """User and group id that every container runs as."""
+    labels: Mapping[str, str] = _NOTHING
+    """On every object and pod."""
+    auth: bool = True
+    """Whether Ray asks for a token, which KubeRay makes; the server is given it as TRELLIS_RAY_TOKEN_FILE."""
+    base_cache: BaseCache | None = None
+    trainers: ClusterSettings | None = None
+    """The cluster for shared trainers and exports; None where TRELLIS_RAY_DASHBOARD_URL names one that others keep."""
+    engines: ClusterSettings | None = None
+    """The cluster for engines; None where they run on the one of TRELLIS_RAY_DASHBOARD_URL too."""
+    jobs: JobSettings = JobSettings()
+    """Runs with workers of their own."""
+
+
+def read_kuberay_settings(path: Path) -> KubeRaySettings:
+    """Read YAML or JSON whose keys are the fields' names. Raises KubeRaySettingsError."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise KubeRaySettingsError(f"{str(path)!r} can't be read: {error}") from None
+    try:
+        return _read(KubeRaySettings, values, "")
+    except KubeRaySettingsError as error:
+        raise KubeRaySettingsError(f"In {str(path)!r}: {error}") from None
+
+
+def _read(kind: type[Settings], values: object, where: str) -> Settings:
+    if not isinstance(values, Mapping):
+        raise KubeRaySettingsError(f"{where or 'the file'} must be a mapping of names to values.")
+    assert is_dataclass(kind)
+    known, hints = {f.name: f for f in fields(kind)}, get_type_hints(kind)
+    for name in values:
+        if name not in known:
+            message = f"{_at(where, str(name))} is not a setting. Known are {', '.join(sorted(known))}."
+            raise KubeRaySettingsError(message)
+    missing = [name for name, f in known.items() if name not in values and _is_required(f)]
+    if missing:
+        raise KubeRaySettingsError(f"{_at(where, missing[0])} must be set.")
+    return kind(**{name: _value(hints[name], value, _at(where, name)) for name, value in values.items()})
+
+
+def _is_required(one: "Field[Any]") -> bool:
+    return one.default is MISSING and one.default_factory is MISSING
+
+
+def _at(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name
+
+
+def _value(hint: Any, value: object, where: str) -> Any:
+    members = get_args(hint)
+    if type(None) in members:  # X | None
+        return None if value is None else _value(members[0], value, where)
+    if is_dataclass(hint):
+        return _read(hint, value, where)  # type: ignore[arg-type]
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise KubeRaySettingsError(f"{where} must be a list.")
+        return tuple(_value(members[0], item, f"{where}[{index}]") for index, item in enumerate(value))
+    if get_origin(hint) is not None:  # a mapping
+        if not isinstance(value, Mapping):
+            raise KubeRaySettingsError(f"{where} must be a mapping of names to values.")
+        return {str(key): _value(members[1], item, _at(where, str(key))) for key, item in value.items()}
+    return _plain(hint, value, where)
+
+
+def _plain(hint: Any, value: object, where: str) -> Any:
+    if hint is Any:
+        return value
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        names = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
+        raise KubeRaySettingsError(f"{where} must be {names[hint]}, not {value!r}.")
+    return value
