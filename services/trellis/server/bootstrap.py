@@ -129,7 +129,7 @@ def build(config: ServerConfig) -> Platform:
         gate=gate,
     )
     servicer = make_health()
-    loops = _loops(control, store, context.key_uses)
+    loops = control_loops(control, store, context.key_uses)
     for hear in (context.jobs.ring, context.trainers.ring, *(loop.hear for loop in loops)):
         bell.listen(hear)
     return Platform(
@@ -145,7 +145,7 @@ def build(config: ServerConfig) -> Platform:
     )
 
 
-def _loops(control: ControlContext, store: ObjectStore, uses: KeyUses) -> tuple[ControlLoop, ...]:
+def control_loops(control: ControlContext, store: ObjectStore, uses: KeyUses) -> tuple[ControlLoop, ...]:
     """The loops, each with the seconds between two rounds, and what wakes it sooner."""
     moves_the_queue = {*map(in_state, (JobState.QUEUED, JobState.PAUSED, *ENDED)), "reports", "trainers"}
     admit = AdmitJobs(control)

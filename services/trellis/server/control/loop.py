@@ -65,6 +65,15 @@ class ControlLoop:
         """The step's name."""
         return self._step.name
 
+    @property
+    def interval(self) -> float:
+        """Seconds from one round to the next, when nothing wakes it."""
+        return self._interval
+
+    async def once(self) -> bool:
+        """One round by itself."""
+        return await self._step.once()
+
     def hear(self, touched: frozenset[str]) -> None:
         """Something was committed by this process; see app.bell."""
         if not self._wakes_on.isdisjoint(touched) and _running.get() is not self:
