@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from trellis.server.app.hosts import RunRequest
-from trellis.server.clusters.kuberay.pods import INSTANCE, labels, pod_template
+from trellis.server.clusters.kuberay.pods import COMPONENT, INSTANCE, labels, pod_template
 from trellis.server.clusters.kuberay.settings import ClusterSettings, KubeRaySettings
 
 API_VERSION: Final = "ray.io/v1"
@@ -46,17 +46,19 @@ def ray_job(settings: KubeRaySettings, request: RunRequest, owner: OwnerReferenc
         "submitterConfig": {"backoffLimit": 0},
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": 0,
-        "submitterPodTemplate": _submitter(settings),
+        "submitterPodTemplate": _submitter(settings, name),
         "rayClusterSpec": {
             "rayVersion": settings.ray_version,
             "enableInTreeAutoscaling": False,
             "headGroupSpec": {
                 # Only what reserves nothing runs there, unless the run itself wants CPUs.
                 "rayStartParams": {"num-cpus": f"{request.cpus:g}", "dashboard-host": "0.0.0.0"},
-                "template": pod_template(settings, head, "job", container="ray-head", environment_secret=name),
+                "template": pod_template(
+                    settings, head, "job", container="ray-head", environment_secret=name, run=name
+                ),
             },
             "workerGroupSpecs": _gang(settings, request, name),
-            **_auth(settings),
+            **_auth(settings, ""),
         },
     }
     return _object("RayJob", settings, name, "job", spec, owner, queue=jobs.queue, run=request.submission_id)
@@ -74,6 +76,22 @@ def run_secret(settings: KubeRaySettings, request: RunRequest, ray_job_uid: str)
         "type": "Opaque",
         "immutable": True,
         "stringData": request.environment,
+    }
+
+
+def run_network_policy(settings: KubeRaySettings, request: RunRequest, ray_job_uid: str) -> dict[str, Any]:
+    """Lets the pods of a run reach each other, and no others; it belongs to the RayJob, and is there before the Secret.
+
+    Where they may go besides is the chart's to say: policies only ever add to each other.
+    """
+    name = job_name(request.submission_id)
+    owner = {"apiVersion": API_VERSION, "kind": "RayJob", "name": name, "uid": ray_job_uid, "controller": False}
+    own = {"podSelector": {"matchLabels": {INSTANCE: settings.name, COMPONENT: "job", RUN: name}}}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": name, "labels": labels(settings, "job", name), "ownerReferences": [owner]},
+        "spec": {**own, "policyTypes": ["Ingress", "Egress"], "ingress": [{"from": [own]}], "egress": [{"to": [own]}]},
     }
 
 
@@ -137,7 +155,7 @@ def _cluster_spec(settings: KubeRaySettings, cluster: ClusterSettings, component
             }
             for group in cluster.groups
         ],
-        **_auth(settings),
+        **_auth(settings, settings.auth_secret),
     }
     if cluster.autoscales:
         spec["autoscalerOptions"] = {
@@ -163,7 +181,7 @@ def _gang(settings: KubeRaySettings, request: RunRequest, secret: str) -> list[d
         return []
     chosen = settings.jobs.worker
     pod = replace(chosen, cpus=max(request.worker_cpus, 0.1), gpus=_whole(request.worker_gpus))
-    template = pod_template(settings, pod, "job", container="ray-worker", environment_secret=secret)
+    template = pod_template(settings, pod, "job", container="ray-worker", environment_secret=secret, run=secret)
     count = request.workers
     return [
         {
@@ -177,14 +195,15 @@ def _gang(settings: KubeRaySettings, request: RunRequest, secret: str) -> list[d
     ]
 
 
-def _submitter(settings: KubeRaySettings) -> dict[str, Any]:
-    template = pod_template(settings, settings.jobs.submitter, "job", container="ray-job-submitter")
+def _submitter(settings: KubeRaySettings, run: str) -> dict[str, Any]:
+    template = pod_template(settings, settings.jobs.submitter, "job", container="ray-job-submitter", run=run)
     template["spec"]["restartPolicy"] = "Never"
     return template
 
 
-def _auth(settings: KubeRaySettings) -> dict[str, Any]:
-    return {"authOptions": {"mode": "token"}} if settings.auth else {}
+def _auth(settings: KubeRaySettings, secret: str) -> dict[str, Any]:
+    options = {"mode": "token", **({"secretName": secret} if secret else {})}
+    return {"authOptions": options} if settings.auth else {}
 
 
 def _whole(gpus: float) -> int:

@@ -9,6 +9,8 @@ MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 INSTANCE: Final = "app.kubernetes.io/instance"
 COMPONENT: Final = "app.kubernetes.io/component"
 """`trainers`, `engines`, `job`: what the NetworkPolicies select by."""
+RUN: Final = "trellis.dev/run"
+"""The run's one name, of its RayJob; what its NetworkPolicy selects by."""
 _SCRATCH: Final = "/tmp"  # noqa: S108 - a volume of the pod's own
 
 
@@ -20,11 +22,12 @@ def pod_template(
     container: str,
     environment_secret: str = "",
     service_account: str = "",
+    run: str = "",
 ) -> dict[str, Any]:
     """The template of a Ray pod with one container; Ray's own arguments are KubeRay's to add.
 
     `environment_secret` names a Secret that may be made only after the pod, which waits for it. With `service_account`
-    its token is mounted.
+    its token is mounted. `run` names the run that the pod is for, if it is for one.
     """
     spec: dict[str, Any] = {
         "automountServiceAccountToken": bool(service_account),
@@ -50,15 +53,16 @@ def pod_template(
         "runtimeClassName": pod.runtime_class,
     }
     spec.update({name: value for name, value in chosen.items() if value})
-    metadata: dict[str, Any] = {"labels": {**pod.labels, **labels(settings, component)}}
+    metadata: dict[str, Any] = {"labels": {**pod.labels, **labels(settings, component, run)}}
     if pod.annotations:
         metadata["annotations"] = dict(pod.annotations)
     return {"metadata": metadata, "spec": spec}
 
 
-def labels(settings: KubeRaySettings, component: str) -> dict[str, str]:
-    """What every object and pod of this installation carries."""
-    return {**settings.labels, MANAGED_BY: "trellis", INSTANCE: settings.name, COMPONENT: component}
+def labels(settings: KubeRaySettings, component: str, run: str = "") -> dict[str, str]:
+    """What every object and pod of this installation carries; pods of a run say of which."""
+    own = {MANAGED_BY: "trellis", INSTANCE: settings.name, COMPONENT: component}
+    return {**settings.labels, **own, **({RUN: run} if run else {})}
 
 
 def _container(settings: KubeRaySettings, pod: PodSettings, name: str, environment_secret: str) -> dict[str, Any]:

@@ -133,7 +133,13 @@ class KubeRaySettings:
     labels: Mapping[str, str] = _NOTHING
     """On every object and pod."""
     auth: bool = True
-    """Whether Ray asks for a token, which KubeRay makes; the server is given it as TRELLIS_RAY_TOKEN_FILE."""
+    """Whether Ray asks for a token."""
+    auth_secret: str = ""
+    """Holds, as `auth_token`, that of the clusters that stay; the server is given it as TRELLIS_RAY_TOKEN_FILE. A run's own
+    cluster gets one of its own, which KubeRay makes, and so do these where this is empty."""
+    network_policies: bool = False
+    """Whether a run with a cluster of its own gets a NetworkPolicy, by which its pods reach each other where nothing else
+    lets them."""
     base_cache: BaseCache | None = None
     trainers: ClusterSettings | None = None
     """The cluster for shared trainers and exports; None where TRELLIS_RAY_DASHBOARD_URL names one that others keep."""
