@@ -3,12 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
-_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 KubernetesObject = Mapping[str, Any]
 """A piece of a pod in Kubernetes' own words, such as a toleration, which is handed on as it is."""
 Settings = TypeVar("Settings")
@@ -42,21 +40,21 @@ class PodSettings:
     """Of /dev/shm, for Ray's object store and NCCL; a part of `memory`. Empty for KubeRay's own choice."""
     scratch: str = "20Gi"
     """Of the folder for temporary files: the only place, beside mounted volumes, that a pod may write to."""
-    node_selector: Mapping[str, str] = _NOTHING
+    node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[KubernetesObject, ...] = ()
     topology_spread_constraints: tuple[KubernetesObject, ...] = ()
-    affinity: KubernetesObject = _NOTHING
+    affinity: KubernetesObject = field(default_factory=dict)
     volumes: tuple[KubernetesObject, ...] = ()
     volume_mounts: tuple[KubernetesObject, ...] = ()
-    environment: Mapping[str, str] = _NOTHING
+    environment: Mapping[str, str] = field(default_factory=dict)
     secret_environment: Mapping[str, SecretKey] = field(default_factory=dict)
     """By variable: where its value comes from."""
     environment_from_secrets: tuple[str, ...] = ()
     """Secrets of which every key becomes a variable, such as the object store's credentials."""
     priority_class: str = ""
     runtime_class: str = ""
-    labels: Mapping[str, str] = _NOTHING
-    annotations: Mapping[str, str] = _NOTHING
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +128,7 @@ class KubeRaySettings:
     """Of the heads of clusters that scale, whose autoscaler asks Kubernetes for workers."""
     user: int = 1000
     """User and group id that every container runs as."""
-    labels: Mapping[str, str] = _NOTHING
+    labels: Mapping[str, str] = field(default_factory=dict)
     """On every object and pod."""
     auth: bool = True
     """Whether Ray asks for a token."""
