@@ -108,11 +108,15 @@ async def test_replicas_are_told_which_adapters_to_have_at_hand(platform: Platfo
     assert [adapter.digest for adapter in listed] == [second.digest, first.digest], "the one made last first"
     assert listed[0].key == second.key
     platform.store.delete(key)
+    platform.clock.pass_seconds(5)
     await step.once()
     assert not platform.store.exists(key), "what is so already is not said again"
     async with platform.units() as unit:
         await unit.adapters.save(replace(await look(platform, second), deployment=Deployment.UNDEPLOYED))
         await unit.commit()
+    await step.once()
+    assert not platform.store.exists(key), "not at every change"
+    platform.clock.pass_seconds(5)
     await step.once()
     assert [a.digest for a in WantedAdapters.from_json(platform.store.read_bytes(key)).adapters] == [first.digest]
 

@@ -8,6 +8,7 @@ from tests.contract.store import samples
 from trellis.errors import Aborted, NotFound
 from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.domain.adapter import Alias, Deployment
+from trellis.wanted_adapters import WantedAdapter
 
 
 @pytest.fixture(autouse=True)
@@ -43,18 +44,48 @@ async def test_adapters_are_listed_newest_first(units: UnitOfWorkFactory) -> Non
     assert [*first.items, *second.items] == [samples.adapter(number) for number in (5, 4, 3, 2, 1)]
 
 
+STATES = (Deployment.UNDEPLOYED, Deployment.DEPLOYING, Deployment.DEPLOYED, Deployment.FAILED)
+
+
 async def test_what_is_deployed_is_wanted(units: UnitOfWorkFactory) -> None:
-    states = [Deployment.UNDEPLOYED, Deployment.DEPLOYING, Deployment.DEPLOYED, Deployment.FAILED]
-    adapters = [samples.adapter(n, deployment=state) for n, state in enumerate(states, 1)]
+    adapters = [samples.adapter(n, deployment=state) for n, state in enumerate(STATES, 1)]
     async with units() as unit:
-        for adapter in adapters:
+        assert await unit.adapters.wanted_bases() == []
+        await unit.adapters.add(adapters[0])
+        assert await unit.adapters.wanted_bases() == [], "one that is not deployed"
+        for adapter in adapters[1:]:
             await unit.adapters.add(adapter)
-        assert await unit.adapters.wanted() == adapters[1:]
-        asked = replace(adapters[0], deployment=Deployment.DEPLOYING, deployment_message="Soon.", revision=2)
-        await unit.adapters.save(asked)
-        assert await unit.adapters.wanted() == [asked, *adapters[1:]]
+        assert await unit.adapters.wanted_bases() == ["baseModels/tiny"]
+        newest = [WantedAdapter(a.digest, a.key) for a in reversed(adapters[1:])]
+        assert await unit.adapters.newest_wanted("baseModels/tiny", 10) == newest
+        assert await unit.adapters.newest_wanted("baseModels/tiny", 2) == newest[:2]
+        assert await unit.adapters.newest_wanted("baseModels/other", 10) == []
         with pytest.raises(NotFound):
             await unit.adapters.save(samples.adapter(9))
+
+
+async def test_what_has_become_of_an_engine_is_told_to_those_who_do_not_know(units: UnitOfWorkFactory) -> None:
+    before = [samples.adapter(n, deployment=state) for n, state in enumerate(STATES, 1)]
+    async with units() as unit:
+        for adapter in before:
+            await unit.adapters.add(adapter)
+
+        async def told(deployment: Deployment, message: str) -> list[tuple[Deployment, str, int]]:
+            assert not await unit.adapters.is_told("baseModels/tiny", deployment, message)
+            changed = await unit.adapters.tell_deployment("baseModels/tiny", deployment, message)
+            assert await unit.adapters.is_told("baseModels/tiny", deployment, message)
+            assert await unit.adapters.tell_deployment("baseModels/tiny", deployment, message) == 0
+            found = [await unit.adapters.get("acme", adapter.adapter_id) for adapter in before]
+            assert sum(a is not None and a.deployment is deployment for a in found) >= changed > 0
+            return [(a.deployment, a.deployment_message, a.revision - before[0].revision) for a in found if a]
+
+        first = (Deployment.UNDEPLOYED, "", 0)
+        deployed = Deployment.DEPLOYED
+        assert await told(deployed, "") == [first, (deployed, "", 1), (deployed, "", 0), (deployed, "", 1)]
+        failed = Deployment.FAILED
+        assert await told(failed, "No room.") == [first, *((failed, "No room.", n) for n in (2, 1, 2))]
+        assert await told(failed, "Gone.") == [first, *((failed, "Gone.", n) for n in (3, 2, 3))]
+        assert await unit.adapters.is_told("baseModels/other", failed, "Anything.")
 
 
 async def test_an_alias_moves(units: UnitOfWorkFactory) -> None:

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from trellis.server.domain.adapter import Adapter, AdapterShare, Alias
+from trellis.server.domain.adapter import Adapter, AdapterShare, Alias, Deployment
 from trellis.server.domain.export import Export, ExportState
 from trellis.server.domain.page import Page
+from trellis.wanted_adapters import WantedAdapter
 
 
 class Adapters(Protocol):
@@ -22,8 +23,23 @@ class Adapters(Protocol):
 
     async def save(self, adapter: Adapter) -> None: ...
     async def delete(self, tenant: str, adapter_id: str) -> None: ...
-    async def wanted(self) -> Sequence[Adapter]:
-        """All adapters whose deployment is not UNDEPLOYED."""
+    async def wanted_bases(self) -> Sequence[str]:
+        """The names of base models that have an adapter whose deployment is not UNDEPLOYED."""
+        ...
+
+    async def newest_wanted(self, base_model: str, limit: int) -> Sequence[WantedAdapter]:
+        """Of the base model's adapters whose deployment is not UNDEPLOYED those made last, the newest first."""
+        ...
+
+    async def is_told(self, base_model: str, deployment: Deployment, message: str) -> bool:
+        """Whether all of the base model's adapters that are not UNDEPLOYED say this."""
+        ...
+
+    async def tell_deployment(self, base_model: str, deployment: Deployment, message: str) -> int:
+        """Says of all of the base model's adapters that are not UNDEPLOYED what has become of them.
+
+        The number of those of which it was not so; nothing else is written.
+        """
         ...
 
     async def get_alias(self, tenant: str, alias_id: str, *, for_update: bool = False) -> Alias | None: ...

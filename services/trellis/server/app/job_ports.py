@@ -146,3 +146,7 @@ class Trainers(Protocol):
     async def open_attempts(self, uids: Collection[str]) -> Sequence[Attempt]:
         """Attempts of these trainers that are not over, oldest first."""
         ...
+
+    async def job_counts(self, uids: Collection[str]) -> Mapping[str, int]:
+        """How many attempts of each of these trainers are not over; without those that have none."""
+        ...

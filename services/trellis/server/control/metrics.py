@@ -92,11 +92,12 @@ class MeasureTrainers:
         """One count."""
         async with self._context.units(write=False) as unit:
             trainers = await unit.trainers.live()
-            attempts = await unit.trainers.open_attempts([trainer.uid for trainer in trainers])
-        base_of = {trainer.uid: trainer.base_model for trainer in trainers}
-        self._bases.update(base_of.values())
+            counts = await unit.trainers.job_counts([trainer.uid for trainer in trainers])
+        self._bases.update(trainer.base_model for trainer in trainers)
         states = CountOf((trainer.base_model, trainer.state) for trainer in trainers)
-        jobs = CountOf(base_of[attempt.trainer_uid] for attempt in attempts)
+        jobs = CountOf[str]()
+        for trainer in trainers:
+            jobs[trainer.base_model] += counts.get(trainer.uid, 0)
         for base in self._bases:
             for state in (TrainerState.STARTING, TrainerState.RUNNING, TrainerState.DRAINING):
                 TRAINERS.labels(base, state.value).set(states[base, state])

@@ -32,12 +32,14 @@ class ReapTrainers:
         """One batch of trainers that are over, and one look at the cluster."""
         async with self._context.units(write=False) as unit:
             over = await unit.trainers.to_clean_up(_BATCH)
-            busy = {attempt.trainer_uid for attempt in await unit.trainers.open_attempts([t.uid for t in over])}
+            busy = await unit.trainers.job_counts([trainer.uid for trainer in over])
         # The watch ends a trainer's attempts as long as it is not cleared away.
         await for_each([trainer for trainer in over if trainer.uid not in busy], self._clean_up)
         # Asked before the database is read: what is submitted in between is not in this list.
         runs = [run for run in await self._context.cluster.list() if run.startswith(self._prefix)]
-        await for_each(runs, self._stop_if_orphan)
+        async with self._context.units(write=False) as unit:
+            known = {f"{self._prefix}{trainer.uid}" for trainer in await unit.trainers.live()} if runs else set()
+        await for_each([run for run in runs if run not in known], self._stop_if_orphan)
         return False
 
     async def _clean_up(self, trainer: Trainer) -> None:

@@ -41,7 +41,7 @@ class WatchTrainers:
         has_listened = self._listening.has_listened(now)
         async with self._context.units(write=False) as unit:
             trainers = await unit.trainers.live()
-            busy = {attempt.trainer_uid for attempt in await unit.trainers.open_attempts([t.uid for t in trainers])}
+            busy = await unit.trainers.job_counts([trainer.uid for trainer in trainers])
         await for_each([t for t in trainers if has_listened and t.lease_expire_time <= now], self._end_silent)
         await for_each([t for t in trainers if t.uid not in busy and self._should_have_left(t)], self._end_lingering)
         await self._ask_cluster(trainers)

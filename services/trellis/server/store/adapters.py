@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, delete, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, and_, delete, exists, literal, or_, select, tuple_, update
 
 from trellis.server.app.ports import Page
 from trellis.server.domain.adapter import Adapter, Deployment
@@ -15,6 +15,7 @@ from trellis.server.store.pages import Keyset
 from trellis.server.store.rows import named
 from trellis.server.store.shares import ShareRows
 from trellis.server.store.transaction import for_update as locked
+from trellis.wanted_adapters import WantedAdapter
 
 _a = tables.adapters.c
 _NEWEST_FIRST = Keyset((_a.create_time, _a.adapter_id), descending=True)
@@ -32,6 +33,14 @@ def _write(adapter: Adapter) -> dict[str, Any]:
 
 def _is(tenant: str, adapter_id: str) -> ColumnElement[bool]:
     return and_(_a.tenant == tenant, _a.adapter_id == adapter_id)
+
+
+def _is_news(base_model: str, deployment: Deployment, message: str) -> ColumnElement[bool]:
+    """That a wanted adapter of the base model does not say this."""
+    says_another: ColumnElement[bool] = _a.deployment.in_([other for other in _WANTED if other is not deployment])
+    if deployment is not Deployment.DEPLOYED:  # which has no message: those that are so are not looked at
+        says_another = or_(says_another, and_(_a.deployment == deployment, _a.deployment_message != message))
+    return and_(_a.base_model == base_model, says_another)
 
 
 class SqlAdapters(AliasRows, ShareRows):
@@ -57,9 +66,30 @@ class SqlAdapters(AliasRows, ShareRows):
     async def delete(self, tenant: str, adapter_id: str) -> None:
         await self._transaction.change(delete(tables.adapters).where(_is(tenant, adapter_id)))
 
-    async def wanted(self) -> Sequence[Adapter]:
-        statement = select(tables.adapters).where(_a.deployment.in_(_WANTED)).order_by(_a.create_time, _a.digest)
-        return [_read(row) for row in await self._transaction.rows(statement)]
+    async def wanted_bases(self) -> Sequence[str]:
+        # A look into the index for each base, of which there are few, instead of one at every adapter.
+        name = literal("baseModels/") + tables.base_models.c.base_model_id
+        is_wanted = exists().where(_a.base_model == name, _a.deployment.in_(_WANTED))
+        rows = await self._transaction.rows(select(name.label("name")).where(is_wanted).order_by(name))
+        return [row.name for row in rows]
+
+    async def newest_wanted(self, base_model: str, limit: int) -> Sequence[WantedAdapter]:
+        found: list[Row[Any]] = []
+        for deployment in _WANTED:  # one look into the index each
+            of_base = select(_a.digest, _a.key, _a.create_time).where(_a.base_model == base_model)
+            newest = of_base.order_by(_a.create_time.desc(), _a.digest.desc()).limit(limit)
+            found += await self._transaction.rows(newest.where(_a.deployment == deployment))
+        found.sort(key=lambda row: (row.create_time, row.digest), reverse=True)
+        return [WantedAdapter(row.digest, row.key) for row in found[:limit]]
+
+    async def is_told(self, base_model: str, deployment: Deployment, message: str) -> bool:
+        news = select(_a.digest).where(_is_news(base_model, deployment, message)).limit(1)
+        return await self._transaction.row(news) is None
+
+    async def tell_deployment(self, base_model: str, deployment: Deployment, message: str) -> int:
+        changes = {"deployment": deployment, "deployment_message": message, "revision": _a.revision + 1}
+        where = _is_news(base_model, deployment, message)
+        return await self._transaction.change(update(tables.adapters).where(where).values(changes))
 
     async def shared_with(self, tenant: str, limit: int, cursor: str | None) -> Page[Adapter]:
         shares = await self._shares_with(tenant, limit, cursor)

@@ -1,11 +1,11 @@
 """Shared trainers in the database."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, delete, exists, false, or_, select, true, update
+from sqlalchemy import Row, Select, delete, exists, false, func, or_, select, true, update
 
 from trellis.server.domain.trainer import Room, Trainer, TrainerBase, TrainerState
 from trellis.server.domain.tuning_job import Attempt
@@ -13,7 +13,7 @@ from trellis.server.store import tables
 from trellis.server.store.attempts import read_attempt
 from trellis.server.store.failures import already_exists, expect_one
 from trellis.server.store.marks import TrainerMarkRows
-from trellis.server.store.rows import named
+from trellis.server.store.rows import in_batches, named
 from trellis.server.store.transaction import for_update as locked
 
 _t = tables.trainers.c
@@ -81,10 +81,18 @@ class SqlTrainers(TrainerMarkRows):
 
     async def open_attempts(self, uids: Collection[str]) -> Sequence[Attempt]:
         found: list[Attempt] = []
-        for uid in uids:
-            statement = select(tables.attempts).where(_a.trainer_uid == uid, _a.end_time.is_(None))
+        for some in in_batches(uids):
+            statement = select(tables.attempts).where(_a.trainer_uid.in_(some), _a.end_time.is_(None))
             found += [read_attempt(row) for row in await self._transaction.rows(statement)]
         return sorted(found, key=lambda attempt: (attempt.create_time, attempt.job_uid))
+
+    async def job_counts(self, uids: Collection[str]) -> Mapping[str, int]:
+        found: dict[str, int] = {}
+        for some in in_batches(uids):
+            counted = select(_a.trainer_uid, func.count().label("jobs")).group_by(_a.trainer_uid)
+            rows = await self._transaction.rows(counted.where(_a.trainer_uid.in_(some), _a.end_time.is_(None)))
+            found.update({row.trainer_uid: row.jobs for row in rows})
+        return found
 
     async def _trainers(self, statement: Select[Any]) -> Sequence[Trainer]:
         return [_read(row) for row in await self._transaction.rows(statement)]

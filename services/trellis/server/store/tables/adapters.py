@@ -55,8 +55,7 @@ adapters = Table(
     Column("revision", BigInteger, nullable=False),
     UniqueConstraint("tenant", "adapter_id"),
     Index(None, "tenant", "create_time", "adapter_id"),
-    Index(None, "deployment", "create_time"),
-    Index(None, "base_model"),
+    Index(None, "base_model", "deployment", "create_time", "digest"),
 )
 
 aliases = Table(
