@@ -67,6 +67,8 @@ class ServerConfig:
     """The port of that proxy."""
     admin_key_file: Path | None = None
     """Where the first admin's key is written if there is no admin's key yet."""
+    first_admin_key_file: Path | None = None
+    """Holds what becomes the first admin's key instead: `trk_` and at least 32 random characters, made by somebody else."""
     base_models: tuple[tuple[str, str], ...] = ()
     """`NAME=SOURCE`, separated by commas: registered at the start if missing; the first is the default."""
     always_on: tuple[str, ...] = ()
@@ -247,6 +249,7 @@ _READERS = {
     "serve_host": _text,
     "serve_port": _count,
     "admin_key_file": _path,
+    "first_admin_key_file": _path,
     "base_models": _pairs,
     "always_on": _names,
     "capacity_cpus": _number,

@@ -1,7 +1,10 @@
 """What a server makes sure of before it serves: an admin who can come in, the base models it was told of, free leases."""
 
+import asyncio
 import os
+import re
 from pathlib import Path
+from typing import Final
 
 import structlog
 
@@ -10,8 +13,10 @@ from trellis.server.app.authentication import authenticate, create_first_admin_k
 from trellis.server.app.base_models import NewBaseModel, create_base_model
 from trellis.server.app.context import Context
 from trellis.server.app.idempotency import RequestKey
+from trellis.server.config import ConfigError
 
 _log = structlog.get_logger(__name__)
+_SECRET: Final = re.compile(r"trk_[A-Za-z0-9_-]{32,}")
 
 
 async def ensure_admin_key(context: Context, path: Path) -> None:
@@ -37,6 +42,24 @@ async def ensure_admin_key(context: Context, path: Path) -> None:
         return
     draft.replace(path)
     _log.info("admin_key_written", path=str(path))
+
+
+async def use_admin_key(context: Context, path: Path) -> None:
+    """Make the secret in the file the first admin's key, if the platform has no admin yet; any server may be the first.
+
+    A key that was one before, and was revoked since, stays revoked. Raises ConfigError for what can't be a key.
+    """
+    secret = (await asyncio.to_thread(path.read_text)).strip()
+    if not _SECRET.fullmatch(secret):
+        raise ConfigError(
+            f"{str(path)!r} of TRELLIS_FIRST_ADMIN_KEY_FILE must hold trk_ and at least 32 of A-Z a-z 0-9 _ -."
+        )
+    try:
+        created = await create_first_admin_key(context, secret)
+    except AlreadyExists:
+        return  # another server was faster, or it is an old key
+    if created is not None:
+        _log.info("admin_key_taken", path=str(path))
 
 
 async def ensure_base_models(context: Context, models: tuple[tuple[str, str], ...]) -> None:

@@ -132,10 +132,12 @@ def _trainer_caller(trainer: Trainer) -> Caller:
 async def create_first_admin_key(context: Context, secret: str = "") -> str | None:
     """Make an admin's key, and return its secret, if the platform has none that opens anything; else None.
 
-    A caller that must not lose the secret writes it down first and passes it in.
+    A caller that must not lose the secret writes it down first and passes it in. One that was a key's before makes none.
     """
     async with context.units() as unit:
         if await _has_admin(unit, context):
+            return None
+        if secret and await unit.api_keys.find(secret_hash(secret)) is not None:
             return None
         secret = secret or context.ids.new_secret("trk")
         key = ApiKey(
