@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 import shlex
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from trellis.server.app.hosts import RunRequest
-from trellis.server.clusters.kuberay.pods import COMPONENT, INSTANCE, labels, pod_template
+from trellis.server.clusters.kuberay.pods import COMPONENT, INSTANCE, SCRATCH, SCRATCH_MOUNT, labels, pod_template
 from trellis.server.clusters.kuberay.settings import ClusterSettings, KubeRaySettings
 
 API_VERSION: Final = "ray.io/v1"
@@ -36,7 +37,7 @@ def ray_job(settings: KubeRaySettings, request: RunRequest, owner: OwnerReferenc
     """A run with a Ray cluster of its own, gone when it ends. Its environment comes from `run_secret`, not from here."""
     jobs = settings.jobs
     name = job_name(request.submission_id)
-    head = replace(jobs.head, cpus=max(jobs.head.cpus, request.cpus), gpus=max(jobs.head.gpus, _whole(request.gpus)))
+    head = replace(jobs.head, cpus=max(jobs.head.cpus, request.cpus), gpus=max(jobs.head.gpus, math.ceil(request.gpus)))
     spec: dict[str, Any] = {
         "entrypoint": "exec " + shlex.join(request.entrypoint),
         "jobId": request.submission_id,
@@ -52,7 +53,7 @@ def ray_job(settings: KubeRaySettings, request: RunRequest, owner: OwnerReferenc
             "enableInTreeAutoscaling": False,
             "headGroupSpec": {
                 # Only what reserves nothing runs there, unless the run itself wants CPUs.
-                "rayStartParams": {"num-cpus": f"{request.cpus:g}", "dashboard-host": "0.0.0.0"},
+                "rayStartParams": {"num-cpus": str(math.ceil(request.cpus)), "dashboard-host": "0.0.0.0"},
                 "template": pod_template(
                     settings, head, "job", container="ray-head", environment_secret=name, run=name
                 ),
@@ -98,8 +99,12 @@ def run_network_policy(settings: KubeRaySettings, request: RunRequest, ray_job_u
 def trainers_cluster(
     settings: KubeRaySettings, cluster: ClusterSettings, owner: OwnerReference | None = None
 ) -> dict[str, Any]:
-    """The standing RayCluster for shared trainers and exports."""
-    spec = {**_cluster_spec(settings, cluster, "trainers"), "upgradeStrategy": {"type": "None"}}
+    """The standing RayCluster for shared trainers and exports.
+
+    Other settings of its pods, such as a new image, end what runs there, which goes on from its checkpoints: a head of one
+    version and workers of another would not understand each other.
+    """
+    spec = {**_cluster_spec(settings, cluster, "trainers"), "upgradeStrategy": {"type": "Recreate"}}
     return _object("RayCluster", settings, trainers_name(settings), "trainers", spec, owner, queue=cluster.queue)
 
 
@@ -134,14 +139,13 @@ def selector(settings: KubeRaySettings) -> str:
 
 
 def _cluster_spec(settings: KubeRaySettings, cluster: ClusterSettings, component: str) -> dict[str, Any]:
-    head_account = settings.head_service_account if cluster.autoscales else ""
     spec: dict[str, Any] = {
         "rayVersion": settings.ray_version,
         "enableInTreeAutoscaling": cluster.autoscales,
         "headGroupSpec": {
             "rayStartParams": {"num-cpus": "0", "num-gpus": "0", "dashboard-host": "0.0.0.0"},
             "template": pod_template(
-                settings, cluster.head, component, container="ray-head", service_account=head_account
+                settings, cluster.head, component, container="ray-head", scales=cluster.autoscales
             ),
         },
         "workerGroupSpecs": [
@@ -158,29 +162,38 @@ def _cluster_spec(settings: KubeRaySettings, cluster: ClusterSettings, component
         **_auth(settings, settings.auth_secret),
     }
     if cluster.autoscales:
-        spec["autoscalerOptions"] = {
-            "version": "v2",
-            "idleTimeoutSeconds": cluster.idle_seconds,
-            "resources": {
-                "requests": {"cpu": "200m", "memory": "512Mi"},
-                "limits": {"cpu": "500m", "memory": "512Mi"},
-            },
-            "securityContext": {
-                "allowPrivilegeEscalation": False,
-                "capabilities": {"drop": ["ALL"]},
-                "runAsNonRoot": True,
-                "runAsUser": settings.user,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-        }
+        spec["autoscalerOptions"] = _autoscaler(settings, cluster)
     return spec
+
+
+def _autoscaler(settings: KubeRaySettings, cluster: ClusterSettings) -> dict[str, Any]:
+    """Of the container that KubeRay adds to the head's pod, from the same image."""
+    return {
+        "version": "v2",
+        "idleTimeoutSeconds": cluster.idle_seconds,
+        "imagePullPolicy": settings.image_pull_policy,
+        "resources": {
+            "requests": {"cpu": "200m", "memory": "512Mi"},
+            "limits": {"cpu": "500m", "memory": "512Mi"},
+        },
+        "env": [{"name": "HOME", "value": SCRATCH}],
+        "volumeMounts": [dict(SCRATCH_MOUNT)],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+            "runAsUser": settings.user,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    }
 
 
 def _gang(settings: KubeRaySettings, request: RunRequest, secret: str) -> list[dict[str, Any]]:
     if request.workers == 0:
         return []
     chosen = settings.jobs.worker
-    pod = replace(chosen, cpus=max(request.worker_cpus, 0.1), gpus=_whole(request.worker_gpus))
+    pod = replace(chosen, cpus=max(request.worker_cpus, 0.1), gpus=math.ceil(request.worker_gpus))
     template = pod_template(settings, pod, "job", container="ray-worker", environment_secret=secret, run=secret)
     count = request.workers
     return [
@@ -189,14 +202,18 @@ def _gang(settings: KubeRaySettings, request: RunRequest, secret: str) -> list[d
             "replicas": count,
             "minReplicas": count,
             "maxReplicas": count,
-            "rayStartParams": {"num-cpus": f"{max(1.0, request.worker_cpus):g}"},
+            # Ray counts the CPUs of a node, as Kubernetes its GPUs, in whole ones: a part of one is one.
+            "rayStartParams": {"num-cpus": str(max(1, math.ceil(request.worker_cpus)))},
             "template": template,
         }
     ]
 
 
 def _submitter(settings: KubeRaySettings, run: str) -> dict[str, Any]:
-    template = pod_template(settings, settings.jobs.submitter, "job", container="ray-job-submitter", run=run)
+    # It only waits for the run and repeats what that prints.
+    template = pod_template(
+        replace(settings, base_cache=None), settings.jobs.submitter, "job", container="ray-job-submitter", run=run
+    )
     template["spec"]["restartPolicy"] = "Never"
     return template
 
@@ -204,11 +221,6 @@ def _submitter(settings: KubeRaySettings, run: str) -> dict[str, Any]:
 def _auth(settings: KubeRaySettings, secret: str) -> dict[str, Any]:
     options = {"mode": "token", **({"secretName": secret} if secret else {})}
     return {"authOptions": options} if settings.auth else {}
-
-
-def _whole(gpus: float) -> int:
-    """Kubernetes counts GPUs in whole ones: a part of one is one."""
-    return -(-int(gpus * 1000) // 1000)
 
 
 def _object(
@@ -222,7 +234,9 @@ def _object(
     queue: str = "",
     run: str = "",
 ) -> dict[str, Any]:
-    annotations = {DIGEST: hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()}
+    # What engines run is no setting of theirs.
+    digested = [labels(settings, component), queue, {key: spec[key] for key in spec if key != "serveConfigV2"}]
+    annotations = {DIGEST: hashlib.sha256(json.dumps(digested, sort_keys=True).encode()).hexdigest()}
     if run:
         annotations[RUN] = run
     metadata: dict[str, Any] = {

@@ -11,7 +11,8 @@ COMPONENT: Final = "app.kubernetes.io/component"
 """`trainers`, `engines`, `job`: what the NetworkPolicies select by."""
 RUN: Final = "trellis.dev/run"
 """The run's one name, of its RayJob; what its NetworkPolicy selects by."""
-_SCRATCH: Final = "/tmp"  # noqa: S108 - a volume of the pod's own
+SCRATCH: Final = "/tmp"  # noqa: S108 - a volume of the pod's own
+SCRATCH_MOUNT: Final[Mapping[str, Any]] = {"name": "scratch", "mountPath": SCRATCH}
 
 
 def pod_template(
@@ -21,16 +22,18 @@ def pod_template(
     *,
     container: str,
     environment_secret: str = "",
-    service_account: str = "",
+    scales: bool = False,
     run: str = "",
 ) -> dict[str, Any]:
     """The template of a Ray pod with one container; Ray's own arguments are KubeRay's to add.
 
-    `environment_secret` names a Secret that may be made only after the pod, which waits for it. With `service_account`
-    its token is mounted. `run` names the run that the pod is for, if it is for one.
+    `environment_secret` names a Secret that may be made only after the pod, which waits for it. `run` names the run that the
+    pod is for, if it is for one. Only a head that `scales` its cluster gets a token of Kubernetes; where no account is named
+    for it, KubeRay makes one.
     """
+    account = settings.head_service_account if scales else settings.service_account
     spec: dict[str, Any] = {
-        "automountServiceAccountToken": bool(service_account),
+        "automountServiceAccountToken": scales,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": settings.user,
@@ -43,7 +46,7 @@ def pod_template(
         "volumes": _volumes(settings, pod),
     }
     chosen = {
-        "serviceAccountName": service_account or settings.service_account,
+        "serviceAccountName": account,
         "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
         "nodeSelector": dict(pod.node_selector),
         "tolerations": [dict(one) for one in pod.tolerations],
@@ -89,7 +92,7 @@ def _container(settings: KubeRaySettings, pod: PodSettings, name: str, environme
 
 
 def _environment(settings: KubeRaySettings, pod: PodSettings) -> list[dict[str, Any]]:
-    plain = {"HOME": _SCRATCH, "RAY_USAGE_STATS_ENABLED": "0"}
+    plain = {"HOME": SCRATCH, "RAY_USAGE_STATS_ENABLED": "0"}
     if settings.base_cache is not None:
         plain["TRELLIS_BASE_CACHE"] = settings.base_cache.path
     by_reference = [
@@ -112,9 +115,9 @@ def _volumes(settings: KubeRaySettings, pod: PodSettings) -> list[Mapping[str, A
 
 
 def _mounts(settings: KubeRaySettings, pod: PodSettings) -> list[Mapping[str, Any]]:
-    mounts: list[Mapping[str, Any]] = [{"name": "scratch", "mountPath": _SCRATCH}]
+    mounts: list[Mapping[str, Any]] = [SCRATCH_MOUNT]
     if pod.shared_memory:
         mounts.append({"name": "shared-memory", "mountPath": "/dev/shm"})  # noqa: S108 - a volume of the pod's own
     if settings.base_cache is not None:
         mounts.append({"name": "bases", "mountPath": settings.base_cache.path, "readOnly": True})
-    return [*mounts, *(dict(mount) for mount in pod.volume_mounts)]
+    return [dict(mount) for mount in (*mounts, *pod.volume_mounts)]

@@ -1,9 +1,10 @@
 """What an operator chooses of the pods on Kubernetes; read from one file, which the Helm chart writes."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -12,8 +13,19 @@ KubernetesObject = Mapping[str, Any]
 Settings = TypeVar("Settings")
 
 
+_MAX_NAME: Final = 32
+"""KubeRay cuts the names of services off beyond 50, which `-trainers-head-svc` must fit in."""
+_LABEL: Final = re.compile(r"[a-z](?:[-a-z0-9]*[a-z0-9])?")
+_QUANTITY: Final = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[kMGTPE]|[KMGTPE]i)?")
+
+
 class KubeRaySettingsError(ValueError):
     """The file of the settings is wrong; `str()` says where and what to do."""
+
+
+def _check(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise KubeRaySettingsError(sentence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +68,13 @@ class PodSettings:
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name, value in (("memory", self.memory), ("scratch", self.scratch), ("shared_memory", self.shared_memory)):
+            amount = _QUANTITY.fullmatch(value) or (name == "shared_memory" and not value)
+            _check(bool(amount), f"{name} must be an amount such as 16Gi, not {value!r}.")
+        _check(self.cpus > 0, f"cpus must be more than 0, not {self.cpus:g}.")
+        _check(self.gpus >= 0, f"gpus must not be negative, as {self.gpus} is.")
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerGroup:
@@ -65,6 +84,12 @@ class WorkerGroup:
     pod: PodSettings
     min_replicas: int = 0
     max_replicas: int = 1
+
+    def __post_init__(self) -> None:
+        named = _LABEL.fullmatch(self.name) is not None and len(self.name) <= _MAX_NAME
+        _check(named, f"name must be small letters, digits and dashes that begin with a letter, not {self.name!r}.")
+        holds = 0 <= self.min_replicas <= self.max_replicas and self.max_replicas > 0
+        _check(holds, f"max_replicas must be 1 or more, and min_replicas between 0 and {self.max_replicas}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +101,12 @@ class ClusterSettings:
     idle_seconds: int = 300
     """A worker that does nothing for so long is removed, down to the least."""
     queue: str = ""
-    """Kueue's LocalQueue that admits it; empty for none."""
+    """Kueue's LocalQueue that admits it; empty for none. Kueue takes a cluster that scales only where its feature
+    ElasticJobsViaWorkloadSlices is on."""
+
+    def __post_init__(self) -> None:
+        names = [group.name for group in self.groups]
+        _check(len(set(names)) == len(names), f"groups must have names of their own, not {', '.join(names)}.")
 
     @property
     def autoscales(self) -> bool:
@@ -105,6 +135,11 @@ class BaseCache:
     """Where it is mounted."""
     claim: str = ""
     host_path: str = ""
+    """Which the Pod Security Standard "restricted" does not allow: the namespace must then be one that takes it."""
+
+    def __post_init__(self) -> None:
+        _check(bool(self.claim) != bool(self.host_path), "claim or host_path must be set, and not both.")
+        _check(self.path.startswith("/"), f"path must begin with /, not {self.path!r}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +181,19 @@ class KubeRaySettings:
     jobs: JobSettings = JobSettings()
     """Runs with workers of their own."""
 
+    def __post_init__(self) -> None:
+        named = _LABEL.fullmatch(self.name) is not None and len(self.name) <= _MAX_NAME
+        what = f"small letters, digits and dashes that begin with a letter, {_MAX_NAME} at the most"
+        _check(named, f"name must be {what}, not {self.name!r}: Kubernetes' services are named after it.")
+        _check(
+            bool(self.namespace and self.image and self.ray_version), "namespace, image and ray_version must be set."
+        )
+        _check(self.user > 0, "user must not be 0: no container runs as root.")
+        for where, cluster in (("trainers", self.trainers), ("engines", self.engines)):
+            _check(cluster is None or bool(cluster.groups), f"{where}.groups must not be empty: heads do no work.")
+        lacks_secret = self.auth and self.engines is not None and not self.auth_secret
+        _check(not lacks_secret, "auth_secret must be set where engines have a cluster and auth is not false.")
+
 
 def read_kuberay_settings(path: Path) -> KubeRaySettings:
     """Read YAML or JSON whose keys are the fields' names. Raises KubeRaySettingsError."""
@@ -171,7 +219,11 @@ def _read(kind: type[Settings], values: object, where: str) -> Settings:
     missing = [name for name, f in known.items() if name not in values and _is_required(f)]
     if missing:
         raise KubeRaySettingsError(f"{_at(where, missing[0])} must be set.")
-    return kind(**{name: _value(hints[name], value, _at(where, name)) for name, value in values.items()})
+    read = {name: _value(hints[name], value, _at(where, name)) for name, value in values.items()}
+    try:
+        return kind(**read)
+    except KubeRaySettingsError as error:  # of a field of this very class
+        raise KubeRaySettingsError(_at(where, str(error))) from None
 
 
 def _is_required(one: "Field[Any]") -> bool:
