@@ -1,4 +1,4 @@
-"""Compile the C++ kernels beside this file once a machine, and load them."""
+"""Load the C++ kernels beside this file: those that were shipped for this kind of CPU, or compiled once a machine."""
 
 import contextlib
 import ctypes
@@ -20,7 +20,9 @@ from typing import Final
 
 import torch  # before the library: both then share the libgomp that comes with torch, and its threads
 
-__all__ = ["BuildError", "Compiler", "available", "compile_library", "find_compiler", "library"]
+from trellis.native.targets import best_target, cpu_abilities, library_name
+
+__all__ = ["BuildError", "Compiler", "available", "compile_library", "find_compiler", "library", "sources_digest"]
 
 _log = logging.getLogger(__name__)
 _FOLDER: Final = Path(__file__).parent
@@ -66,12 +68,31 @@ def _load_once() -> ctypes.CDLL | None:
     if os.environ.get("TRELLIS_NATIVE", "1") == "0":
         return None
     try:
-        loaded = ctypes.CDLL(str(_library_file(find_compiler(os.environ), _cache_folder(os.environ))))
+        loaded = ctypes.CDLL(str(_shipped_file(os.environ) or _compiled_file(os.environ)))
     except (BuildError, OSError) as error:
         _log.warning("No native kernels, PyTorch's own operations serve instead (slower): %s", error)
         return None
     _log.debug("Native kernels loaded beside torch %s", torch.__version__)
     return loaded
+
+
+def _shipped_file(environment: Mapping[str, str]) -> Path | None:
+    """The library in the folder that TRELLIS_NATIVE_LIBRARIES names, as ship.py left it there; None where it has none."""
+    folder = environment.get("TRELLIS_NATIVE_LIBRARIES")
+    target = best_target(platform.machine(), cpu_abilities()) if folder else None
+    if not folder or target is None:
+        return None
+    path = Path(folder, library_name(target, sources_digest()))
+    if not path.is_file():
+        _log.warning("%s has no kernels for %s and these sources; compiling them", folder, target.name)
+        return None
+    for one in (path.parent, path):
+        _refuse_if_others_may_write(one, "TRELLIS_NATIVE_LIBRARIES")
+    return path
+
+
+def _compiled_file(environment: Mapping[str, str]) -> Path:
+    return _library_file(find_compiler(environment), _cache_folder(environment))
 
 
 def find_compiler(environment: Mapping[str, str]) -> Compiler:
@@ -126,10 +147,16 @@ def compile_library(compiler: Compiler, flags: tuple[str, ...], target: Path) ->
 
 def _digest(compiler: Compiler) -> str:
     """Changes with all that the machine code depends on."""
-    digest = hashlib.sha256(repr((compiler, _FLAGS, _THIS_CPU, _cpu())).encode())
+    return hashlib.sha256(repr((compiler, _THIS_CPU, _cpu(), sources_digest())).encode()).hexdigest()[:32]
+
+
+@functools.cache
+def sources_digest() -> str:
+    """Changes with the kernels' sources, and with how they are compiled for whatever CPU."""
+    digest = hashlib.sha256(repr(_FLAGS).encode())
     for source in sorted((*_FOLDER.glob("*.cpp"), *_FOLDER.glob("*.h"))):
         digest.update(f"\0{source.name}\0".encode() + source.read_bytes())
-    return digest.hexdigest()[:32]
+    return digest.hexdigest()
 
 
 def _cpu() -> tuple[str, ...]:
@@ -151,12 +178,18 @@ def _cache_folder(environment: Mapping[str, str]) -> Path:
     folder = Path(root, "native")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        about = folder.stat()
     except (OSError, RuntimeError) as error:
         raise BuildError(f"No folder to keep the kernels in ({error}); set TRELLIS_CACHE to one.") from error
-    if about.st_uid != os.geteuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise BuildError(f"Others may write to {folder}; set TRELLIS_CACHE to a folder of your own.")
+    if folder.stat().st_uid != os.geteuid():
+        raise BuildError(f"{folder} is not yours; set TRELLIS_CACHE to a folder of your own.")
+    _refuse_if_others_may_write(folder, "TRELLIS_CACHE")
     return folder
+
+
+def _refuse_if_others_may_write(path: Path, variable: str) -> None:
+    about = path.stat()
+    if about.st_uid not in {0, os.geteuid()} or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise BuildError(f"Others may write to {path}; set {variable} to a folder of your own.")
 
 
 @contextlib.contextmanager
