@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,13 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from trellis.base_cache.cache import BUCKET, VARIABLE, canonical, locate, underway
+from trellis.base_cache.errors import DamagedError
+from trellis.base_cache.manifest import Manifest
+from trellis.base_cache.sources.source import WANTED
 from trellis.tensor_files import TensorFileError, TensorHeader, read_tensor_header
 
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
-_DOWNLOADED: Final = ("*.json", "*.jinja", "*.safetensors", "*.model", "merges.txt", "vocab.txt")
 _CONTEXT_KEYS: Final = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
 TEXT_FILES: Final = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 """Patterns of a model's files that are not weights: its config, its tokenizer and its chat template."""
@@ -30,6 +34,8 @@ _NOT_LINEAR: Final = ("embed", "norm", "wte", "wpe", "rotary")
 _PICKLED: Final = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _INDEX: Final = "model.safetensors.index.json"
 _FOLDER_DIGEST: Final = "sha256:"
+_CHECKED: Final[dict[Path, tuple[tuple[str, int], ...]]] = {}
+"""Bases of the cache that were found sound, with their files' times."""
 _SAMPLES: Final = 16
 _SAMPLE_BYTES: Final = 64 << 10
 
@@ -40,6 +46,10 @@ class BaseModelError(ValueError):
 
 class BaseModelUnreachableError(BaseModelError):
     """The hub can't be reached at present; later it may be."""
+
+
+class BaseModelNotFetchedError(BaseModelUnreachableError):
+    """The base is not in the cache yet, or not the whole of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +80,9 @@ class BaseFacts:
 def read_base(source: str, revision: str = "") -> BaseFacts:
     """The facts of the base model in the folder `source`, or of the hub id `source`, which is downloaded first.
 
-    With `revision` it must be that one. Raises BaseModelError.
+    Where TRELLIS_BASE_CACHE names a cache, hub ids and `s3://bucket/prefix` are read from it, and nothing is downloaded.
+    With `revision` it must be that one; without, it is what the cache was given last, or the hub's newest. Raises
+    BaseModelError; BaseModelNotFetchedError for what may come into the cache yet.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -81,15 +93,48 @@ def read_base(source: str, revision: str = "") -> BaseFacts:
             )
             raise BaseModelError(f"{message} {facts.revision}, not {revision}. Restore them, or register it anew.")
         return facts
+    cache = os.environ.get(VARIABLE, "").strip()
+    if cache and (found := _read_cached(source, revision, Path(cache))):
+        return found
+    if source.startswith(BUCKET):
+        raise BaseModelError(f"{source!r} is read from a cache alone: {VARIABLE} must name its folder.")
     if revision.startswith(_FOLDER_DIGEST) or not _HUB_ID.fullmatch(source):
         raise BaseModelError(f"There is no folder {source!r} on this machine. Give the folder of a model, or a hub id.")
     path = _download(source, revision)
     return _read_folder(path, path.name)
 
 
+def _read_cached(source: str, revision: str, cache: Path) -> BaseFacts | None:
+    """The facts of a base in the cache; None for a source that no cache can have."""
+    try:
+        folder = locate(source, revision, cache)
+    except DamagedError as error:
+        raise BaseModelNotFetchedError(f"In the cache of base models, {error}") from None
+    if folder is not None:
+        return _read_checked(folder, Manifest.read(folder))
+    if not source.startswith(BUCKET) and not _HUB_ID.fullmatch(source):
+        return None
+    name = f"{canonical(source)!r} in revision {revision}" if revision else f"{canonical(source)!r}"
+    if how_far := underway(source, cache):
+        raise BaseModelNotFetchedError(f"{name} is not in the cache {str(cache)!r} yet: {how_far}.")
+    command = f"python -m trellis.base_cache {source}" + (f" --revision {revision}" if revision else "")
+    raise BaseModelNotFetchedError(f"{name} is not in the cache {str(cache)!r}. Fetch it first: {command}")
+
+
+def _read_checked(folder: Path, manifest: Manifest) -> BaseFacts:
+    """Of a whole base in the cache, whose samples are looked at once in this process as long as no file changes."""
+    mark = tuple((file.name, (folder / file.name).stat().st_mtime_ns) for file in manifest.files)
+    if _CHECKED.get(folder) != mark:
+        if (digest := folder_digest(folder)) != manifest.digest:
+            message = f"{str(folder)!r} is no longer what was fetched: its digest is {digest}, not {manifest.digest}"
+            raise BaseModelNotFetchedError(f"{message}. Fetch it again, with --verify.")
+        _CHECKED[folder] = mark
+    return _read_folder(folder, manifest.revision)
+
+
 def _download(hub_id: str, revision: str) -> Path:
     try:
-        return Path(snapshot_download(hub_id, revision=revision or None, allow_patterns=list(_DOWNLOADED)))
+        return Path(snapshot_download(hub_id, revision=revision or None, allow_patterns=list(WANTED)))
     except GatedRepoError:
         raise BaseModelError(f"{hub_id!r} needs its owner's permission: set HF_TOKEN to a token that has it.") from None
     except RevisionNotFoundError:
@@ -103,10 +148,9 @@ def _download(hub_id: str, revision: str) -> Path:
 
 
 def _read_folder(folder: Path, commit: str) -> BaseFacts:
-    config = _read_json(folder / "config.json", "so it is not a model of transformers")
-    headers = {path.name: _read_header(path) for path in weight_files(folder)}
+    config = check_config(folder)
+    headers = _read_headers(folder)
     text = config.get("text_config") or config
-    _check_supported(config, folder)
     return BaseFacts(
         path=folder,
         revision=commit or _digest(folder, headers),
@@ -117,6 +161,22 @@ def _read_folder(folder: Path, commit: str) -> BaseFacts:
         linear_shapes=_linear_shapes(headers.values(), folder),
         has_chat_template=_has_chat_template(folder),
     )
+
+
+def check_config(folder: Path) -> dict[str, Any]:
+    """The model's config; raises BaseModelError when it says that the model can't be used."""
+    config = _read_json(folder / "config.json", "so it is not a model of transformers")
+    _check_supported(config, folder)
+    return config
+
+
+def folder_digest(folder: Path) -> str:
+    """`sha256:…` over a folder's texts, and the headers and samples of its weights. Raises BaseModelError."""
+    return _digest(folder, _read_headers(folder))
+
+
+def _read_headers(folder: Path) -> dict[str, TensorHeader]:
+    return {path.name: _read_header(path) for path in weight_files(folder)}
 
 
 def _read_json(path: Path, otherwise: str) -> dict[str, Any]:

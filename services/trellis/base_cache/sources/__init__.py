@@ -1,0 +1,1 @@
+"""Where bases are fetched from: the hub, a bucket, a folder."""
