@@ -80,7 +80,7 @@ async def _of(postgres: PostgresServer, size: FleetSize, rounds: int) -> dict[st
                 seconds = await _seconds(loop.once, rounds)
                 found[f"{loop.name}, ms a round"] = (1e3 * seconds, "ms")
                 load += _load(loop, seconds)
-                _say(f"  {loop.name}: {1e3 * seconds:.1f} ms every {loop.interval:g} s")
+                _say(f"  {loop.name}: {1e3 * seconds:.1f} ms every {loop.pause_after(seconds):.3g} s")
             found["all loops, part of a core"] = (load, "cores")
             found["deploy after a change, ms a round"] = (1e3 * await _changed(installation, rounds), "ms")
     found["route a call, µs"] = (1e6 * _routing(size.accelerators - size.trainers), "µs")
@@ -88,7 +88,7 @@ async def _of(postgres: PostgresServer, size: FleetSize, rounds: int) -> dict[st
 
 
 def _load(loop: ControlLoop, seconds: float) -> float:
-    return seconds / (seconds + loop.interval)
+    return seconds / (seconds + loop.pause_after(seconds))
 
 
 async def _seconds(work: Callable[[], Awaitable[object]], rounds: int) -> float:

@@ -65,10 +65,9 @@ class ControlLoop:
         """The step's name."""
         return self._step.name
 
-    @property
-    def interval(self) -> float:
-        """Seconds from one round to the next, when nothing wakes it."""
-        return self._interval
+    def pause_after(self, seconds: float) -> float:
+        """From a round that took so long to the next one, when nothing wakes the loop."""
+        return max(self._interval, self._rest(seconds) if self._wakes_on else 0.0)
 
     async def once(self) -> bool:
         """One round by itself."""
@@ -116,12 +115,16 @@ class ControlLoop:
         pause = longest * self._rng.uniform(0.8, 1.2)
         if self._wakes_on and not self._failures:
             # A round over a long queue may be woken all the time; it shall leave most of the time to others.
-            rest = min(_REST * self._took, _LONGEST_REST)
+            rest = self._rest(self._took)
             pause = max(pause, rest)
             shortest = min(max(_SHORTEST_PAUSE, rest), pause)
             await self._sleep(shortest, self._stop)
             pause -= shortest
         await self._sleep(pause, self._stop if self._failures else self._wake)
+
+    @staticmethod
+    def _rest(took: float) -> float:
+        return min(_REST * took, _LONGEST_REST)
 
     @staticmethod
     async def _sleep(seconds: float, unless: asyncio.Event) -> None:
