@@ -1,5 +1,6 @@
 """A throw-away PostgreSQL server for tests, from the programs that the machine has."""
 
+import contextlib
 import ctypes
 import os
 import pwd
@@ -10,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 from psycopg import sql
@@ -50,6 +52,10 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
 
 
+DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
+"""Changes for a server that is killed, and whose commits must outlive it."""
+
+
 class PostgresServer:
     """A cluster in a temporary folder, reachable through a unix socket in it and nothing else."""
 
@@ -69,10 +75,14 @@ class PostgresServer:
         data = self._folder / "data"
         self._run("initdb", "--no-sync", "--auth=trust", f"--username={SUPERUSER}", "--encoding=UTF8", "--locale=C",
                   "-D", str(data))  # fmt: skip
+        self.start_again()
+
+    def start_again(self) -> None:
+        """Start it over the data that it has, after `kill`; it recovers by its log first."""
         settings = [f"--{name}={value}" for name, value in self._settings.items()]
-        with (self._folder / "log").open("wb") as log:
+        with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._programs / "postgres", "-D", data, "-k", self._folder, *settings],
+                [self._programs / "postgres", "-D", self._folder / "data", "-k", self._folder, *settings],
                 user=self._user,
                 cwd=self._folder,
                 stdout=log,
@@ -82,6 +92,21 @@ class PostgresServer:
             )
         self._wait_until_ready()
 
+    def kill(self) -> None:
+        """SIGKILL to all of its processes at once; what was committed with `fsync` on is there after `start_again`."""
+        assert self._process is not None
+        self.signal(signal.SIGKILL)
+        self._process.wait(timeout=30)
+        self._process = None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the server and to each process that serves a connection."""
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        for pid in (self._process.pid, *map(int, children)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
     def stop(self) -> None:
         """End the server, and remove all it wrote. May be called twice."""
         if self._process is not None:
@@ -89,6 +114,28 @@ class PostgresServer:
             self._process.wait(timeout=30)
             self._process = None
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def change(self, name: str, value: str) -> None:
+        """Change a setting of the running server, for everybody who connects and for those who are connected."""
+        self._execute(sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(name), sql.Literal(value)))
+        self._execute(sql.SQL("SELECT pg_reload_conf()").format())
+
+    def execute(self, statements: LiteralString) -> None:
+        """Run SQL as the superuser."""
+        self._execute(sql.SQL(statements).format())
+
+    def program(self, name: str) -> Path:
+        """The path of one of its programs, such as `pg_dump`."""
+        return self._programs / name
+
+    @property
+    def socket(self) -> Path:
+        """The socket at which it listens."""
+        return self._folder / ".s.PGSQL.5432"
+
+    def tcp_url(self, database: str, port: int) -> str:
+        """The URL of a database behind a proxy on this machine."""
+        return f"postgresql+psycopg://{SUPERUSER}@127.0.0.1:{port}/{database}"
 
     def create_database(self, template: str = "template0") -> str:
         """A new database's name; empty, or a copy of `template`."""

@@ -13,7 +13,7 @@ from tests.contract.store import samples
 from trellis.errors import Aborted, AlreadyExists, Unavailable
 from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.domain.tuning_job import MetricPoint
-from trellis.server.store import engine as engine_module
+from trellis.server.store import postgresql as engine_module
 from trellis.server.store.engine import create_engine_for, options_for
 from trellis.server.store.failures import is_transient, translated
 from trellis.server.store.unit_of_work import SqlUnitOfWorkFactory

@@ -1,22 +1,18 @@
 """Engines: how SQLite and PostgreSQL are connected to."""
 
-import math
-import time
 from typing import Any
 
 from sqlalchemy import Connection, event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from trellis.server.store.patience import LOCK_SECONDS, USUAL, Patience
+from trellis.server.store.postgresql import postgresql_engine
 
 WRITE = "trellis_write"
 """The execution option of a connection that is going to write."""
-_RESTS_SINCE = "trellis_rests_since"
-_REST_SECONDS = 1.0
-LOCK_SECONDS = 10
-"""So long a statement waits for others' locks before it fails as transient."""
 _PRAGMAS = (
     f"PRAGMA busy_timeout = {LOCK_SECONDS * 1000}",
     "PRAGMA journal_mode = WAL",
@@ -25,13 +21,13 @@ _PRAGMAS = (
 )
 
 
-def create_engine_for(url: str) -> AsyncEngine:
+def create_engine_for(url: str, patience: Patience = USUAL) -> AsyncEngine:
     """An engine for `sqlite+aiosqlite:///path` or `postgresql+psycopg://…`; raises ValueError for anything else."""
     parsed = make_url(url)
     if parsed.drivername == "sqlite+aiosqlite":
         return _sqlite(parsed)
     if parsed.drivername == "postgresql+psycopg":
-        return _postgresql(parsed)
+        return postgresql_engine(parsed, patience)
     raise ValueError(f"{parsed.drivername!r} is not supported: sqlite+aiosqlite and postgresql+psycopg are.")
 
 
@@ -57,33 +53,6 @@ def _prepare(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
 def _begin(connection: Connection) -> None:
     write = connection.get_execution_options().get(WRITE, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-
-def _postgresql(url: URL) -> AsyncEngine:
-    engine = create_async_engine(
-        url, connect_args={"options": f"-c lock_timeout={LOCK_SECONDS}s"}, pool_size=10, max_overflow=20
-    )
-    _ping_after_a_rest(engine)
-    return engine
-
-
-def _ping_after_a_rest(engine: AsyncEngine) -> None:
-    """Connections that nobody has used for a while are asked whether they live; SQLAlchemy's own ping asks all."""
-
-    def rest(_connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
-        entry.info[_RESTS_SINCE] = time.monotonic()
-
-    def wake(connection: DBAPIConnection, entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
-        if time.monotonic() - entry.info.get(_RESTS_SINCE, math.inf) < _REST_SECONDS:
-            return
-        dialect = engine.sync_engine.dialect
-        try:
-            dialect.do_ping(connection)
-        except dialect.loaded_dbapi.Error as error:
-            raise InvalidatePoolError from error  # this one and its like are made anew
-
-    event.listen(engine.sync_engine, "checkin", rest)
-    event.listen(engine.sync_engine, "checkout", wake)
 
 
 def options_for(engine: AsyncEngine, *, write: bool, snapshot: bool = True) -> dict[str, Any]:

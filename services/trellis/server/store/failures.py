@@ -12,8 +12,11 @@ _LOST_RACE_SQLITE = {
     sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
     sqlite3.SQLITE_CONSTRAINT_UNIQUE,
 }
-_UNREACHABLE = {"55P03", "53300", "57P01", "57P02", "57P03"}  # lock timeout, too many connections, shutting down
-_CONNECTION_CLASS = "08"
+# Lock timeout, statement timeout, idle for too long in a transaction or without one.
+_UNREACHABLE = {"55P03", "57014", "25P03", "57P05"}
+# Connections, resources (too many connections, a full disk), the operator's doing (a shutdown), the machine's own errors.
+_UNREACHABLE_CLASSES = ("08", "53", "57P", "58")
+_READ_ONLY = "25006"
 
 
 def is_transient(error: BaseException) -> bool:
@@ -30,6 +33,8 @@ def translated(error: BaseException | None) -> TrellisError | None:
     if _sqlstate(error) in _LOST_RACE or _sqlite_code(error) in _LOST_RACE_SQLITE:
         message = "Somebody else changed the same things meanwhile. Try again."
         return Aborted(Reason.CONCURRENT_CHANGE, message, retry_after=0.1)
+    if _sqlstate(error) == _READ_ONLY:
+        return read_only()
     return busy() if _is_unreachable(error) else None
 
 
@@ -50,14 +55,20 @@ def busy() -> Unavailable:
     return Unavailable(Reason.DATABASE_BUSY, message, retry_after=1.0)
 
 
+def read_only() -> Unavailable:
+    """The database answers, and takes nothing new."""
+    message = "The database takes no writes at present: it is read-only, or a standby. Reads are answered. Try again."
+    return Unavailable(Reason.DATABASE_BUSY, message, retry_after=5.0)
+
+
 def _is_unreachable(error: DBAPIError) -> bool:
     if isinstance(error.orig, sqlite3.Error):
         return _sqlite_code(error) & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
     state = _sqlstate(error)
-    if error.connection_invalidated or state in _UNREACHABLE or state.startswith(_CONNECTION_CLASS):
+    if error.connection_invalidated or state in _UNREACHABLE or state.startswith(_UNREACHABLE_CLASSES):
         return True
     # A connection that could not be made at all has no state.
-    return type(error.orig).__name__ == "OperationalError" and not state
+    return not state and "OperationalError" in {kind.__name__ for kind in type(error.orig).__mro__}
 
 
 def _sqlstate(error: DBAPIError) -> str:

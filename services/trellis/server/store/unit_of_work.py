@@ -33,12 +33,13 @@ from trellis.server.store.audit import SqlAuditTrail
 from trellis.server.store.base_models import SqlBaseModels
 from trellis.server.store.board import SqlBoard
 from trellis.server.store.datasets import SqlDatasets
-from trellis.server.store.engine import LOCK_SECONDS, options_for
+from trellis.server.store.engine import options_for
 from trellis.server.store.exports import SqlExports
 from trellis.server.store.failures import busy, translated
 from trellis.server.store.fair_shares import SqlFairShares
 from trellis.server.store.leases import SqlLeases
 from trellis.server.store.ledger import SqlLedger
+from trellis.server.store.patience import LOCK_SECONDS
 from trellis.server.store.queue_facts import SqlQueueFacts
 from trellis.server.store.rate_buckets import SqlRateBuckets
 from trellis.server.store.requests import SqlRequests
@@ -95,7 +96,13 @@ class SqlUnitOfWork:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._stack.aclose()  # rolls back what was not committed
+        try:
+            await self._stack.aclose()  # rolls back what was not committed
+        except Exception as failed:
+            # The connection died since: what the block raised, if anything, says more.
+            self._raise_translated(error)
+            self._raise_translated(failed)
+            raise
         self._raise_translated(error)
 
     async def commit(self) -> None:
