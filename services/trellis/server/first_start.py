@@ -1,8 +1,10 @@
 """What a server makes sure of before it serves: an admin who can come in, the base models it was told of, free leases."""
 
 import asyncio
+import contextlib
 import os
 import re
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -16,32 +18,32 @@ from trellis.server.app.idempotency import RequestKey
 from trellis.server.config import ConfigError
 
 _log = structlog.get_logger(__name__)
+_DRAFT: Final = ".new"
 _SECRET: Final = re.compile(r"trk_[A-Za-z0-9_-]{32,}")
 
 
 async def ensure_admin_key(context: Context, path: Path) -> None:
     """Write the first admin's key to the file, for its owner alone, if the platform has no admin yet.
 
-    The secret is on disk before it is in the database, under another name: whenever the server dies in between, the
-    next start finds a key that opens something, or makes a new one.
+    The secret is on disk before it is in the database, under another name: whenever a server dies in between, the next
+    start finds a key that opens something, or makes a new one. Several servers may do so at once, over one folder.
     """
-    draft = path.with_name(path.name + ".new")
-    if draft.exists():
-        if await _opens(context, draft.read_text().strip()):
-            draft.replace(path)
-            return
-        draft.unlink()
     secret = context.ids.new_secret("trk")
+    draft = path.with_name(f"{path.name}{_DRAFT}{sha256(secret.encode()).hexdigest()[:16]}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as stream:
         stream.write(secret + "\n")
         stream.flush()
         os.fsync(stream.fileno())
-    if await create_first_admin_key(context, secret) is None:
-        draft.unlink()
-        return
-    draft.replace(path)
-    _log.info("admin_key_written", path=str(path))
+    if await create_first_admin_key(context, secret) is not None:
+        _log.info("admin_key_written", path=str(path))
+    # There is an admin now, so that a draft which opens nothing never will; another server may be doing the same.
+    for found in path.parent.glob(f"{path.name}{_DRAFT}*"):
+        with contextlib.suppress(FileNotFoundError):
+            if await _opens(context, found.read_text().strip()):
+                found.replace(path)
+            else:
+                found.unlink()
 
 
 async def use_admin_key(context: Context, path: Path) -> None:

@@ -137,6 +137,9 @@ async def create_first_admin_key(context: Context, secret: str = "") -> str | No
     async with context.units() as unit:
         if await _has_admin(unit, context):
             return None
+        await unit.jobs.lock_queue()  # of several servers that start at once, one is the first
+        if await _has_admin(unit, context):
+            return None
         if secret and await unit.api_keys.find(secret_hash(secret)) is not None:
             return None
         secret = secret or context.ids.new_secret("trk")
