@@ -27,10 +27,15 @@ _TYPES: Final[Mapping[str, type | tuple[type, ...]]] = {
 
 def definition(kind: str, api_version: str) -> dict[str, Any]:
     """The schema of a kind from its CustomResourceDefinition; skips the test where none is at hand."""
-    found = _definition(kind).get(api_version)
+    found = at_hand(kind, api_version)
     if found is None:
         pytest.skip(f"the definition of {kind} in {api_version} is not at hand")
     return found
+
+
+def at_hand(kind: str, api_version: str) -> dict[str, Any] | None:
+    """The same, or None."""
+    return _definition(kind).get(api_version)
 
 
 def custom_errors(document: Mapping[str, Any]) -> list[str]:
