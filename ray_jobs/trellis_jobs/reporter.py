@@ -29,7 +29,8 @@ _MAX_WAITING_LOG_CHARS: Final = 4 << 20
 
 
 class Reporter:
-    """Collects what happens and sends it about once a second as numbered reports, each until it is acknowledged.
+    """Collects what happens and sends it as numbered reports, each until it is acknowledged: about once a second, or as much
+    less often as the server asks for.
 
     All methods but `close` return at once. `check` raises JobStoppedError once the server wants the job to stop.
     """
@@ -44,7 +45,7 @@ class Reporter:
         self._send = send
         self._next_report = next_report
         self._heartbeat = max(pause, heartbeat_seconds / 3) if heartbeat_seconds > 0 else 5.0
-        self._pause = pause
+        self._least_pause = self._pause = pause
         self._changed = threading.Condition()
         self._waiting = ReportAttemptRequest()
         self._log: list[str] = []
@@ -130,6 +131,7 @@ class Reporter:
                 self._next_report += 1
                 self.acknowledged_step = max([self.acknowledged_step, *(c.step for c in request.checkpoints)])
                 self._heed(response)
+                self._pause = max(self._least_pause, response.pause_seconds)
                 self._closing.wait(self._pause)
         except Exception as error:  # noqa: BLE001  handed to the training thread, which ends the job with it
             self._error = error

@@ -1,5 +1,6 @@
 """Builds everything: the only place that knows what is behind each port."""
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,6 +15,7 @@ from trellis.server.app.call_gate import CallGate
 from trellis.server.app.context import AppSettings, Context
 from trellis.server.app.key_uses import KeyUses
 from trellis.server.app.outlooks import Outlooks
+from trellis.server.app.report_pace import ReportPace
 from trellis.server.app.waiting import Pause
 from trellis.server.clusters.ray import RayJobCluster
 from trellis.server.clusters.serve import EngineSettings, ServeCluster
@@ -54,6 +56,7 @@ from trellis.server.secret import derived, read_or_make_secret
 from trellis.server.store.engine import create_engine_for
 from trellis.server.store.unit_of_work import SqlUnitOfWorkFactory
 from trellis.server.world import RandomIds, SystemClock, ThreadedObjects
+from trellis.tracing import passed_on
 
 _WATCH_SECONDS = 0.25
 """How often a stream of events looks for new ones."""
@@ -127,9 +130,10 @@ def build(config: ServerConfig) -> Platform:
         tokens=_tokens(config),
         outlooks=Outlooks(QueueView(control).look, clock),
         gate=gate,
+        pace=ReportPace(config.reports_per_second, lease),
     )
     servicer = make_health()
-    loops = control_loops(control, store, context.key_uses)
+    loops = control_loops(control, store, context.key_uses, context.pace)
     for hear in (context.jobs.ring, context.trainers.ring, *(loop.hear for loop in loops)):
         bell.listen(hear)
     return Platform(
@@ -145,7 +149,9 @@ def build(config: ServerConfig) -> Platform:
     )
 
 
-def control_loops(control: ControlContext, store: ObjectStore, uses: KeyUses) -> tuple[ControlLoop, ...]:
+def control_loops(
+    control: ControlContext, store: ObjectStore, uses: KeyUses, pace: ReportPace | None = None
+) -> tuple[ControlLoop, ...]:
     """The loops, each with the seconds between two rounds, and what wakes it sooner."""
     moves_the_queue = {*map(in_state, (JobState.QUEUED, JobState.PAUSED, *ENDED)), "reports", "trainers"}
     admit = AdmitJobs(control)
@@ -169,7 +175,7 @@ def control_loops(control: ControlContext, store: ObjectStore, uses: KeyUses) ->
         _by_one_server(control, DeployAdapters, 1.0, wakes_on=["adapters"]),
         ControlLoop(MakeExports(control, store), 1.0, wakes_on=["exports"]),
         ControlLoop(ReapExports(control), 10.0),
-        ControlLoop(MeasureJobs(control), 5.0),
+        ControlLoop(MeasureJobs(control, pace), 5.0),
         ControlLoop(MeasureTrainers(control), 5.0),
         ControlLoop(MeasureBudgets(control), 60.0),
         ControlLoop(WriteKeyUses(control, uses), 30.0),
@@ -194,6 +200,7 @@ def _engine_settings(config: ServerConfig, secret: bytes) -> EngineSettings:
         http_host=config.serve_host,
         http_port=config.serve_port,
         options=config.engine,
+        environment=_traced(),
     )
 
 
@@ -209,6 +216,11 @@ def _tokens(config: ServerConfig) -> JwtVerifier | None:
 def _worker_ca(config: ServerConfig) -> str:
     """Read once: a job has it from its start to its end."""
     return Path(config.tls.worker_ca_file).read_text(encoding="ascii") if config.tls.worker_ca_file else ""
+
+
+def _traced() -> tuple[tuple[str, str], ...]:
+    """By which jobs and engines export their spans; OpenTelemetry reads its variables itself, so they are no settings."""
+    return tuple(passed_on(os.environ).items())
 
 
 def _attempts_secret(secret: bytes) -> bytes:
@@ -233,6 +245,7 @@ def _control_settings(config: ServerConfig, secret: bytes, lease: timedelta, pri
         scheduler=config.scheduler,
         prices=prices,
         step_timeout=timedelta(seconds=config.step_timeout_seconds),
+        environment=_traced(),
         always_on=config.always_on,
         duty=_DUTY_ALONE if config.is_alone else DUTY,
     )

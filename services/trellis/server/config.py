@@ -97,6 +97,8 @@ class ServerConfig:
     """Jobs that a tenant may run at once."""
     lease_seconds: float = 30.0
     """Without a report for so long, a training process is taken for dead."""
+    reports_per_second: float = 100.0
+    """Reports of running jobs that are wanted together; the more jobs run beyond that, the less often each reports."""
     stop_grace_seconds: float = 60.0
     """So long a training process that is asked to pause or to give way may take to save a checkpoint and leave."""
     step_timeout_seconds: float = 1800.0
@@ -259,6 +261,7 @@ _READERS = {
     "prices_file": _path,
     "tenant_running_limit": _count,
     "lease_seconds": _positive,
+    "reports_per_second": _positive,
     "stop_grace_seconds": _positive,
     "step_timeout_seconds": _positive,
     "max_upload_bytes": _count,

@@ -151,6 +151,7 @@ class StartAttemptResponse(_message.Message):
     MEMORY_HALVINGS_FIELD_NUMBER: _builtins.int
     MODEL_PREFIX_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     tuning_job: _builtins.str
     """The job."""
     attempt: _builtins.int
@@ -185,6 +186,10 @@ class StartAttemptResponse(_message.Message):
     """The key under which a job that trains all weights lays its model; no other attempt writes there."""
     token: _builtins.str
     """The attempt's token, for all further calls; empty if the call was made with it."""
+    traceparent: _builtins.str
+    """The place of the attempt in its trace (W3C Trace Context), which the process's spans belong under; empty when nothing is
+    traced.
+    """
     def __init__(
         self,
         *,
@@ -205,10 +210,11 @@ class StartAttemptResponse(_message.Message):
         memory_halvings: _builtins.int = ...,
         model_prefix: _builtins.str = ...,
         token: _builtins.str = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_prefix", b"adapter_prefix", "attempt", b"attempt", "checkpoint_prefix", b"checkpoint_prefix", "heartbeat_seconds", b"heartbeat_seconds", "initial_key", b"initial_key", "memory_halvings", b"memory_halvings", "model_prefix", b"model_prefix", "next_report", b"next_report", "replay_key", b"replay_key", "resume_key", b"resume_key", "resume_step", b"resume_step", "store_url", b"store_url", "token", b"token", "train_spec_json", b"train_spec_json", "training_key", b"training_key", "tuning_job", b"tuning_job", "validation_key", b"validation_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_prefix", b"adapter_prefix", "attempt", b"attempt", "checkpoint_prefix", b"checkpoint_prefix", "heartbeat_seconds", b"heartbeat_seconds", "initial_key", b"initial_key", "memory_halvings", b"memory_halvings", "model_prefix", b"model_prefix", "next_report", b"next_report", "replay_key", b"replay_key", "resume_key", b"resume_key", "resume_step", b"resume_step", "store_url", b"store_url", "token", b"token", "traceparent", b"traceparent", "train_spec_json", b"train_spec_json", "training_key", b"training_key", "tuning_job", b"tuning_job", "validation_key", b"validation_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -372,19 +378,23 @@ class ReportAttemptResponse(_message.Message):
 
     STOP_FIELD_NUMBER: _builtins.int
     STOP_SECONDS_FIELD_NUMBER: _builtins.int
+    PAUSE_SECONDS_FIELD_NUMBER: _builtins.int
     stop: Global___StopRequest.ValueType
     """What to do instead of going on."""
     stop_seconds: _builtins.float
     """Seconds until the attempt is ended whether it has stopped or not; 0 when `stop` asks for nothing."""
+    pause_seconds: _builtins.float
+    """So long, in seconds, the process should wait before its next report, unless it ends; the more jobs run, the longer."""
     def __init__(
         self,
         *,
         stop: Global___StopRequest.ValueType = ...,
         stop_seconds: _builtins.float = ...,
+        pause_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["stop", b"stop", "stop_seconds", b"stop_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pause_seconds", b"pause_seconds", "stop", b"stop", "stop_seconds", b"stop_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -193,3 +193,30 @@ def test_printed_lines_are_handed_on_whole() -> None:
     tee.write(" a line\nprogress 1%\rprogress 99%\rprogress 100%\nrest")
     assert "".join(lines) == "one two\nhalf a line\nprogress 100%\n"
     assert stream.text.endswith("rest")
+
+
+def test_a_busy_server_is_told_less_often_but_all() -> None:
+    inbox = Inbox()
+    inbox.answer = lambda: ReportAttemptResponse(pause_seconds=60)
+    reporter = reporter_to(inbox)
+    reporter.metrics(1, {"train_loss": 1.0})
+    while not inbox.reports:
+        time.sleep(0.001)
+    for step in range(2, 50):
+        reporter.metrics(step, {"train_loss": 1.0})
+        time.sleep(0.001)
+    assert len(inbox.reports) == 1, "it waits as long as it was asked to"
+    reporter.close()
+    assert [[point.step for point in found.metrics] for found in inbox.reports] == [[1], list(range(2, 50))]
+
+
+def test_it_reports_often_again_when_it_may() -> None:
+    inbox = Inbox()
+    inbox.answer = lambda: ReportAttemptResponse(pause_seconds=0.05 if len(inbox.reports) < 2 else 0)
+    reporter = reporter_to(inbox)
+    for step in range(1, 6):
+        reporter.metrics(step, {"train_loss": 1.0})
+        while len(inbox.reports) < step:
+            time.sleep(0.001)
+    reporter.close()
+    assert len(inbox.reports) == 5

@@ -15,6 +15,7 @@ from trellis.server.app.lookout import Lookout
 from trellis.server.app.outlooks import Outlooks
 from trellis.server.app.ports import Clock, Ids, UnitOfWorkFactory
 from trellis.server.app.refusals import Refusals
+from trellis.server.app.report_pace import ReportPace
 from trellis.server.app.together import Together
 from trellis.server.domain.marks import JobMark, TrainerMark
 from trellis.server.domain.prices import FREE, Prices
@@ -85,6 +86,8 @@ class Context:
     """Explains queued jobs; None where nobody schedules."""
     key_uses: KeyUses = field(default_factory=KeyUses)
     """The uses of API keys that are still to be written down."""
+    pace: ReportPace = field(default_factory=ReportPace)
+    """How often running jobs report."""
     gate: CallGate = field(default_factory=CallGate)
     """What calls of models pass."""
     jobs: Lookout[JobMark] = field(init=False, repr=False)

@@ -5,11 +5,13 @@ from datetime import datetime
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from trellis.server.app.report_pace import ReportPace
 from trellis.server.control.context import ControlContext
 from trellis.server.domain.trainer import TrainerState
-from trellis.server.domain.tuning_job import JobState
+from trellis.server.domain.tuning_job import ACTIVE, JobState
 
 JOBS = Gauge("trellis_jobs", "Tuning jobs in each state.", ["state"])
+REPORT_PAUSE = Gauge("trellis_report_pause_seconds", "How long a running job waits between two reports.")
 OLDEST_QUEUED = Gauge("trellis_oldest_queued_job_seconds", "How long the oldest queued job has been there.")
 QUEUE_WAIT = Histogram(
     "trellis_job_queue_wait_seconds",
@@ -64,8 +66,9 @@ class MeasureJobs:
 
     name = "measure"
 
-    def __init__(self, context: ControlContext) -> None:
+    def __init__(self, context: ControlContext, pace: ReportPace | None = None) -> None:
         self._context = context
+        self._pace = pace or ReportPace()
 
     async def once(self) -> bool:
         """One count."""
@@ -74,6 +77,8 @@ class MeasureJobs:
             oldest = await unit.jobs.in_states([JobState.QUEUED], 1)
         for state, count in counts.items():
             JOBS.labels(state.value).set(count)
+        self._pace.see(sum(counts.get(state, 0) for state in ACTIVE))
+        REPORT_PAUSE.set(self._pace.seconds)
         OLDEST_QUEUED.set(waited_seconds(oldest[0].create_time, self._context.now()) if oldest else 0.0)
         return False
 

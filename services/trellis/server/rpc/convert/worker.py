@@ -43,6 +43,7 @@ def assignment(value: Assignment) -> pb.StartAttemptResponse:
         memory_halvings=value.memory_halvings,
         model_prefix=value.model_prefix,
         token=value.token,
+        traceparent=value.traceparent,
     )
 
 
@@ -68,12 +69,12 @@ def attempt_usage(
     return AttemptUsage(request.usage.trained_tokens, request.usage.trainer_seconds)
 
 
-def stop_answer(stop: Stop | None, now: datetime) -> pb.ReportAttemptResponse:
-    """What the attempt is asked, on the wire."""
+def report_answer(stop: Stop | None, now: datetime, pause: float) -> pb.ReportAttemptResponse:
+    """What the attempt is asked, and when it is to report again, on the wire."""
     if stop is None:
-        return pb.ReportAttemptResponse()
+        return pb.ReportAttemptResponse(pause_seconds=pause)
     request = to_wire(pb.StopRequest, "STOP_REQUEST_", stop.request)
-    return pb.ReportAttemptResponse(stop=request, stop_seconds=stop.seconds_left(now))
+    return pb.ReportAttemptResponse(stop=request, stop_seconds=stop.seconds_left(now), pause_seconds=pause)
 
 
 def end_cause(request: pb.FailAttemptRequest) -> EndCause:

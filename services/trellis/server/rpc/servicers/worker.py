@@ -22,7 +22,7 @@ class WorkerServicer(WorkerServiceServicer):
     async def ReportAttempt(self, request: pb.ReportAttemptRequest, _: ServicerContext) -> pb.ReportAttemptResponse:
         report = convert.attempt_report(request, self._context.now())
         stop = await progress.report_attempt(self._context, current_caller(), report)
-        return convert.stop_answer(stop, self._context.now())
+        return convert.report_answer(stop, self._context.now(), self._context.pace.seconds)
 
     async def CompleteAttempt(
         self, request: pb.CompleteAttemptRequest, _: ServicerContext
