@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -30,7 +31,7 @@ from trellis.base_cache.part import Part, sync_folder
 from trellis.base_cache.progress import Event, Meter, Progress, silent
 from trellis.base_cache.sources.choose import source_of
 from trellis.base_cache.sources.hub import HubSource, hub_is_off
-from trellis.base_cache.sources.source import Listing, RemoteFile
+from trellis.base_cache.sources.source import Listing, RemoteFile, Source
 from trellis.bases import BaseModelError, check_config, folder_digest
 
 _Seen = TypeVar("_Seen")
@@ -135,9 +136,12 @@ class _Fetch:
     def run(self) -> Fetched:
         if is_pinned(self._revision) and (found := self._present(self._revision)):
             return found
-        source = source_of(self._source)
-        if self._options.offline or (isinstance(source, HubSource) and hub_is_off()):
-            return self._without_network("The network must not be used")
+        with closing(source_of(self._source)) as source:
+            if self._options.offline or (isinstance(source, HubSource) and hub_is_off()):
+                return self._without_network("The network must not be used")
+            return self._from(source)
+
+    def _from(self, source: Source) -> Fetched:
         try:
             listing = source.list(self._revision)
         except PassingError as error:
@@ -146,13 +150,14 @@ class _Fetch:
             raise BaseCacheError(f"{self._source} holds no files of a model: no *.json and no *.safetensors.")
         known = listing.revision or self._known(listing)
         if known and (found := self._present(known)):
+            self._check_asked(known)
             self._name(found.revision)
             return found
         lease = self._lease(listing)
         if lease is None:
-            return self.run()  # another process has ended its fetch
+            return self._from(source)  # another process has ended its fetch
         with lease:
-            return self._fetch(listing, lease)
+            return self._fetch(source, listing, lease)
 
     def _without_network(self, why: str) -> Fetched:
         found = self._present(self._revision)
@@ -193,10 +198,9 @@ class _Fetch:
         with lease:
             return None
 
-    def _fetch(self, listing: Listing, lease: Lease) -> Fetched:
+    def _fetch(self, source: Source, listing: Listing, lease: Lease) -> Fetched:
         part = Part.take(entry_of(self._source, self._cache), listing.key, lease.token)
         meter = Meter(self._reported(part), self._source, listing.revision)
-        source = source_of(self._source)
         downloads = Downloads(source, listing, part, lease, meter, self._options.tries, self._options.sleep)
         by_name = {file.name: file for file in listing.files}
         first = [by_name[_INDEX]] if _INDEX in by_name else []
@@ -231,10 +235,7 @@ class _Fetch:
     def _finish(self, listing: Listing, part: Part, files: list[CachedFile], meter: Meter) -> Fetched:
         digest = self._check(part, folder_digest)
         revision = listing.revision or digest
-        if is_pinned(self._revision) and revision != self._revision:
-            shutil.rmtree(part.path)
-            message = f"{self._source} holds another model than the one that is asked for: its digest is {revision}"
-            raise BaseCacheError(f"{message}, not {self._revision}.")
+        self._check_asked(revision)
         folder = folder_of(self._source, revision, self._cache)
         manifest = Manifest(self._source, revision, digest, tuple(files))
         if not (folder / MANIFEST).is_file():
@@ -265,6 +266,11 @@ class _Fetch:
     def _known(self, listing: Listing) -> str:
         """The digest of what this listing was when it was fetched before."""
         return pinned(self._source, _LISTING + listing.key, self._cache)
+
+    def _check_asked(self, revision: str) -> None:
+        if is_pinned(self._revision) and revision != self._revision:
+            message = f"{self._source} holds another model than the one that is asked for: its digest is {revision}"
+            raise BaseCacheError(f"{message}, not {self._revision}.")
 
     def _name(self, revision: str) -> None:
         """Remember which revision the name meant that was asked for."""

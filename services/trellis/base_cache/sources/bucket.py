@@ -20,7 +20,7 @@ class BucketSource:
 
     def __init__(self, url: str, **options: Any) -> None:
         self.name = url
-        self._fs, self._root = fsspec.url_to_fs(url, use_listings_cache=False, **options)
+        self._fs, self._root = fsspec.url_to_fs(url, use_listings_cache=False, skip_instance_cache=True, **options)
 
     def list(self, revision: str) -> Listing:  # noqa: ARG002  objects have no revisions: the fetch compares the digest
         """The objects, by their sizes and ETags."""
@@ -44,6 +44,9 @@ class BucketSource:
             raise
         except Exception as error:  # noqa: BLE001  the errors of clients of S3 have no common root
             raise self._translated(error) from None
+
+    def close(self) -> None:
+        """There is nothing to let go."""
 
     def _translated(self, error: Exception) -> BaseCacheError:
         if isinstance(error, FileNotFoundError):

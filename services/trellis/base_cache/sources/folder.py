@@ -21,7 +21,11 @@ class FolderSource:
     def list(self, revision: str) -> Listing:  # noqa: ARG002  a folder has no revisions: the fetch compares the digest
         """The files, by their sizes and times."""
         try:
-            found = [(path, path.stat()) for path in sorted(self._folder.iterdir()) if is_wanted(path.name)]
+            found = [
+                (path, path.stat())
+                for path in sorted(self._folder.iterdir())
+                if is_wanted(path.name) and path.is_file()
+            ]
         except OSError as error:
             raise BaseCacheError(f"The folder {self.name!r} can't be read ({error.strerror}).") from None
         return Listing("", tuple(RemoteFile(path.name, at.st_size, {}, str(at.st_mtime_ns)) for path, at in found))
@@ -35,3 +39,6 @@ class FolderSource:
                 yield iter(lambda: stream.read(_PIECE), b"")
         except OSError as error:
             raise PassingError(f"{str(self._folder / file.name)!r} can't be read ({error.strerror}).") from None
+
+    def close(self) -> None:
+        """There is nothing to let go."""

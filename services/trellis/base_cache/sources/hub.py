@@ -12,7 +12,6 @@ from huggingface_hub import get_token
 from trellis.base_cache.errors import BaseCacheError, PassingError
 from trellis.base_cache.sources.source import Listing, RemoteFile, is_wanted
 
-_PIECE: Final = 1 << 20
 _TIMEOUT: Final = httpx.Timeout(60.0, connect=15.0)
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -67,6 +66,10 @@ class HubSource:
         except httpx.HTTPError as error:
             raise self._unreached(error) from None
 
+    def close(self) -> None:
+        """Let the connections go."""
+        self._client.close()
+
     def _check(self, response: httpx.Response, revision: str) -> None:
         if not response.is_error:
             return
@@ -93,7 +96,7 @@ class HubSource:
 def _from(response: httpx.Response, offset: int) -> Iterator[bytes]:
     """The bytes from `offset` on, also of a server that knows no ranges."""
     skip = offset if response.status_code == 200 else 0
-    for piece in response.iter_raw(_PIECE):
+    for piece in response.iter_raw():  # as they come: what is gathered first is lost when the connection is cut
         if skip >= len(piece):
             skip -= len(piece)
             continue

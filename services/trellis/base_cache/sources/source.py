@@ -58,6 +58,10 @@ class Source(Protocol):
         """The file's bytes from `offset` on, in pieces."""
         ...
 
+    def close(self) -> None:
+        """Let its connections go."""
+        ...
+
 
 class Hashes:
     """All the hashes of one file that are needed, in one pass."""
