@@ -21,6 +21,7 @@ DIGEST: Final = "trellis.dev/settings-digest"
 _KUEUE: Final = "kueue.x-k8s.io/queue-name"
 _MAX_NAME: Final = 47
 """KubeRay's bound on the names of RayJobs and RayServices: it makes longer ones of them."""
+_LAST_WORDS_SECONDS: Final = 30
 _NAME: Final = re.compile(r"[a-z](?:[-a-z0-9]*[a-z0-9])?")
 
 OwnerReference = Mapping[str, Any]
@@ -46,7 +47,8 @@ def ray_job(settings: KubeRaySettings, request: RunRequest, owner: OwnerReferenc
         "backoffLimit": 0,  # whether a run is tried again is decided elsewhere, with a new name
         "submitterConfig": {"backoffLimit": 0},
         "shutdownAfterJobFinishes": True,
-        "ttlSecondsAfterFinished": 0,
+        # For so long its pods say what ended them; who asks that forgets the run, and takes them away sooner.
+        "ttlSecondsAfterFinished": _LAST_WORDS_SECONDS,
         "submitterPodTemplate": _submitter(settings, name),
         "rayClusterSpec": {
             "rayVersion": settings.ray_version,

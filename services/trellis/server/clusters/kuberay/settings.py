@@ -124,7 +124,7 @@ class JobSettings:
     queue: str = ""
     """Kueue's LocalQueue that admits it; empty for none."""
     keep_seconds: int = 3600
-    """So long the object of an ended run is kept if nobody deletes it; its pods are gone at once."""
+    """So long the object of an ended run is kept if nobody deletes it; its pods are gone by then."""
 
 
 @dataclass(frozen=True, slots=True)
