@@ -1,0 +1,34 @@
+{{/* The pod that fetches one base model: (list . model). */}}
+{{- define "trellis.fetchContainer" -}}
+{{- $root := index . 0 -}}{{- $model := index . 1 -}}
+- name: fetch-{{ $model.name | lower | replace "." "-" | replace "_" "-" }}
+  image: {{ include "trellis.image" (list $root $root.Values.image.server) | quote }}
+  imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+  command: [python, -m, trellis.base_cache, {{ $model.source | quote }}]
+  {{- with $model.revision }}
+  args: [--revision, {{ . | quote }}]
+  {{- end }}
+  securityContext:
+    {{- include "trellis.containerSecurity" $root | nindent 4 }}
+  resources:
+    {{- toYaml $root.Values.bases.fetch.resources | nindent 4 }}
+  env:
+    - {name: HOME, value: /tmp}
+    - {name: TRELLIS_BASE_CACHE, value: {{ $root.Values.bases.cache.path }}}
+    {{- range $key, $value := fromYaml (include "trellis.storeVariables" $root) }}
+    - {name: {{ $key }}, value: {{ $value | quote }}}
+    {{- end }}
+    {{- with $model.tokenSecret }}
+    - name: HF_TOKEN
+      valueFrom:
+        secretKeyRef: {name: {{ . }}, key: {{ default "token" $model.tokenKey }}}
+    {{- end }}
+  {{- if and (hasPrefix "s3://" $model.source) $root.Values.store.existingSecret }}
+  envFrom:
+    - secretRef:
+        name: {{ $root.Values.store.existingSecret }}
+  {{- end }}
+  volumeMounts:
+    - {name: scratch, mountPath: /tmp}
+    - {name: bases, mountPath: {{ $root.Values.bases.cache.path }}}
+{{- end -}}
