@@ -70,6 +70,7 @@ class LaunchJobs:
             "TRELLIS_ATTEMPT_TICKET": attempt_ticket(settings.server_secret, job.uid, attempt.number),
             "TRELLIS_WORKER_CPUS": f"{settings.job_cpus:g}",
             "TRELLIS_WORKER_GPUS": f"{settings.job_gpus:g}",
+            "TRELLIS_WORKERS_START_SECONDS": f"{settings.start_timeout.total_seconds():g}",
         }
         return RunRequest(
             submission_id=attempt.submission_id,
