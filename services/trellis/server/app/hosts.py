@@ -81,6 +81,25 @@ class JobCluster(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class KeptCluster:
+    """How one of the clusters that stay was found."""
+
+    name: str
+    change: str = ""
+    """What was done to it, as a word such as `made`; empty if it was as it should be."""
+    trouble: RunTrouble | None = None
+    """What keeps it, or a part of it, from work."""
+
+
+class StandingClusters(Protocol):
+    """The clusters that are there all the time. Calls raise Unavailable when those who run them can't be reached."""
+
+    async def keep(self) -> Sequence[KeptCluster]:
+        """Makes those that are missing and corrects those that are not as the settings say."""
+        ...
+
+
 class HostState(StrEnum):
     """What an engine host says of a base model's engine."""
 

@@ -2,24 +2,29 @@
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 from trellis.errors import Reason, Unavailable
 from trellis.server.app.hosts import RunReport, RunRequest, RunStatus
+from trellis.server.clusters.ray_token import RayToken
 
 _RETRY_SECONDS = 2.0
 _ENDED = frozenset({RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.STOPPED})
 
 
 class RayJobCluster:
-    """`JobCluster` over `http://dashboard/api/jobs/`; see app.ports.JobCluster for what each method promises."""
+    """`JobCluster` over `http://dashboard/api/jobs/`; see app.ports.JobCluster for what each method promises.
 
-    def __init__(self, dashboard_url: str, token: str = "") -> None:
+    `token` is what Ray asks for, or the file that it is in.
+    """
+
+    def __init__(self, dashboard_url: str, token: str | Path = "") -> None:
         self._http = httpx.AsyncClient(
             base_url=dashboard_url.rstrip("/"),
-            headers={"authorization": f"Bearer {token}"} if token else {},
+            auth=RayToken(token),
             timeout=httpx.Timeout(30.0, connect=5.0),
         )
 

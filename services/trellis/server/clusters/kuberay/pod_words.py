@@ -3,8 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from trellis.server.clusters.kuberay.pods import COMPONENT
+
 KubernetesObject = Mapping[str, Any]
-CONTAINER: Final[Mapping[str, str]] = {
+_CLUSTERS: Final[Mapping[str, str]] = {"trainers": "the trainers' cluster", "engines": "the engines' cluster"}
+_OF_RUN: Final[Mapping[str, str]] = {
     "ray-head": "The run's first pod",
     "ray-worker": "A worker of the run",
     "ray-job-submitter": "The pod that hands the run over",
@@ -12,9 +15,12 @@ CONTAINER: Final[Mapping[str, str]] = {
 
 
 def what_of(pod: KubernetesObject) -> str:
-    """What the pod is to the run, as the beginning of a sentence."""
+    """What the pod is to its run or cluster, as the beginning of a sentence."""
+    component = (pod.get("metadata", {}).get("labels") or {}).get(COMPONENT, "")
     names = [container["name"] for container in pod.get("spec", {}).get("containers", ())]
-    return next((CONTAINER[name] for name in names if name in CONTAINER), "A pod of the run")
+    if component in _CLUSTERS:
+        return f"{'The head' if 'ray-head' in names else 'A worker'} of {_CLUSTERS[component]}"
+    return next((_OF_RUN[name] for name in names if name in _OF_RUN), "A pod of the run")
 
 
 def containers_of(pod: KubernetesObject) -> list[dict[str, Any]]:

@@ -54,15 +54,25 @@ def run_trouble(
     `events` are those on its pods and on the objects that make them, also on ones that are gone; `ray_object` is the RayJob,
     RayCluster or RayService.
     """
+    in_order = sorted(events, key=event_time)
+    return _first([*_ends(pods, in_order), *_starts(pods, in_order, ray_object or {})])
+
+
+def start_trouble(
+    pods: Sequence[KubernetesObject], events: Sequence[KubernetesObject], ray_object: KubernetesObject
+) -> RunTrouble | None:
+    """What keeps pods of a cluster that stays from starting; what ended others before is over."""
+    return _first(_starts(pods, sorted(events, key=event_time), ray_object))
+
+
+def _first(troubles: Iterable[RunTrouble]) -> RunTrouble | None:
     found: dict[TroubleCode, RunTrouble] = {}
-    for trouble in _troubles(pods, sorted(events, key=event_time), ray_object or {}):
+    for trouble in troubles:
         found.setdefault(trouble.code, trouble)
     return next((found[code] for code in _ORDER if code in found), None)
 
 
-def _troubles(
-    pods: Sequence[KubernetesObject], events: Sequence[KubernetesObject], ray_object: KubernetesObject
-) -> Iterator[RunTrouble]:
+def _ends(pods: Sequence[KubernetesObject], events: Sequence[KubernetesObject]) -> Iterator[RunTrouble]:
     known = {str(pod["metadata"]["name"]) for pod in pods}
     for pod in pods:
         if (ended := pod_end(pod, about(events, pod))) is not None:
@@ -71,7 +81,12 @@ def _troubles(
         name, kind = event["involvedObject"].get("name"), event["involvedObject"].get("kind")
         if kind in {"Pod", None} and name not in known and (ended := pod_end({}, [event])) is not None:
             yield ended  # of a pod that is gone
-    starting = [pod for pod in pods if _is_starting(pod)]
+
+
+def _starts(
+    pods: Sequence[KubernetesObject], events: Sequence[KubernetesObject], ray_object: KubernetesObject
+) -> Iterator[RunTrouble]:
+    starting = [pod for pod in pods if is_starting(pod)]
     for pod in starting:
         yield from _waiting(pod, about(events, pod))
     if (placed := place_trouble(starting, events)) is not None:
@@ -79,7 +94,8 @@ def _troubles(
     yield from _of_the_whole(ray_object, events, has_started=bool(pods) and not starting)
 
 
-def _is_starting(pod: KubernetesObject) -> bool:
+def is_starting(pod: KubernetesObject) -> bool:
+    """Whether it is to run, and does not yet."""
     status = pod.get("status", {})
     if pod["metadata"].get("deletionTimestamp") or status.get("phase") in {"Succeeded", "Failed"}:
         return False
