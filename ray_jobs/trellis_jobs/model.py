@@ -9,7 +9,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from trellis.bases import BaseFacts, read_base
+from trellis.base_cache.waiting import read_base_in_time
+from trellis.bases import BaseFacts
 from trellis.errors import FieldViolation, InvalidArgument, Reason
 from trellis.spec import TrainSpec
 from trellis.tokens import ChatTokenizer
@@ -29,7 +30,7 @@ class Base:
 
 def open_base(spec: TrainSpec) -> Base:
     """Find the base; raises BaseModelError, or JobFailedError when it is not the registered one."""
-    facts = read_base(spec.base_source, spec.base_revision)
+    facts = read_base_in_time(spec.base_source, spec.base_revision)
     tokenizer = ChatTokenizer.load(facts.path)
     if spec.tokenizer_digest and tokenizer.digest != spec.tokenizer_digest:
         message = (

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from trellis.artifacts import ADAPTER_FILES, WEIGHTS_FILE, check_adapter_folder
-from trellis.bases import TEXT_FILES, BaseFacts, read_base, weight_files
+from trellis.base_cache.waiting import read_base_in_time
+from trellis.bases import TEXT_FILES, BaseFacts, weight_files
 from trellis.errors import Reason
 from trellis.exports import TASK_FILE, ExportManifest, ExportTask, is_file_path, write_manifest
 from trellis.objects import ObjectStore
@@ -48,7 +49,7 @@ def run(store: ObjectStore, key: str, code_version: str, *, shard_bytes: int = S
 
 
 def _open_base(task: ExportTask) -> BaseFacts:
-    base = read_base(task.base_source, task.base_revision)
+    base = read_base_in_time(task.base_source, task.base_revision)
     if task.tokenizer_digest and ChatTokenizer.load(base.path).digest != task.tokenizer_digest:
         message = f"The tokenizer or chat template of {task.base_model} is no longer the registered one."
         raise ExportFailedError(Reason.BASE_MODEL_INVALID, f"{message} Restore its files, or register it anew.")

@@ -19,7 +19,9 @@ from typing import Any, Final, NoReturn
 
 import torch
 
-from trellis.bases import BaseModelError, read_base
+from trellis import tracing
+from trellis.base_cache.waiting import read_base_in_time
+from trellis.bases import BaseModelError
 from trellis.lora import find_groups
 from trellis.spec import Lora, TrainSpec
 from trellis.tokens import ChatTokenizer
@@ -43,6 +45,7 @@ from trellis_jobs.shared.trainer import Trainer
 from trellis_jobs.shared.watchdog import Watchdog
 from trellis_jobs.shared.weights import fresh_weights
 from trellis_jobs.shared.work import Piece
+from trellis_jobs.spans import start_tracing
 
 _FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _READERS: Final = 2
@@ -55,6 +58,7 @@ _log = logging.getLogger(__name__)
 def main() -> int:
     """Train until the server lets the process go; its exit status."""
     logging.basicConfig(level=logging.INFO, format=_FORMAT, stream=sys.stderr, force=True)
+    start_tracing("trellis-trainer")
     limit_threads()
     signal.signal(signal.SIGTERM, _end_now)
     code_version, endpoint = importlib.metadata.version("trellis"), os.environ["TRELLIS_WORKER_ENDPOINT"]
@@ -84,7 +88,7 @@ def build(
     """Load the base and make room for jobs. Raises BaseModelError."""
     device = choose_device(work.precision)  # type: ignore[arg-type]  # one of its values, by the contract
     settings = Settings.read(device)
-    facts = read_base(work.base_source, work.base_revision)
+    facts = read_base_in_time(work.base_source, work.base_revision)
     tokenizer = ChatTokenizer.load(facts.path)
     if work.tokenizer_digest and tokenizer.digest != work.tokenizer_digest:
         message = f"The tokenizer or chat template of {work.base_model} is no longer the registered one"
@@ -190,6 +194,7 @@ def _run() -> NoReturn:
     except Exception:  # noqa: BLE001  the log has it; the server sees the lease end
         _log.exception("The trainer ends.")
         status = 1
+    tracing.stop()
     logging.shutdown()
     os._exit(status)
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import ray
 import torch
 
-from trellis.bases import read_base
+from trellis.base_cache.waiting import read_base_in_time
 from trellis.v1.trainer_pb2 import StartTrainerResponse
 from trellis_jobs.device import choose_device, limit_threads
 from trellis_jobs.model import load_base
@@ -31,7 +31,7 @@ class Follower:
         start = StartTrainerResponse.FromString(work)
         join_team(address, rank, start.workers)
         device = choose_device(start.precision)  # type: ignore[arg-type]  # one of its values, by the contract
-        facts = read_base(start.base_source, start.base_revision)
+        facts = read_base_in_time(start.base_source, start.base_revision)
         model: Any = load_base(facts, device)
         follow(FusedModel(model, facts, device, rank_rows=rank_rows, max_slots=max_slots))
 

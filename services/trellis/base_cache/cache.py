@@ -25,7 +25,7 @@ VARIABLE: Final = "TRELLIS_BASE_CACHE"
 """Names the cache's folder."""
 BUCKET: Final = "s3://"
 """How sources in S3 begin."""
-LATEST: Final = "main"
+LAST: Final = "last-fetched"
 """The name of what is meant where no revision is given."""
 PROGRESS: Final = "trellis-base.progress"
 _PINNED: Final = re.compile(r"[0-9a-f]{40}|sha256:[0-9a-f]{64}")
@@ -80,7 +80,15 @@ def folder_of(source: str, revision: str, cache: Path) -> Path:
 
 def ref_of(source: str, name: str, cache: Path) -> Path:
     """The file that says which revision a name means."""
-    return entry_of(source, cache) / "refs" / quote(name or LATEST, safe="")
+    return entry_of(source, cache) / "refs" / quote(name or LAST, safe="")
+
+
+def split_revision(text: str) -> tuple[str, str]:
+    """`SOURCE@REVISION` as its parts; a path or a bucket's prefix may hold an @ by itself."""
+    source, _, revision = text.rpartition("@")
+    if source and (is_pinned(revision) or re.fullmatch(r"[\w.-]+/[\w.-]+", source)):
+        return source, revision
+    return text, ""
 
 
 def is_pinned(revision: str) -> bool:
@@ -102,8 +110,8 @@ def pinned(source: str, revision: str, cache: Path) -> str:
 def locate(source: str, revision: str, cache: Path) -> Path | None:
     """The folder of a base in the cache, all of whose files are there in their sizes; None when it is not there.
 
-    Without a revision, or with a branch's name, it is the one that was fetched last under that name; nobody is asked.
-    Raises DamagedError when files are missing or have other sizes.
+    Without a revision it is the one that was fetched last, with a branch's name the one that was fetched last under that
+    name; nobody is asked. Raises DamagedError when files are missing or have other sizes.
     """
     found = pinned(source, revision, cache)
     if not found:

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 from trellis.base_cache.amounts import amount
 from trellis.base_cache.cache import (
-    LATEST,
+    LAST,
     canonical,
     entry_of,
     folder_of,
@@ -135,6 +135,7 @@ class _Fetch:
 
     def run(self) -> Fetched:
         if is_pinned(self._revision) and (found := self._present(self._revision)):
+            self._name(found.revision)
             return found
         with closing(source_of(self._source)) as source:
             if self._options.offline or (isinstance(source, HubSource) and hub_is_off()):
@@ -273,9 +274,9 @@ class _Fetch:
             raise BaseCacheError(f"{message}, not {self._revision}.")
 
     def _name(self, revision: str) -> None:
-        """Remember which revision the name meant that was asked for."""
-        if not is_pinned(self._revision):
-            _write(ref_of(self._source, self._revision or LATEST, self._cache), revision)
+        """Remember which revision was fetched last, and which one the name meant that was asked for."""
+        for name in {LAST, "" if is_pinned(self._revision) else self._revision} - {""}:
+            _write(ref_of(self._source, name, self._cache), revision)
 
     def _reported(self, part: Part) -> Progress:
         def tell(event: Event) -> None:

@@ -70,7 +70,9 @@ class ServerConfig:
     first_admin_key_file: Path | None = None
     """Holds what becomes the first admin's key instead: `trk_` and at least 32 random characters, made by somebody else."""
     base_models: tuple[tuple[str, str], ...] = ()
-    """`NAME=SOURCE`, separated by commas: registered at the start if missing; the first is the default."""
+    """`NAME=SOURCE` or `NAME=SOURCE@REVISION`, separated by commas: registered at the start if missing, or when they have come into the cache; the first is the default."""
+    base_cache: Path | None = None
+    """A folder of fetched base models, from which hub ids and `s3://…` are read, and nothing is downloaded; on nodes too."""
     always_on: tuple[str, ...] = ()
     """Base models, separated by commas, whose engines run even when nothing is deployed."""
     capacity_cpus: float = 1.0
@@ -253,6 +255,7 @@ _READERS = {
     "admin_key_file": _path,
     "first_admin_key_file": _path,
     "base_models": _pairs,
+    "base_cache": _path,
     "always_on": _names,
     "capacity_cpus": _number,
     "capacity_gpus": _number,

@@ -1,4 +1,4 @@
-"""What a server makes sure of before it serves: an admin who can come in, the base models it was told of, free leases."""
+"""What a server makes sure of before it serves: an admin who can come in, free leases."""
 
 import asyncio
 import contextlib
@@ -12,9 +12,7 @@ import structlog
 
 from trellis.errors import AlreadyExists, Unauthenticated
 from trellis.server.app.authentication import authenticate, create_first_admin_key
-from trellis.server.app.base_models import NewBaseModel, create_base_model
 from trellis.server.app.context import Context
-from trellis.server.app.idempotency import RequestKey
 from trellis.server.config import ConfigError
 
 _log = structlog.get_logger(__name__)
@@ -62,20 +60,6 @@ async def use_admin_key(context: Context, path: Path) -> None:
         return  # another server was faster, or it is an old key
     if created is not None:
         _log.info("admin_key_taken", path=str(path))
-
-
-async def ensure_base_models(context: Context, models: tuple[tuple[str, str], ...]) -> None:
-    """Register the `(id, source)` pairs that are not registered yet."""
-    for base_model_id, source in models:
-        async with context.units(write=False) as unit:
-            present = await unit.base_models.get(base_model_id)
-        if present is not None:
-            continue
-        try:
-            await create_base_model(context, NewBaseModel(base_model_id, base_model_id, source), RequestKey())
-        except AlreadyExists:
-            continue  # another server was faster
-        _log.info("base_model_registered", base_model=base_model_id, source=source)
 
 
 async def _opens(context: Context, secret: str) -> bool:

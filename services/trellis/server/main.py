@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+from dataclasses import replace
 
 import structlog
 
@@ -11,13 +12,17 @@ from trellis.bases import BaseModelError
 from trellis.errors import TrellisError
 from trellis.server.bootstrap import Platform, build
 from trellis.server.config import ConfigError, ServerConfig
-from trellis.server.first_start import ensure_admin_key, ensure_base_models, forget_leases
+from trellis.server.configured_bases import ConfiguredBases
+from trellis.server.control.loop import ControlLoop
+from trellis.server.first_start import ensure_admin_key, forget_leases, use_admin_key
 from trellis.server.http import HealthServer
 from trellis.server.listeners import listening_servers
 from trellis.server.logging import configure_logging
 from trellis.server.store.migrations import migrate
 
 _log = structlog.get_logger(__name__)
+_LATE_BASES_SECONDS = 5.0
+"""How often a server looks whether the base models are there that were not when it started."""
 
 
 def main() -> int:
@@ -41,9 +46,14 @@ async def serve(config: ServerConfig) -> None:
     platform = build(config)
     health = HealthServer(lambda: _missing(platform, stop))
     try:
+        if config.first_admin_key_file is not None:
+            await use_admin_key(platform.context, config.first_admin_key_file)
         if config.admin_key_file is not None:
             await ensure_admin_key(platform.context, config.admin_key_file)
-        await ensure_base_models(platform.context, config.base_models)
+        bases = ConfiguredBases(platform.context, config.base_models)
+        await bases.register()
+        if bases.late:
+            platform = replace(platform, loops=(*platform.loops, ControlLoop(bases, _LATE_BASES_SECONDS)))
         if config.is_alone:
             await forget_leases(platform.context)
         await _run(platform, health, stop)

@@ -11,19 +11,23 @@ from ray.serve.config import RequestRouterConfig
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from trellis.bases import BaseFacts, read_base
+from trellis import tracing
+from trellis.base_cache.waiting import read_base_in_time
+from trellis.bases import BaseFacts
 from trellis.engine_wire import MEDIA_TYPE, MESSAGE, SECRET_HEADER, STATUS_PATH, STREAM_PATH, frame
 from trellis.objects import ObjectStore
 from trellis.serving.config import EngineConfig
 from trellis.serving.follower import WantedFollower
-from trellis.serving.metrics import EngineMetrics, RequestMeter
+from trellis.serving.metrics import EngineMetrics, Observer, RequestMeter
 from trellis.serving.pace import Pace
 from trellis.serving.responses import FramesResponse
 from trellis.serving.routing import AdapterRouter, residency
 from trellis.serving.served import ServedEngine
 from trellis.serving.service import EngineService
+from trellis.serving.spans import Both, RequestSpans
 from trellis.serving.trellis_engine import TrellisEngine
 from trellis.tokens import ChatTokenizer
+from trellis.tracing import TRACEPARENT, TracingError
 from trellis.v1.engine_pb2 import GetEngineStatusResponse
 from trellis.wanted_adapters import wanted_key
 
@@ -36,7 +40,8 @@ class EngineReplica:
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
-        self._base = read_base(config.source, config.revision)
+        _start_tracing()
+        self._base = read_base_in_time(config.source, config.revision)
         tokenizer = ChatTokenizer.load(self._base.path)
         if tokenizer.digest != config.tokenizer_digest:
             raise ValueError(f"The tokenizer of {config.base_model} is no longer the one that was registered.")
@@ -59,9 +64,14 @@ class EngineReplica:
         if path == STATUS_PATH and request.method == "GET":
             return Response(frame(MESSAGE, self._status().SerializeToString()), media_type=MEDIA_TYPE)
         if path == STREAM_PATH and request.method == "POST":
-            frames = self._service.frames(await request.body(), RequestMeter(self._metrics))
+            frames = self._service.frames(await request.body(), self._observer(request))
             return FramesResponse(frames, self._pace)
         return Response("There is no such method.", status_code=404)
+
+    def _observer(self, request: HttpRequest) -> Observer:
+        meter = RequestMeter(self._metrics)
+        place = request.headers.get(TRACEPARENT, "")
+        return Both(meter, RequestSpans(place, self._config.base_model)) if place else meter
 
     def check_health(self) -> None:
         """Ray Serve replaces the replica when this raises."""
@@ -79,6 +89,7 @@ class EngineReplica:
             self._follower.stop()
         if hasattr(self, "_engine"):
             self._engine.stop()
+        tracing.stop()
 
     def _status(self) -> GetEngineStatusResponse:
         usage = self._engine.usage()
@@ -98,6 +109,14 @@ class EngineReplica:
             replica=serve.get_replica_context().replica_id.unique_id,
             draining=usage.draining,
         )
+
+
+def _start_tracing() -> None:
+    """As the server has handed the settings on; calls are answered whether they can be traced or not."""
+    try:
+        tracing.start("trellis-engine")
+    except TracingError as error:
+        _log.warning("This replica is not traced. %s", error)
 
 
 def _engine(config: EngineConfig, base: BaseFacts, tokenizer: ChatTokenizer, metrics: EngineMetrics) -> ServedEngine:

@@ -4,8 +4,8 @@ import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
-from trellis.bases import BaseFacts, BaseModelError, read_base
-from trellis.errors import InvalidArgument, NotFound, Reason, TrellisError, error_for
+from trellis.bases import BaseFacts, BaseModelError, BaseModelNotFetchedError, read_base
+from trellis.errors import InvalidArgument, NotFound, Reason, TrellisError, Unavailable, error_for
 from trellis.names import BaseModelName
 from trellis.server.app.audit import record
 from trellis.server.app.context import Context
@@ -18,6 +18,8 @@ from trellis.server.domain.base_model import BaseModel
 from trellis.tokens import ChatTokenizer, TokensError
 
 _MAX_SOURCE = 1000
+_FETCH_LOOK_SECONDS = 10.0
+"""After so long a call is worth repeating that needs a base which is being fetched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,8 @@ async def read_facts(base: BaseModel) -> BaseFacts:
     """What the registered model's files say; raises BASE_MODEL_UNAVAILABLE when they are gone or others."""
     try:
         return await asyncio.to_thread(read_base, base.source, base.revision)
+    except BaseModelNotFetchedError as error:
+        raise _not_fetched(f"{base.name} can't be read yet: {error}", base.name) from error
     except BaseModelError as error:
         message = f"{base.name} can't be read: {error}"
         raise error_for(Reason.BASE_MODEL_UNAVAILABLE, message, metadata={"base_model": base.name}) from error
@@ -140,8 +144,16 @@ def _read(source: str, revision: str) -> tuple[BaseFacts, str]:
     try:
         facts = read_base(source, revision)
         return facts, ChatTokenizer.load(facts.path).digest
+    except BaseModelNotFetchedError as error:
+        raise _not_fetched(str(error)) from error
     except (BaseModelError, TokensError) as error:
         raise InvalidArgument.for_field("base_model.source", str(error), reason=Reason.BASE_MODEL_INVALID) from error
+
+
+def _not_fetched(message: str, name: str = "") -> Unavailable:
+    """What may be in the cache of base models when the call is repeated."""
+    metadata = {"base_model": name} if name else {}
+    return Unavailable(Reason.BASE_MODEL_UNAVAILABLE, message, metadata=metadata, retry_after=_FETCH_LOOK_SECONDS)
 
 
 def _lasting_source(source: str, facts: BaseFacts) -> str:
