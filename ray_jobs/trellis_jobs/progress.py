@@ -7,6 +7,7 @@ from collections.abc import Callable
 from google.protobuf.duration_pb2 import Duration
 
 from trellis.v1.tuning_job_pb2 import TuningJob
+from trellis_jobs.spans import AttemptSpans
 
 _log = logging.getLogger(__name__)
 
@@ -19,7 +20,9 @@ class Progress:
         send: Callable[[TuningJob.Progress], None],
         clock: Callable[[], float] = time.monotonic,
         log: Callable[[str], None] = _log.info,
+        spans: AttemptSpans | None = None,
     ) -> None:
+        self._spans = spans
         self._send = send
         self._clock = clock
         self._log = log
@@ -32,6 +35,8 @@ class Progress:
         """The job does something else from now on."""
         self._now.phase = name
         self._now.ClearField("eta")
+        if self._spans is not None:
+            self._spans.phase(name)
         self._log(f"Now {name}.")
         self._send(self._now)
 
@@ -51,4 +56,6 @@ class Progress:
         pace = (self._clock() - self._began) / (step - self._first_step)
         left = pace * (self._now.total_steps - step) + self._ending_seconds
         self._now.eta.CopyFrom(Duration(seconds=int(left), nanos=int(left % 1 * 1e9)))
+        if self._spans is not None:
+            self._spans.stepped(step, self._now.total_steps, loss, trained_tokens)
         self._send(self._now)

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 import grpc
 from google.rpc.status_pb2 import Status
 
+from trellis.tracing import TRACEPARENT
 from trellis.v1 import worker_pb2
 from trellis.v1.worker_pb2_grpc import WorkerServiceStub
 from trellis_jobs.failure import Cause
@@ -81,10 +82,11 @@ class Connection:
         self._closing.set()
         self._channel.close()
 
-    def _call(self, method: Callable[..., _Response], request: Any) -> _Response:
+    def _call(self, method: Callable[..., _Response], request: Any, traceparent: str = "") -> _Response:
+        traced = ((TRACEPARENT, traceparent),) if traceparent else ()
         for number, pause in enumerate(pauses()):
             try:
-                return method(request, metadata=self._metadata, timeout=_CALL_SECONDS)
+                return method(request, metadata=(*self._metadata, *traced), timeout=_CALL_SECONDS)
             except grpc.RpcError as error:
                 self._judge(error, number)
             except ValueError:  # grpc's answer to a call on a closed channel
@@ -112,6 +114,8 @@ class Server(Connection):
     def __init__(self, endpoint: str, token: str, on_fenced: Callable[[], None] = exit_fenced) -> None:
         super().__init__(endpoint, token, on_fenced)
         self._stub = WorkerServiceStub(self._channel)
+        self.traceparent = ""
+        """Of the attempt's span, for the calls that end it; reports are no part of the trace."""
 
     def start(self, code_version: str) -> worker_pb2.StartAttemptResponse:
         """Get the attempt's work, and for a ticket its token."""
@@ -128,11 +132,12 @@ class Server(Connection):
 
     def complete(self, request: worker_pb2.CompleteAttemptRequest) -> worker_pb2.CompleteAttemptResponse:
         """Say that the adapter is there. Raises RefusedError when the server finds it wrong."""
-        return self._call(self._stub.CompleteAttempt, request)
+        return self._call(self._stub.CompleteAttempt, request, self.traceparent)
 
     def fail(self, error: Status, cause: Cause, usage: worker_pb2.AttemptUsage | None = None) -> None:
         """Say that the attempt has ended without an adapter, and why."""
-        self._call(self._stub.FailAttempt, worker_pb2.FailAttemptRequest(error=error, cause=cause, usage=usage))
+        request = worker_pb2.FailAttemptRequest(error=error, cause=cause, usage=usage)
+        self._call(self._stub.FailAttempt, request, self.traceparent)
 
 
 def pauses() -> Iterator[float]:

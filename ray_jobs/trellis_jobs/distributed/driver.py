@@ -34,6 +34,7 @@ from trellis_jobs.failure import Failure, JobFailedError, JobStoppedError
 from trellis_jobs.progress import Progress
 from trellis_jobs.reporter import Reporter
 
+from trellis_jobs.spans import AttemptSpans
 _PAUSE: Final = 0.3
 _COLLECTIVE_SECONDS: Final = 7200
 """How long a worker waits for the others; the first one may write a large model meanwhile."""
@@ -68,10 +69,11 @@ class Driver:
     progress: Progress = field(init=False)
 
     def __post_init__(self) -> None:
-        self.progress = Progress(self.reporter.progress)
+        self.progress = Progress(self.reporter.progress, spans=self.spans)
         self._spec = TrainSpec.from_json(self.work.train_spec_json)
         self._began = time.monotonic()
         self._watchdog = Watchdog(time.monotonic)
+    spans: AttemptSpans | None = None
         self._completion: CompleteAttemptRequest | None = None
         self._trained_tokens = 0
         self._tokens_before = 0

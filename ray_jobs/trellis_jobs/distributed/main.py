@@ -15,6 +15,7 @@ from types import FrameType
 
 import ray
 
+from trellis import tracing
 from trellis.artifacts import ArtifactError
 from trellis.v1.tuning_job_pb2 import TuningJobEvent
 from trellis.v1.worker_pb2 import STOP_REQUEST_CANCEL, STOP_REQUEST_UNSPECIFIED, CompleteAttemptRequest
@@ -23,6 +24,7 @@ from trellis_jobs.distributed.driver import Driver, Resources
 from trellis_jobs.failure import JobStoppedError, ProcessStoppedError, describe
 from trellis_jobs.reporter import Reporter
 from trellis_jobs.server import RefusedError, Server
+from trellis_jobs.spans import AttemptSpans, start_tracing
 
 _log = logging.getLogger(__name__)
 
@@ -30,12 +32,15 @@ _log = logging.getLogger(__name__)
 def main() -> int:
     """Do the work of one attempt; the process's exit status."""
     signal.signal(signal.SIGTERM, _stop)
+    start_tracing("trellis-job")
     code_version = importlib.metadata.version("trellis")
     server = Server(os.environ["TRELLIS_WORKER_ENDPOINT"], os.environ.pop("TRELLIS_ATTEMPT_TICKET"))
     work = server.start(code_version)
     reporter = Reporter(server.report, work.next_report, work.heartbeat_seconds)
     capture_output(reporter.log)
-    driver = Driver(work, reporter, _resources(), code_version)
+    spans = AttemptSpans(work)
+    server.traceparent = spans.traceparent
+    driver = Driver(work, reporter, _resources(), code_version, spans)
     try:
         ray.init(configure_logging=False, log_to_driver=True)
         signal.signal(
@@ -48,10 +53,14 @@ def main() -> int:
         _complete(server, completion)
     except JobStoppedError as stopped:
         _log.info("Stopping: %s", stopped)
+        spans.fail(stopped)
         reporter.close()
         server.fail(stopped.to_status(), stopped.cause, driver.usage)
     except Exception as error:  # noqa: BLE001  whatever it was, the server must hear of it
+        spans.fail(error)
         _fail(server, reporter, driver, error)
+    spans.end()
+    tracing.stop()
     server.close()
     return 0
 

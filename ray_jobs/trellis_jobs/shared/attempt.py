@@ -14,6 +14,7 @@ from trellis_jobs.failure import Failure, JobStoppedError, describe
 from trellis_jobs.progress import Progress
 from trellis_jobs.reporter import Reporter
 from trellis_jobs.server import FencedError, RefusedError, Server
+from trellis_jobs.spans import AttemptSpans
 
 _log = logging.getLogger(__name__)
 
@@ -29,14 +30,18 @@ class Attempt:
         self._work: StartAttemptResponse | None = None
         self._spec: TrainSpec | None = None
         self._reporter: Reporter | None = None
+        self.spans = AttemptSpans(StartAttemptResponse())
+        """Of nothing, before it has started."""
         self._tokens = 0
         self._seconds = 0.0
 
     def start(self) -> None:
         """Get the work, and begin to report. Blocks. Raises FencedError, and InvalidArgument for a spec of the future."""
         self._work = self._server.start(self.code_version)
+        self.spans = AttemptSpans(self._work)
+        self._server.traceparent = self.spans.traceparent
         self._reporter = Reporter(self._server.report, self._work.next_report, self._work.heartbeat_seconds)
-        self.progress = Progress(self._reporter.progress, log=self.log)
+        self.progress = Progress(self._reporter.progress, log=self.log, spans=self.spans)
         self._spec = TrainSpec.from_json(self._work.train_spec_json)
 
     @property
@@ -87,6 +92,7 @@ class Attempt:
 
     def fail(self, error: BaseException) -> None:
         """Say why it ends without an adapter, once all reports are acknowledged. Blocks."""
+        self.spans.fail(error)
         if isinstance(error, FencedError):
             _log.info("%s: attempt %d is not ours any more.", self.tuning_job, self.number)
         elif isinstance(error, JobStoppedError):
@@ -99,6 +105,7 @@ class Attempt:
 
     def close(self) -> None:
         """Let the connection go; calls that still wait for an answer end."""
+        self.spans.end()
         self._server.close()
         if self._reporter is not None:
             self._reporter.close()

@@ -47,7 +47,8 @@ class HandingIn:
         written, read = self._folder("written"), self._folder("read")
         save_file(named_tensors(weights), written / WEIGHTS_FILE, metadata={"format": "pt"})
         (written / CONFIG_FILE).write_bytes(adapter_config(weights, self._attempt.spec, self._facts))
-        self._objects.upload(written)
+        with self._attempt.spans.part("job.upload"):
+            self._objects.upload(written)
         self._objects.download(read)
         adapter = check_adapter_folder(read, self._facts)
         _refuse_others(read, weights)

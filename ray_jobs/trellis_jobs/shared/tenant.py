@@ -274,7 +274,8 @@ class Tenant:
             self._saving = None
 
     def _write(self, snapshot: Snapshot) -> None:
-        committed = self._now.checkpoints.save(snapshot)
+        with self.attempt.spans.part("job.save", step=snapshot.step):
+            committed = self._now.checkpoints.save(snapshot)
         self.attempt.reporter.checkpoint(committed)
         self.attempt.log(f"Committed the checkpoint of step {committed.step}.")
 

@@ -12,6 +12,7 @@ from trellis.client._blocking_transport import BlockingTransport
 from trellis.client._method import Method, Req, Res
 from trellis.client._status import error_of_call
 from trellis.client._tls import misconfigured, suspicious
+from trellis.client._tracing import traced
 from trellis.client._transport import Target, version_in
 from trellis.errors import Cancelled, TrellisError
 
@@ -47,38 +48,41 @@ class AsyncTransport:
     async def unary(self, method: Method[Req, Res], request: Req, timeout: float | None) -> Res:
         """See Transport."""
         call = self._open().unary_unary(method.path, method.request.SerializeToString, method.response.FromString)
-        try:
-            begun = call(request, timeout=timeout, metadata=self._target.metadata)
-            answer: Res = await begun
-            self.server_version = version_in(await begun.initial_metadata())
-        except grpc.RpcError as error:
-            raise await self._failure(error) from None
-        return answer
+        with traced(method.path) as headers:
+            try:
+                begun = call(request, timeout=timeout, metadata=(*self._target.metadata, *headers))
+                answer: Res = await begun
+                self.server_version = version_in(await begun.initial_metadata())
+            except grpc.RpcError as error:
+                raise await self._failure(error) from None
+            return answer
 
     async def stream(self, method: Method[Req, Res], request: Req, timeout: float | None) -> AsyncGenerator[Res, None]:
         """See Transport."""
         start = self._open().unary_stream(method.path, method.request.SerializeToString, method.response.FromString)
-        call = start(request, timeout=timeout, metadata=self._target.metadata)
-        try:
-            async for answer in call:
-                yield answer
-        except grpc.RpcError as error:
-            raise await self._failure(error) from None
-        finally:
-            call.cancel()
+        with traced(method.path) as headers:
+            call = start(request, timeout=timeout, metadata=(*self._target.metadata, *headers))
+            try:
+                async for answer in call:
+                    yield answer
+            except grpc.RpcError as error:
+                raise await self._failure(error) from None
+            finally:
+                call.cancel()
 
     async def upload(self, method: Method[Req, Res], requests: Iterator[Req], timeout: float | None) -> Res:
         """See Transport."""
         start = self._uploads.open().stream_unary(
             method.path, method.request.SerializeToString, method.response.FromString
         )
-        call = start.future(requests, timeout=timeout, metadata=self._target.metadata)
-        await _ended(call)
-        try:
-            answer: Res = call.result()
-        except grpc.RpcError as error:
-            raise await self._failure(error) from None
-        return answer
+        with traced(method.path) as headers:
+            call = start.future(requests, timeout=timeout, metadata=(*self._target.metadata, *headers))
+            await _ended(call)
+            try:
+                answer: Res = call.result()
+            except grpc.RpcError as error:
+                raise await self._failure(error) from None
+            return answer
 
     async def _failure(self, call: Any) -> TrellisError:
         settings = self._target.settings

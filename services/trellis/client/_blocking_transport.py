@@ -9,6 +9,7 @@ import grpc
 from trellis.client._method import Method, Req, Res
 from trellis.client._status import error_of_call
 from trellis.client._tls import misconfigured
+from trellis.client._tracing import traced
 from trellis.client._transport import Target, version_in
 from trellis.errors import Cancelled, TrellisError
 
@@ -42,10 +43,13 @@ class BlockingTransport:
     async def unary(self, method: Method[Req, Res], request: Req, timeout: float | None) -> Res:
         """See Transport."""
         call = self.open().unary_unary(method.path, method.request.SerializeToString, method.response.FromString)
-        try:
-            answered: tuple[Res, Any] = call.with_call(request, timeout=timeout, metadata=self._target.metadata)
-        except grpc.RpcError as error:
-            raise self._failure(error) from None
+        with traced(method.path) as headers:
+            try:
+                answered: tuple[Res, Any] = call.with_call(
+                    request, timeout=timeout, metadata=(*self._target.metadata, *headers)
+                )
+            except grpc.RpcError as error:
+                raise self._failure(error) from None
         answer, done = answered
         self.server_version = version_in(done.initial_metadata())
         return answer
@@ -53,23 +57,25 @@ class BlockingTransport:
     async def stream(self, method: Method[Req, Res], request: Req, timeout: float | None) -> AsyncGenerator[Res, None]:
         """See Transport."""
         start = self.open().unary_stream(method.path, method.request.SerializeToString, method.response.FromString)
-        call = start(request, timeout=timeout, metadata=self._target.metadata)
-        try:
-            for answer in call:
-                yield answer
-        except grpc.RpcError as error:
-            raise self._failure(error) from None
-        finally:
-            call.cancel()
+        with traced(method.path) as headers:
+            call = start(request, timeout=timeout, metadata=(*self._target.metadata, *headers))
+            try:
+                for answer in call:
+                    yield answer
+            except grpc.RpcError as error:
+                raise self._failure(error) from None
+            finally:
+                call.cancel()
 
     async def upload(self, method: Method[Req, Res], requests: Iterator[Req], timeout: float | None) -> Res:
         """See Transport."""
         call = self.open().stream_unary(method.path, method.request.SerializeToString, method.response.FromString)
-        try:
-            answer: Res = call(requests, timeout=timeout, metadata=self._target.metadata)
-        except grpc.RpcError as error:
-            raise self._failure(error) from None
-        return answer
+        with traced(method.path) as headers:
+            try:
+                answer: Res = call(requests, timeout=timeout, metadata=(*self._target.metadata, *headers))
+            except grpc.RpcError as error:
+                raise self._failure(error) from None
+            return answer
 
     def _failure(self, call: Any) -> TrellisError:
         settings = self._target.settings

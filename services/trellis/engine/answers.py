@@ -15,6 +15,8 @@ class Answers:
 
     request: Request
     sequences: tuple[Sequence, ...]
+    since: float = 0.0
+    """When it was submitted, on the engine's clock."""
 
     @property
     def is_finished(self) -> bool:
@@ -34,6 +36,7 @@ class Answers:
             prompt_tokens=len(self.request.prompt_ids),
             cached_prompt_tokens=self.sequences[0].cached,
             completion_tokens=self._completion_tokens(),
+            queued_seconds=self._queued_seconds(),
             is_last=said.finish_reason is not None and self.is_finished,
         )
 
@@ -45,8 +48,13 @@ class Answers:
             prompt_tokens=len(self.request.prompt_ids),
             cached_prompt_tokens=self.sequences[0].cached,
             completion_tokens=self._completion_tokens(),
+            queued_seconds=self._queued_seconds(),
             is_last=True,
         )
+
+    def _queued_seconds(self) -> float | None:
+        began = self.sequences[0].began
+        return None if began is None else max(0.0, began - self.since)
 
     def _completion_tokens(self) -> int:
         return sum(sequence.answer_tokens for sequence in self.sequences)

@@ -141,7 +141,7 @@ class Engine:
         request.check()
         self._check_length(request)
         self._check_room(request)
-        answers = Answers(request, self._sequences(request))
+        answers = Answers(request, self._sequences(request), self._clock())
         self._answers[request.request_id] = answers
         for sequence in answers.sequences:
             self._scheduler.add(sequence)
@@ -172,6 +172,9 @@ class Engine:
         progress = self._scheduler.admit()
         plan = self._scheduler.plan()
         if plan:
+            for sequence, _ in plan:
+                if sequence.began is None:
+                    sequence.began = start
             outputs += self._run(plan)
             self.last_step = StepSize(self.last_step.number + 1, len(plan), sum(tokens for _, tokens in plan))
             self._throughput.add(self.last_step.tokens, self._clock() - start)

@@ -44,6 +44,8 @@ class Sequence(Work):
         self.request = request
         self.index = index
         self.sampler = sampler
+        self.began: float | None = None
+        """When it was first computed, on the engine's clock."""
         self.is_finished = False
         """Whether its last token has come."""
         self._tokenizer = tokenizer

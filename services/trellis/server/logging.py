@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 
 from trellis.server.domain.blanking import blanked
+from trellis.tracing import current_trace_id
 
 # Without the frames' variables: they hold keys, tokens and tenants' data.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
@@ -19,6 +20,7 @@ def configure_logging(log_format: str, level: str) -> None:
     """Send structlog's and the standard library's logs to stdout, as `json` or, for people, `console`."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        _add_trace,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -47,6 +49,13 @@ def configure_logging(log_format: str, level: str) -> None:
     root.setLevel(level.upper())
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _add_trace(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Of the span that the line was written in, so that the one leads to the other."""
+    if trace_id := current_trace_id():
+        line["trace_id"] = trace_id
+    return line
 
 
 def _blank_secrets(_logger: object, _method: str, line: Any) -> str:

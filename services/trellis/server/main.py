@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import structlog
 
+from trellis import tracing
 from trellis.bases import BaseModelError
 from trellis.errors import TrellisError
 from trellis.server.bootstrap import Platform, build
@@ -19,6 +20,7 @@ from trellis.server.http import HealthServer
 from trellis.server.listeners import listening_servers
 from trellis.server.logging import configure_logging
 from trellis.server.store.migrations import migrate
+from trellis.tracing import TracingError
 
 _log = structlog.get_logger(__name__)
 _LATE_BASES_SECONDS = 5.0
@@ -30,10 +32,13 @@ def main() -> int:
     try:
         config = ServerConfig.from_environment(os.environ)
         configure_logging(config.log_format, config.log_level)
+        tracing.start("trellis-server")
         asyncio.run(serve(config))
-    except (ConfigError, BaseModelError, TrellisError, OSError) as error:
+    except (ConfigError, BaseModelError, TracingError, TrellisError, OSError) as error:
         print(f"trellis server: {error}", file=sys.stderr)  # noqa: T201  there may be no log yet
         return 1
+    finally:
+        tracing.stop()
     return 0
 
 

@@ -55,6 +55,10 @@ class EngineMetrics:
         self.next_token = metrics.Histogram(
             "trellis_engine_next_token_seconds", "Between a request's tokens, on average.", boundaries=_TOKEN_SECONDS
         )
+        self.queued = metrics.Histogram(
+            "trellis_engine_queue_seconds", "From a request's arrival to the step that began with it.",
+            boundaries=_SECONDS,
+        )  # fmt: skip
         self.step_answers = metrics.Histogram(
             "trellis_engine_step_answers", "Answers that a step worked at.", boundaries=_COUNTS
         )
@@ -167,6 +171,8 @@ class RequestMeter:
             if self._first is None:
                 self._first = self._last
                 self._metrics.first_token.observe(self._first - self._start)
+                if output.queued_seconds is not None:
+                    self._metrics.queued.observe(output.queued_seconds)
                 self._count()
         if self._now.completion - self._counted.completion >= self._portion:
             self._count()

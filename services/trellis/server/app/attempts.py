@@ -14,6 +14,7 @@ from trellis.server.app.fields import printable
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.app.tickets import check_nonce, check_unused
 from trellis.server.app.tokens import attempt_token
+from trellis.server.app.traces import trace_start
 from trellis.server.domain.caller import AttemptRef, Caller
 from trellis.server.domain.tuning_job import (
     Attempt,
@@ -66,6 +67,8 @@ class Assignment:
     model_prefix: str = ""
     token: str = field(default="", repr=False)
     """For further calls of a process that began with a ticket."""
+    traceparent: str = ""
+    """What its own spans belong under."""
 
 
 async def start_attempt(context: Context, caller: Caller, process: Process) -> Assignment:
@@ -76,7 +79,8 @@ async def start_attempt(context: Context, caller: Caller, process: Process) -> A
         job, attempt = await current_attempt(unit, caller)
         if caller.by_ticket:
             token = attempt_token(context.settings.server_secret, job.uid, attempt.number, process.nonce)
-        if attempt.start_time is None:
+        begins = attempt.start_time is None
+        if begins:
             job, attempt = await _begin(context, unit, job, attempt, process)
             attempt = replace(attempt, token_hash=secret_hash(token)) if token else attempt
         else:
@@ -86,6 +90,8 @@ async def start_attempt(context: Context, caller: Caller, process: Process) -> A
         await unit.jobs.save_attempt(attempt)
         checkpoint = await unit.jobs.latest_checkpoint(job.uid)
         await unit.commit()
+    if begins:
+        trace_start(job, attempt)
     return replace(_assignment(context, job, attempt, checkpoint), token=token)
 
 
@@ -166,6 +172,7 @@ def _assignment(context: Context, job: TuningJob, attempt: Attempt, checkpoint: 
         initial_key=spec.initial_key,
         memory_halvings=job.memory_halvings,
         model_prefix=keys.attempt_model_prefix(job.tenant, job.uid, attempt.number),
+        traceparent=attempt.traceparent,
     )
 
 

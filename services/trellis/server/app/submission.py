@@ -25,6 +25,7 @@ from trellis.server.domain.base_model import BaseModel
 from trellis.server.domain.caller import Caller
 from trellis.server.domain.tuning_job import EventLevel, JobEvent, JobState, QueueCode, QueueReason, TuningJob
 from trellis.spec import TrainSpec
+from trellis.tracing import current_traceparent
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,7 @@ async def _new_job(context: Context, unit: UnitOfWork, new: NewTuningJob, checke
         deploy=new.deploy,
         priority=new.priority,
         queue_reason=_first_reason(found.waits),
+        traceparent=current_traceparent(),
     )
     return await with_facts(unit, job, context.settings.needs)
 

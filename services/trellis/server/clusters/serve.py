@@ -20,9 +20,10 @@ from trellis.engine_wire import (
     WireError,
     read_error,
 )
-from trellis.errors import InternalError, Reason, Unavailable
+from trellis.errors import InternalError, Reason, TrellisError, Unavailable
 from trellis.server.app.hosts import HostState
 from trellis.server.domain.base_model import BaseModel
+from trellis.tracing import TRACEPARENT, Kind, begin
 from trellis.v1.engine_pb2 import GetEngineStatusResponse, StreamTokensRequest, StreamTokensResponse
 from trellis.v1.inference_pb2 import FINISH_REASON_UNSPECIFIED
 
@@ -147,6 +148,9 @@ class ServeCluster:
         path = f"/{application_name(base_model_id)}{STREAM_PATH}"
         # For the choice of a replica alone: the engine goes by the request.
         headers = {ADAPTER_HEADER: request.adapter_digest} if request.adapter_digest else {}
+        span = begin("engine.call", Kind.CLIENT, values={"trellis.base_model": base_model_id})
+        if span.traceparent:
+            headers[TRACEPARENT] = span.traceparent
         finished = False
         try:
             content = request.SerializeToString()
@@ -161,7 +165,13 @@ class ServeCluster:
                         finished = piece.generate.finish_reason != FINISH_REASON_UNSPECIFIED
                         yield piece
         except (httpx.HTTPError, WireError) as error:
+            span.fail(type(error).__name__)
             raise _engine_unavailable(base_model_id, f"it can't be reached ({type(error).__name__})") from error
+        except TrellisError as error:
+            span.fail(error.reason)
+            raise
+        finally:
+            span.end()
         if not finished:
             raise _engine_unavailable(base_model_id, "it ended in the middle of an answer")
 

@@ -12,6 +12,7 @@ from trellis.errors import Reason
 from trellis.server.app.audit import record
 from trellis.server.app.job_preparation import prepare
 from trellis.server.app.ports import UnitOfWork
+from trellis.server.app.traces import begin_wait
 from trellis.server.control.attempts import new_attempt
 from trellis.server.control.board import Decided
 from trellis.server.control.context import ControlContext
@@ -25,6 +26,7 @@ from trellis.server.domain.tuning_job import EventLevel, JobError, JobEvent, Job
 from trellis.server.scheduler.export_room import trainers_in_the_way
 from trellis.server.scheduler.policy import Decisions, decide
 from trellis.server.scheduler.snapshot import Snapshot
+from trellis.tracing import Span
 
 _log = structlog.get_logger(__name__)
 _QUEUE = 10_000
@@ -42,13 +44,23 @@ Queue = Mapping[str, tuple[TuningJob, bool]]
 
 
 @dataclass(frozen=True, slots=True)
+class _Admitted:
+    """A job that is given capacity."""
+
+    job: TuningJob
+    """As it was in the queue."""
+    waiting: Span
+    """Its time there, which ends when it is known that it does."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Round:
     """What a decision led to."""
 
     taken: Taken
     decisions: Decisions
-    admitted: tuple[TuningJob, ...]
-    """As they were in the queue, without those that have left it."""
+    admitted: tuple[_Admitted, ...]
+    """Without those that have left the queue."""
     started: tuple[Trainer, ...]
 
 
@@ -75,8 +87,8 @@ class AdmitJobs:
             done = await self._decide(unit)
             await unit.commit()
         self._decided_at, self._is_empty = done.taken.snapshot.now, not done.decisions.waiting
-        for job in done.admitted:
-            self._note(job)
+        for one in done.admitted:
+            self._note(one)
         for trainer in done.started:
             _log.info("trainer_admitted", trainer=trainer.uid, base_model=trainer.base_model)
         self.decided.put(done.taken.snapshot, done.decisions)
@@ -113,9 +125,11 @@ class AdmitJobs:
         await unit.fair_shares.put(taken.grown)
         return _Round(taken, decisions, tuple(admitted), tuple(started.values()))
 
-    def _note(self, job: TuningJob) -> None:
+    def _note(self, admitted: _Admitted) -> None:
+        job, now = admitted.job, self._context.now()
+        admitted.waiting.end(now)
         ATTEMPTS_STARTED.inc()
-        QUEUE_WAIT.observe(waited_seconds(job.retry_time or job.create_time, self._context.now()))
+        QUEUE_WAIT.observe(waited_seconds(job.retry_time or job.create_time, now))
         _log.info("job_admitted", tenant=job.tenant, job=job.name, attempt=job.attempt_count + 1)
 
     async def _queue(self, unit: UnitOfWork) -> Queue:
@@ -143,9 +157,9 @@ class AdmitJobs:
 
     async def _admit_all(
         self, unit: UnitOfWork, decisions: Decisions, started: Mapping[str, Trainer]
-    ) -> list[TuningJob]:
-        """The jobs as they were in the queue, without those that have left it."""
-        admitted: list[TuningJob] = []
+    ) -> list[_Admitted]:
+        """The jobs, without those that have left the queue."""
+        admitted: list[_Admitted] = []
         for one in decisions.admit:
             trainer = started.get(one.trainer)
             if trainer is None and one.trainer:
@@ -153,23 +167,24 @@ class AdmitJobs:
                 trainer = await unit.trainers.get(one.trainer, for_update=True)
                 if trainer is None or not trainer.takes_jobs:
                     continue
-            job = await self._admit(unit, one.uid, trainer)
-            admitted += [job] if job else []
+            found = await self._admit(unit, one.uid, trainer)
+            admitted += [found] if found else []
         return admitted
 
-    async def _admit(self, unit: UnitOfWork, uid: str, trainer: Trainer | None) -> TuningJob | None:
+    async def _admit(self, unit: UnitOfWork, uid: str, trainer: Trainer | None) -> _Admitted | None:
         job = await unit.jobs.get_by_uid(uid, for_update=True)
         if job is None or job.state is not JobState.QUEUED:
             return None
         now = self._context.now()
-        attempt = new_attempt(self._context, job, now, trainer)
+        waiting = begin_wait(job)
+        attempt = new_attempt(self._context, job, now, trainer, waiting.traceparent)
         await unit.jobs.add_attempt(attempt)
         starting = replace(job.moved(JobState.STARTING, now), attempt_count=attempt.number, retry_time=None)
         message = f"Capacity is there; attempt {attempt.number} is being started."
         if trainer:
             message = f"Attempt {attempt.number} is given to the shared trainer {trainer.uid}."
         await unit.jobs.save(starting, [JobEvent(now, EventLevel.INFO, message, state=JobState.STARTING)])
-        return job
+        return _Admitted(job, waiting)
 
     async def _drain(self, unit: UnitOfWork, uid: str) -> None:
         trainer = await unit.trainers.get(uid, for_update=True)

@@ -17,7 +17,9 @@ def submission_id_for(installation: str, job_uid: str, number: int) -> str:
     return f"trellis-{installation}-{job_uid}-{number}"
 
 
-def new_attempt(context: ControlContext, job: TuningJob, now: datetime, trainer: Trainer | None = None) -> Attempt:
+def new_attempt(
+    context: ControlContext, job: TuningJob, now: datetime, trainer: Trainer | None = None, traceparent: str = ""
+) -> Attempt:
     """The job's next attempt: a run of its own, or given to a trainer, whose run it shares."""
     number = job.attempt_count + 1
     settings = context.settings
@@ -34,6 +36,7 @@ def new_attempt(context: ControlContext, job: TuningJob, now: datetime, trainer:
         lease_expire_time=now + settings.start_timeout,
         trainer_uid=trainer.uid if trainer else "",
         accelerators=settings.needs.accelerators(counted),
+        traceparent=traceparent,
     )
 
 

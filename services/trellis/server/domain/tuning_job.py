@@ -257,6 +257,8 @@ class Attempt:
     accelerators: float = 0.0
     """What its used_seconds are multiplied by to settle: one worker's, as its seconds are those of all its workers together;
     or all of its trainer's, of whose steps the seconds are its share."""
+    traceparent: str = ""
+    """Of the span that its trace begins with, its wait in the queue; empty when nothing is traced."""
 
     @property
     def ended(self) -> bool:
@@ -319,6 +321,8 @@ class TuningJob:
     """The sequence of its newest event."""
     revision: int = 1
     """Grows with every move."""
+    traceparent: str = ""
+    """Of the call that submitted it, which the traces of its attempts are linked to; empty when nothing is traced."""
 
     @property
     def name(self) -> str:

@@ -23,12 +23,15 @@ from trellis.server.domain.caller import Role, Scope
 from trellis.server.rpc import calls, metrics
 from trellis.server.rpc.access import Access
 from trellis.server.rpc.calls import Call
+from trellis.server.rpc.spans import begin_call, end_call
 from trellis.server.rpc.statuses import status_code, status_of
+from trellis.tracing import within
 
 ServicerContext = Any
 _log = structlog.get_logger(__name__)
 _CHANGING = frozenset({Scope.WRITE, Scope.MANAGE})
 _REFUSED = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
+_PROCESSES = frozenset({Role.ATTEMPT, Role.TRAINER})
 _KNOWN_FOR = timedelta(minutes=1)
 """A stream goes on for so long after its key was revoked, or its token has expired, and is given nothing after that."""
 _VERSION = importlib.metadata.version("trellis")
@@ -116,11 +119,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     @asynccontextmanager
     async def _answering(self, method: str, context: ServicerContext) -> AsyncIterator[Call]:
-        call = calls.begin(method, calls.metadata_of(context), context.peer())
+        metadata = calls.metadata_of(context)
+        call = calls.begin(method, metadata, context.peer())
+        span = begin_call(call, metadata, is_process=self._methods[method].role in _PROCESSES)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=call.request_id)
         begun, status, why = time.perf_counter(), grpc.StatusCode.OK, dict[str, str]()
-        with metrics.IN_FLIGHT.labels(method).track_inprogress():
+        with metrics.IN_FLIGHT.labels(method).track_inprogress(), within(span):
             try:
                 await context.send_initial_metadata(((calls.REQUEST_ID, call.request_id), (calls.VERSION, _VERSION)))
                 yield call
@@ -142,6 +147,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 metrics.CALLS.labels(method, status.name).inc()
                 metrics.SECONDS.labels(method).observe(seconds)
                 _log.info("rpc", method=method, status=status.name, seconds=round(seconds, 4), **why)
+                end_call(span, call, status, why)
 
     async def _identify(self, call: Call, access: Access, context: ServicerContext) -> Actor:
         authorization = calls.metadata_of(context).get("authorization", "")

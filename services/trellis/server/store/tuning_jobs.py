@@ -42,7 +42,7 @@ _QUEUE_LOCK = 0x7472_0002
 _SAME = (
     *("tenant", "job_id", "uid", "display_name", "state", "alias_id", "deploy", "adapter_digest", "attempt_count"),
     *("failure_count", "memory_halvings", "decline_count", "used_tokens", "used_seconds", "export_id", "stop_time"),
-    *("priority", "preemption_count"),
+    *("priority", "preemption_count", "traceparent"),
     *("create_time", "update_time", "retry_time", "start_time", "cancel_time", "end_time", "revision"),
 )
 """The columns that are the domain's fields as they are."""

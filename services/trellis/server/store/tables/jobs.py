@@ -48,6 +48,7 @@ tuning_jobs = Table(
     Column("event_count", BigInteger, nullable=False),
     Column("log_size", BigInteger, nullable=False),  # in characters
     Column("revision", BigInteger, nullable=False),
+    Column("traceparent", Words, nullable=False, server_default=text("''")),
     Column("claim_token", Words),
     Column("claim_expire_time", UtcTime),
     UniqueConstraint("tenant", "job_id"),
@@ -78,6 +79,7 @@ attempts = Table(
     Column("used_tokens", BigInteger, nullable=False, server_default=text("0")),
     Column("used_seconds", Double, nullable=False, server_default=text("0")),
     Column("accelerators", Double, nullable=False, server_default=text("0")),
+    Column("traceparent", Words, nullable=False, server_default=text("''")),
     UniqueConstraint("token_hash"),
     Index(None, "trainer_uid", "end_time"),
     Index(None, "end_time", "create_time"),
