@@ -12,7 +12,7 @@ from google.rpc.status_pb2 import Status
 
 from trellis.artifacts import ArtifactError
 from trellis.bases import BaseModelError, BaseModelUnreachableError
-from trellis.errors import DOMAIN, STATUS_OF_REASON, Reason, TrellisError
+from trellis.errors import DOMAIN, STATUS_OF_REASON, Reason, TrellisError, Unavailable
 from trellis.formats import FormatError
 from trellis.tokens import TokensError
 from trellis.v1.worker_pb2 import (
@@ -109,7 +109,8 @@ def describe(error: BaseException) -> Failure:
     if isinstance(error, JobFailedError):
         return Failure(error.reason, str(error), error.cause)
     if isinstance(error, TrellisError):
-        return Failure(_known(error.reason), str(error), END_CAUSE_USER)
+        cause = END_CAUSE_INFRASTRUCTURE if isinstance(error, Unavailable) else END_CAUSE_USER
+        return Failure(_known(error.reason), str(error), cause)
     for kind, reason, cause in _KNOWN:
         if isinstance(error, kind):
             return Failure(reason, str(error), cause)

@@ -55,6 +55,7 @@ class Reason(StrEnum):
     NEVER_FITS = "NEVER_FITS"
     TOKEN_INVALID = "TOKEN_INVALID"
     ISSUER_UNAVAILABLE = "ISSUER_UNAVAILABLE"
+    OBJECT_STORE_UNAVAILABLE = "OBJECT_STORE_UNAVAILABLE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +256,7 @@ STATUS_OF_REASON: Mapping[Reason, type[TrellisError]] = {
     Reason.NEVER_FITS: FailedPrecondition,
     Reason.TOKEN_INVALID: Unauthenticated,
     Reason.ISSUER_UNAVAILABLE: Unavailable,
+    Reason.OBJECT_STORE_UNAVAILABLE: Unavailable,
 }
 """The one status table: which class, and so which gRPC status, an error of each reason is."""
 

@@ -1,44 +1,25 @@
 """One contract for every kind of object store; S3 is a real server on this machine, spoken to over HTTP."""
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from moto.server import ThreadedMotoServer
+from tests.s3_server import FaultyS3, s3_server
 
 from trellis.objects import ObjectInfo, ObjectNotFoundError, ObjectStore
 
 
 @pytest.fixture(scope="module")
-def s3_endpoint() -> Iterator[str]:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-def s3_store(endpoint: str) -> ObjectStore:
-    options: dict[str, Any] = {
-        "key": "k",
-        "secret": "s",
-        "endpoint_url": endpoint,
-        "skip_instance_cache": True,
-        "client_kwargs": {"region_name": "us-east-1"},
-    }
-    store = ObjectStore.open("s3://trellis-tests/prefix", **options)
-    store._fs.call_s3("create_bucket", Bucket="trellis-tests")
-    return store
+def s3() -> Iterator[FaultyS3]:
+    with s3_server() as running:
+        yield running
 
 
 @pytest.fixture(params=["folder", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     if request.param == "folder":
         return ObjectStore.open(str(tmp_path / "objects"))
-    store = s3_store(request.getfixturevalue("s3_endpoint"))
+    store: ObjectStore = request.getfixturevalue("s3").store()
     store.delete_prefix("a")
     return store
 
@@ -65,8 +46,8 @@ def test_a_put_replaces(store: ObjectStore) -> None:
     assert store.read_bytes("a/x") == b"new!"
 
 
-def test_what_others_write_after_a_listing_is_seen(s3_endpoint: str) -> None:
-    ours, theirs = s3_store(s3_endpoint), s3_store(s3_endpoint)
+def test_what_others_write_after_a_listing_is_seen(s3: FaultyS3) -> None:
+    ours, theirs = s3.store(), s3.store()
     theirs.put_bytes("shared/e/task.json", b"1")
     assert [o.key for o in ours.list("shared")] == ["shared/e/task.json"]
     theirs.put_bytes("shared/e/manifest.json", b"22")

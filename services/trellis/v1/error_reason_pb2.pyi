@@ -126,6 +126,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The keys of the issuer of a bearer token can't be had, so that nobody can tell whether it is right. UNAVAILABLE. Try
     again.
     """
+    ERROR_REASON_OBJECT_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 42
+    """The object store is busy, can't be reached, or refuses the platform. UNAVAILABLE, with RetryInfo. Try again."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason that an error of this API can have: the `reason` of the google.rpc.ErrorInfo in a status's
@@ -236,4 +238,6 @@ ERROR_REASON_ISSUER_UNAVAILABLE: ErrorReason.ValueType  # 41
 """The keys of the issuer of a bearer token can't be had, so that nobody can tell whether it is right. UNAVAILABLE. Try
 again.
 """
+ERROR_REASON_OBJECT_STORE_UNAVAILABLE: ErrorReason.ValueType  # 42
+"""The object store is busy, can't be reached, or refuses the platform. UNAVAILABLE, with RetryInfo. Try again."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -10,7 +10,7 @@ from trellis.artifacts import ArtifactError
 from trellis.bases import BaseModelError, BaseModelUnreachableError
 from trellis.errors import InvalidArgument, Reason
 from trellis.formats import FormatError
-from trellis.objects import ObjectNotFoundError
+from trellis.objects import ObjectNotFoundError, ObjectStoreUnavailableError
 from trellis.tokens import TemplateError
 from trellis.v1.worker_pb2 import END_CAUSE_INFRASTRUCTURE, END_CAUSE_OUT_OF_MEMORY, END_CAUSE_USER
 from trellis_jobs.failure import Cause, JobFailedError, ProcessStoppedError, describe
@@ -32,6 +32,7 @@ from trellis_jobs.failure import Cause, JobFailedError, ProcessStoppedError, des
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), Reason.TRAINING_FAILED, END_CAUSE_OUT_OF_MEMORY),
         (OSError(errno.ENOSPC, "No space left"), Reason.TRAINING_FAILED, END_CAUSE_INFRASTRUCTURE),
         (ObjectNotFoundError("key"), Reason.TRAINING_FAILED, END_CAUSE_INFRASTRUCTURE),
+        (ObjectStoreUnavailableError("x"), Reason.OBJECT_STORE_UNAVAILABLE, END_CAUSE_INFRASTRUCTURE),
         (RuntimeError("odd"), Reason.TRAINING_FAILED, END_CAUSE_INFRASTRUCTURE),
         (KeyError("bug"), Reason.TRAINING_FAILED, END_CAUSE_USER),
         (ValueError(), Reason.TRAINING_FAILED, END_CAUSE_USER),

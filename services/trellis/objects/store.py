@@ -1,4 +1,4 @@
-"""The object store: a local folder or S3, by URL, through fsspec. Keys are made by us, never taken from a request."""
+"""Whole objects by key."""
 
 import contextlib
 import re
@@ -12,12 +12,17 @@ from typing import Any, BinaryIO, Self, cast
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from trellis.objects.failures import ObjectNotFoundError, ObjectStoreUnavailableError, translated
+from trellis.objects.reading import SteadyReader, buffered
+from trellis.objects.writing import written
+
 _KEY = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]*(?:/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*")
 _COPY_BYTES = 1 << 20
-
-
-class ObjectNotFoundError(FileNotFoundError):
-    """No object has this key."""
+_DELETE_ROUNDS = 3
+_S3 = ("s3://", "s3a://")
+# One layer repeats what failed, with growing pauses: left alone, three of them would multiply to an hour. At the worst, with a
+# store that takes calls and never answers, a call fails after five times 15 s and the pauses between them.
+_S3_CLIENT = {"connect_timeout": 5, "read_timeout": 15, "retries": {"mode": "standard", "total_max_attempts": 5}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,7 @@ class ObjectStore:
     """Whole objects by key. A key is there with all its bytes or not at all, whatever dies when.
 
     All methods block; an event loop calls them in a thread. Unknown keys raise ObjectNotFoundError, keys that could
-    leave the store ValueError.
+    leave the store ValueError, and a store that fails or refuses us, after it was asked again, ObjectStoreUnavailableError.
     """
 
     def __init__(self, url: str, filesystem: fsspec.AbstractFileSystem, root: str) -> None:
@@ -44,8 +49,12 @@ class ObjectStore:
     @classmethod
     def open(cls, url: str, **options: Any) -> Self:
         """Open the store at `url`: a folder, `file://…`, `s3://bucket/prefix`; `options` go to fsspec."""
+        if url.startswith(_S3):
+            options["config_kwargs"] = {**_S3_CLIENT, **options.get("config_kwargs", {})}
         # Without the cache: others write too, and what was listed before they did would hide their objects.
         filesystem, root = fsspec.url_to_fs(url, use_listings_cache=False, **options)
+        if url.startswith(_S3):
+            filesystem.retries = 1  # in turns, for the client below it asks again by itself
         return cls(url, filesystem, root)
 
     def _path(self, key: str) -> str:
@@ -53,12 +62,16 @@ class ObjectStore:
             raise ValueError(f"{key!r} can't be a key of the object store.")
         return f"{self._root}/{key}"
 
+    def _asking(self, key: str) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._local else translated(self.url, key)
+
     @contextlib.contextmanager
     def writing(self, key: str) -> Iterator[BinaryIO]:
         """A stream whose bytes become the object when the block ends well, and vanish when it raises."""
         path = self._path(key)
         if not self._local:
-            yield from self._writing_remote(path)
+            with self._asking(key), written(self._fs, path) as stream:
+                yield stream
             return
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -70,18 +83,6 @@ class ObjectStore:
             scratch.replace(target)
         finally:
             scratch.unlink(missing_ok=True)
-
-    def _writing_remote(self, path: str) -> Iterator[BinaryIO]:
-        # Not fsspec's transactions: one is shared by all threads of a file system.
-        stream = self._fs.open(path, "wb", autocommit=False)
-        try:
-            yield cast(BinaryIO, stream)
-            stream.close()
-        except BaseException:
-            stream.discard()
-            stream.closed = True  # or its finalizer would begin the upload anew
-            raise
-        stream.commit()
 
     def put_bytes(self, key: str, data: bytes) -> None:
         """Store `data` under `key`, replacing what was there."""
@@ -96,9 +97,11 @@ class ObjectStore:
     def open_read(self, key: str) -> BinaryIO:
         """A seekable stream of the object."""
         try:
-            return cast(BinaryIO, self._fs.open(self._path(key), "rb"))
+            with self._asking(key):
+                stream = self._fs.open(self._path(key), "rb")
         except FileNotFoundError:
             raise ObjectNotFoundError(key) from None
+        return cast(BinaryIO, stream if self._local else buffered(SteadyReader(stream, lambda: self._asking(key))))
 
     def read_bytes(self, key: str) -> bytes:
         """The whole object."""
@@ -113,19 +116,25 @@ class ObjectStore:
 
     def exists(self, key: str) -> bool:
         """Whether the object is there."""
-        return bool(self._fs.isfile(self._path(key)))
+        try:
+            with self._asking(key):  # not fsspec's isfile(), to which a store that is away has no files
+                return bool(self._fs.info(self._path(key))["type"] == "file")
+        except FileNotFoundError:
+            return False
 
     def size(self, key: str) -> int:
         """The object's size in bytes."""
         try:
-            return int(self._fs.size(self._path(key)))
+            with self._asking(key):
+                return int(self._fs.size(self._path(key)))
         except FileNotFoundError:
             raise ObjectNotFoundError(key) from None
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         """All objects below the folder-like `prefix`, by key."""
         try:
-            found = self._fs.find(self._path(prefix), detail=True)
+            with self._asking(prefix):
+                found = self._fs.find(self._path(prefix), detail=True)
         except FileNotFoundError:
             return []
         keys = ((path[len(self._root) + 1 :], info) for path, info in found.items())
@@ -134,10 +143,16 @@ class ObjectStore:
 
     def delete(self, key: str) -> None:
         """Delete the object, if it is there."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), self._asking(key):
             self._fs.rm_file(self._path(key))
 
     def delete_prefix(self, prefix: str) -> None:
         """Delete all objects below the folder-like `prefix`."""
-        with contextlib.suppress(FileNotFoundError):
-            self._fs.rm(self._path(prefix), recursive=True)
+        # Until there are none: of many that are deleted together, S3 says in passing which it could not delete.
+        for _ in range(_DELETE_ROUNDS):
+            try:
+                with self._asking(prefix):
+                    self._fs.rm(self._path(prefix), recursive=True)
+            except FileNotFoundError:
+                return
+        raise ObjectStoreUnavailableError("The object store does not delete all that it was asked to. Try again.")
