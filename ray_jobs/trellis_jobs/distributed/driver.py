@@ -1,6 +1,7 @@
 """The attempt's process: starts the workers through Ray Train, hands their messages on, and stops them when asked."""
 
 import logging
+import os
 import re
 import tempfile
 import threading
@@ -33,13 +34,15 @@ from trellis_jobs.evaluation import Evaluation
 from trellis_jobs.failure import Failure, JobFailedError, JobStoppedError
 from trellis_jobs.progress import Progress
 from trellis_jobs.reporter import Reporter
-
 from trellis_jobs.spans import AttemptSpans
+
 _PAUSE: Final = 0.3
 _COLLECTIVE_SECONDS: Final = 7200
 """How long a worker waits for the others; the first one may write a large model meanwhile."""
 _PATIENCE_SECONDS: Final = 1800.0
 """Without a step for so long, or ten times the longest step so far, a run is given up."""
+_START_SECONDS: Final = 900.0
+"""So long the workers may take to be there, unless TRELLIS_WORKERS_START_SECONDS says otherwise."""
 _LEFT_SECONDS: Final = 2.0
 """Of the time in which it is to stop, what the attempt needs to say that it has."""
 _COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
@@ -52,6 +55,10 @@ class Resources:
 
     cpus: float
     gpus: float
+
+    def __str__(self) -> str:
+        gpus = f" and {self.gpus:g} GPUs" if self.gpus else ""
+        return f"{self.cpus:g} CPUs{gpus}"
 
     def to_ray(self) -> dict[str, float]:
         """In Ray's words."""
@@ -66,6 +73,7 @@ class Driver:
     reporter: Reporter
     resources: Resources
     code_version: str
+    spans: AttemptSpans | None = None
     progress: Progress = field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,7 +81,8 @@ class Driver:
         self._spec = TrainSpec.from_json(self.work.train_spec_json)
         self._began = time.monotonic()
         self._watchdog = Watchdog(time.monotonic)
-    spans: AttemptSpans | None = None
+        self._start_seconds = float(os.environ.get("TRELLIS_WORKERS_START_SECONDS") or _START_SECONDS)
+        self._has_heard = False
         self._completion: CompleteAttemptRequest | None = None
         self._trained_tokens = 0
         self._tokens_before = 0
@@ -98,6 +107,7 @@ class Driver:
                 if stop == STOP_REQUEST_UNSPECIFIED:
                     self.reporter.check()
                     self._watchdog.check()
+                    self._check_start()
             failures = self._hand_on(mailbox)
         return self._ending(group.error, failures, asked)
 
@@ -137,7 +147,19 @@ class Driver:
         self.reporter.usage(self.usage)
         return list(failures)
 
+    def _check_start(self) -> None:
+        """Workers start together or not at all: what is there is held by nobody while the rest is missing."""
+        if self._has_heard or time.monotonic() - self._began < self._start_seconds:
+            return
+        assert self._spec.distributed is not None
+        wanted = f"{self._spec.distributed.workers} workers with {self.resources}"
+        message = (
+            f"The cluster had no room for {wanted} each within {self._start_seconds:.0f} s: no node came, or too few."
+        )
+        raise JobFailedError(Reason.TRAINING_FAILED, message, cause=END_CAUSE_INFRASTRUCTURE)
+
     def _heed(self, message: Message) -> None:
+        self._has_heard = True
         receivers: dict[str, Callable[..., None]] = {
             "event": self.reporter.event,
             "metrics": self._metrics,
