@@ -1,18 +1,23 @@
-"""What a cluster promises, held against the one in memory and against a real Ray."""
+"""What a cluster promises, held against the one in memory, a real Ray, and Kubernetes behind a stand-in of its API."""
 
 import asyncio
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from tests.job_cluster_fake import FakeJobCluster, Script
+from tests.kube.rig import connect_to, kube
+from tests.kuberay_settings import LAPTOP
 from tests.local_ray import TOKEN, LocalRay, local_ray
 
 from trellis.errors import Unavailable
 from trellis.local.ports import free_ports
 from trellis.local.processes import marked_by
 from trellis.server.app.hosts import JobCluster, RunRequest, RunStatus
+from trellis.server.clusters.kuberay.api import KubeApi
+from trellis.server.clusters.kuberay.jobs import KubeRayCluster
 from trellis.server.clusters.ray import RayJobCluster
 
 pytestmark = pytest.mark.timeout(180)
@@ -50,6 +55,8 @@ def entrypoint(program: str) -> tuple[str, ...]:
 class Case:
     """A cluster, and a way to see its processes."""
 
+    own_cluster = False
+
     def __init__(self, cluster: JobCluster) -> None:
         self.cluster = cluster
         self.installation = uuid.uuid4().hex[:8]
@@ -57,7 +64,8 @@ class Case:
     def request(self, program: str, name: str = "a", cpus: float = 0.1) -> RunRequest:
         run = f"trellis-{self.installation}-{name}"
         environment = {"GREETING": 'good \' "day"', "OMP_NUM_THREADS": "3", "RUN_MARKER": run}
-        return RunRequest(run, entrypoint(program), environment, cpus, 0.0, {"tuning_job": "tenants/a/tuningJobs/b"})
+        metadata = {"tuning_job": "tenants/a/tuningJobs/b"}
+        return RunRequest(run, entrypoint(program), environment, cpus, 0.0, metadata, own_cluster=self.own_cluster)
 
     async def submit(self, program: str, name: str = "a", cpus: float = 0.1) -> str:
         request = self.request(program, name, cpus)
@@ -92,10 +100,27 @@ class Case:
             while self.lives(run):
                 await asyncio.sleep(0.1)
 
+    def unreachable(self) -> RayJobCluster | KubeRayCluster | FakeJobCluster:
+        """The same kind of cluster, where nothing answers."""
+        assert isinstance(self.cluster, FakeJobCluster)
+        self.cluster.reachable = False
+        return self.cluster
+
 
 class RayCase(Case):
     def lives(self, run: str) -> bool:
         return bool(marked_by({f"RUN_MARKER={run}"}))
+
+    def unreachable(self) -> RayJobCluster | KubeRayCluster | FakeJobCluster:
+        return RayJobCluster(f"http://127.0.0.1:{free_ports(1)[0]}", TOKEN)
+
+
+class KubeCase(RayCase):
+    own_cluster = True
+
+    def unreachable(self) -> RayJobCluster | KubeRayCluster | FakeJobCluster:
+        api = KubeApi("trellis", connect_to(f"http://127.0.0.1:{free_ports(1)[0]}"))
+        return KubeRayCluster(api, LAPTOP, FakeJobCluster())
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +140,18 @@ async def ray_case(ray: LocalRay) -> AsyncIterator[RayCase]:
     await cluster.close()
 
 
-@pytest.fixture(params=["memory", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.fixture
+async def kubernetes_case(tmp_path: Path) -> AsyncIterator[KubeCase]:
+    async with kube(tmp_path) as stand_in:
+        cluster = KubeRayCluster(stand_in.api(), LAPTOP, FakeJobCluster())
+        yield KubeCase(cluster)
+        await cluster.close()
+
+
+@pytest.fixture(params=["memory", "kubernetes", pytest.param("ray", marks=pytest.mark.ray)])
 def case(request: pytest.FixtureRequest) -> Case:
-    if request.param == "ray":
-        found: Case = request.getfixturevalue("ray_case")
+    if request.param != "memory":
+        found: Case = request.getfixturevalue(f"{request.param}_case")
         return found
     return Case(FakeJobCluster({entrypoint(name): script for name, (_, script) in PROGRAMS.items()}))
 
@@ -207,15 +240,12 @@ async def test_an_ended_run_can_be_forgotten_and_one_that_runs_can_not(case: Cas
 
 
 async def test_a_cluster_that_can_t_be_reached_says_so(case: Case) -> None:
-    cluster: JobCluster
-    if isinstance(case.cluster, FakeJobCluster):
-        cluster, case.cluster.reachable = case.cluster, False
-    else:
-        cluster = RayJobCluster(f"http://127.0.0.1:{free_ports(1)[0]}", TOKEN)
+    cluster = case.unreachable()
     with pytest.raises(Unavailable, match="can't be reached"):
         await cluster.submit(case.request("succeeds"))
     with pytest.raises(Unavailable, match="can't be reached"):
         await cluster.list()
+    await cluster.close()
 
 
 @pytest.mark.ray

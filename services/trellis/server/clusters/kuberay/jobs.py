@@ -129,7 +129,7 @@ class KubeRayCluster:
         if found is None:
             await self._standing.stop(submission_id)
         elif run_status(found) not in ENDED and not is_going(found):
-            change = {**_annotation(STOPPED), "spec": {"activeDeadlineSeconds": 1}}
+            change = {**_annotation(STOPPED), "spec": {"activeDeadlineSeconds": 1, "ttlSecondsAfterFinished": 0}}
             stopped = await self._api.patch(RAY_JOBS, name_of(found), change)
             if stopped is not None:
                 self._jobs.observe(stopped)

@@ -13,6 +13,7 @@ _ENDED_WELL: Final = {"SUCCEEDED": RunStatus.SUCCEEDED, "STOPPED": RunStatus.STO
 _ENDED_BADLY: Final = frozenset({"Failed", "ValidationFailed"})
 _NOTHING_RUNS: Final = frozenset({"", "Suspended"})
 """The RayJob waits for KubeRay, or for Kueue to let it in: it has no pods."""
+_NOT_BEGUN: Final = frozenset({"", "PENDING"})
 ENDED: Final = frozenset({RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.STOPPED})
 
 
@@ -33,7 +34,7 @@ def run_status(ray_job: Object) -> RunStatus:
         return RunStatus.STOPPED
     if verdict == "" and not _annotations(ray_job).get(SUBMITTED) and not was_stopped(ray_job):
         return RunStatus.UNKNOWN
-    return RunStatus.RUNNING if deployment == "Running" and verdict == "RUNNING" else RunStatus.PENDING
+    return RunStatus.RUNNING if deployment == "Running" and verdict not in _NOT_BEGUN else RunStatus.PENDING
 
 
 def run_message(ray_job: Object) -> str:
