@@ -21,7 +21,12 @@ def base_models() -> None:
 
 @base_models.command("register")
 @click.argument("name")
-@click.option("--path", "source", required=True, help="A folder that the server sees, or a hub id such as ORG/MODEL.")
+@click.option(
+    "--path",
+    "source",
+    required=True,
+    help="A folder that the server sees, a hub id such as ORG/MODEL, or s3://BUCKET/PREFIX that is in its cache.",
+)
 @click.option("--revision", default="", help="The hub's revision.")
 @click.option("--display-name", default="", help="What people call it.")
 @click.option("--default", is_flag=True, help="Use it where none is named.")

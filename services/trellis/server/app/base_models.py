@@ -135,7 +135,7 @@ def _check(new: NewBaseModel, key: RequestKey) -> None:
     violations.text(new.source, "base_model.source", _MAX_SOURCE)
     violations.text(new.revision, "base_model.revision")
     if not new.source:
-        violations.add("base_model.source", "It must be a folder or a hub id.")
+        violations.add("base_model.source", "It must be a folder, a hub id, or an s3://bucket/prefix.")
     key.check(violations)
     violations.raise_any()
 
