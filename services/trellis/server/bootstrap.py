@@ -13,12 +13,12 @@ from trellis.objects import ObjectStore
 from trellis.server.app.bell import Bell, in_state
 from trellis.server.app.call_gate import CallGate
 from trellis.server.app.context import AppSettings, Context
+from trellis.server.app.hosts import StandingClusters
 from trellis.server.app.key_uses import KeyUses
 from trellis.server.app.outlooks import Outlooks
 from trellis.server.app.report_pace import ReportPace
 from trellis.server.app.waiting import Pause
-from trellis.server.clusters.ray import RayJobCluster
-from trellis.server.clusters.serve import EngineSettings, ServeCluster
+from trellis.server.clusters.serve import EngineSettings
 from trellis.server.config import ConfigError, ServerConfig
 from trellis.server.control.admit import AdmitJobs
 from trellis.server.control.board import KeepBoard
@@ -26,11 +26,13 @@ from trellis.server.control.context import DUTY, ControlContext, ControlSettings
 from trellis.server.control.deploy import DeployAdapters
 from trellis.server.control.export import MakeExports, ReapExports
 from trellis.server.control.extend import LOOK_SECONDS, ExtendHolds
+from trellis.server.control.keep_clusters import KeepClusters
 from trellis.server.control.key_uses import WriteKeyUses
 from trellis.server.control.launch import LaunchJobs
 from trellis.server.control.launch_trainers import LaunchTrainers
 from trellis.server.control.loop import ControlLoop, Step
 from trellis.server.control.measure_budgets import MeasureBudgets
+from trellis.server.control.measure_queue import MeasureQueue
 from trellis.server.control.metrics import MeasureJobs, MeasureTrainers
 from trellis.server.control.one_server import OneServer
 from trellis.server.control.prune import PruneTrainers
@@ -47,6 +49,7 @@ from trellis.server.control.watchdog import WatchSteps
 from trellis.server.domain.prices import FREE, Prices
 from trellis.server.domain.stop import Graces
 from trellis.server.domain.tuning_job import ENDED, STOPPING, JobState
+from trellis.server.hosting import Hosts, hosts_for
 from trellis.server.oidc.issuers import IssuerError, read_issuers
 from trellis.server.oidc.verify import JwtVerifier
 from trellis.server.price_file import read_prices
@@ -54,6 +57,7 @@ from trellis.server.rpc.health import ServerHealth
 from trellis.server.rpc.server import build_grpc_server, make_health
 from trellis.server.secret import derived, read_or_make_secret
 from trellis.server.store.engine import create_engine_for
+from trellis.server.store.metrics import forget, measure
 from trellis.server.store.unit_of_work import SqlUnitOfWorkFactory
 from trellis.server.world import RandomIds, SystemClock, ThreadedObjects
 from trellis.tracing import passed_on
@@ -77,24 +81,22 @@ class Platform:
     health: ServerHealth
     server: grpc.aio.Server
     loops: tuple[ControlLoop, ...]
-    cluster: RayJobCluster
-    engines: ServeCluster
+    hosts: Hosts
 
     async def close(self) -> None:
         """Closes the connections."""
-        await self.engines.close()
-        await self.cluster.close()
+        await self.hosts.close()
+        forget(self.database)
         await self.database.dispose()
 
 
 def build(config: ServerConfig) -> Platform:
     """Everything, over the settings; the database must have been migrated."""
     secret = read_or_make_secret(config.secret_file)
-    ray_token = config.ray_token_file.read_text().strip() if config.ray_token_file else ""
     database = create_engine_for(config.database_url)
+    measure(database)
     store = ObjectStore.open(config.store_url)
-    engines = ServeCluster(config.ray_dashboard_url, _engine_settings(config, secret), ray_token)
-    cluster = RayJobCluster(config.ray_dashboard_url, ray_token)
+    hosts = hosts_for(config, _engine_settings(config, secret))
     bell = Bell()
     units, clock, ids = SqlUnitOfWorkFactory(database, bell.ring), SystemClock(), RandomIds()
     pause = Pause(_WATCH_SECONDS)
@@ -109,6 +111,7 @@ def build(config: ServerConfig) -> Platform:
         job_gpus=config.job_gpus,
         tenant_running_limit=config.tenant_running_limit,
         lease=lease,
+        start_timeout=timedelta(seconds=config.start_timeout_seconds),
         graces=graces,
         server_secret=_attempts_secret(secret),
         trainers=config.trainer,
@@ -116,14 +119,20 @@ def build(config: ServerConfig) -> Platform:
     )
     gate = CallGate(lambda seconds: pause.of(seconds)())
     control = ControlContext(
-        units, clock, ids, cluster, engines, ThreadedObjects(store), _control_settings(config, secret, lease, prices)
+        units,
+        clock,
+        ids,
+        hosts.cluster,
+        hosts.engines,
+        ThreadedObjects(store),
+        _control_settings(config, secret, lease, prices),
     )
     context = Context(
         units,
         clock,
         ids,
         store,
-        engines,
+        hosts.engines,
         pause,
         settings,
         pause.of(_CLAIM_SECONDS),
@@ -134,6 +143,8 @@ def build(config: ServerConfig) -> Platform:
     )
     servicer = make_health()
     loops = control_loops(control, store, context.key_uses, context.pace)
+    if (standing := hosts.standing) is not None:
+        loops += (_kept(control, standing),)
     for hear in (context.jobs.ring, context.trainers.ring, *(loop.hear for loop in loops)):
         bell.listen(hear)
     return Platform(
@@ -144,8 +155,7 @@ def build(config: ServerConfig) -> Platform:
         health=servicer,
         server=build_grpc_server(context, servicer),
         loops=loops,
-        cluster=cluster,
-        engines=engines,
+        hosts=hosts,
     )
 
 
@@ -175,6 +185,7 @@ def control_loops(
         _by_one_server(control, DeployAdapters, 1.0, wakes_on=["adapters"]),
         ControlLoop(MakeExports(control, store), 1.0, wakes_on=["exports"]),
         ControlLoop(ReapExports(control), 10.0),
+        ControlLoop(MeasureQueue(control), 10.0),
         ControlLoop(MeasureJobs(control, pace), 5.0),
         ControlLoop(MeasureTrainers(control), 5.0),
         ControlLoop(MeasureBudgets(control), 60.0),
@@ -182,6 +193,10 @@ def control_loops(
         _by_one_server(control, ExtendHolds, LOOK_SECONDS),
         _by_one_server(control, MeterStorage, 30.0),
     )
+
+
+def _kept(control: ControlContext, standing: StandingClusters) -> ControlLoop:
+    return _by_one_server(control, lambda guarded: KeepClusters(guarded, standing), 10.0)
 
 
 def _by_one_server(
@@ -240,6 +255,7 @@ def _control_settings(config: ServerConfig, secret: bytes, lease: timedelta, pri
         job_gpus=config.job_gpus,
         tenant_running_limit=config.tenant_running_limit,
         lease=lease,
+        start_timeout=timedelta(seconds=config.start_timeout_seconds),
         graces=Graces(leave=timedelta(seconds=config.stop_grace_seconds)),
         trainers=config.trainer,
         scheduler=config.scheduler,

@@ -50,7 +50,7 @@ class ServerConfig:
     secret_file: Path
     """Holds the secret that tokens are derived from; made, readable by its owner alone, if it is missing."""
     ray_dashboard_url: str
-    """Where jobs are submitted and engines are configured."""
+    """Where jobs are submitted and engines are configured; with TRELLIS_KUBERAY_FILE empty for the clusters of that file."""
     grpc_address: Address = Address("127.0.0.1", 50051)
     """Where the API listens; `0.0.0.0:50051` for all interfaces."""
     http_address: Address = Address("127.0.0.1", 8000)
@@ -59,12 +59,14 @@ class ServerConfig:
     """`host:port` at which jobs reach this server, `https://host:port` for TLS that something else ends; worker_address or grpc_address when empty."""
     worker_address: Address | None = None
     """A second address for jobs alone, where they need no client's certificate; keys open nothing there."""
+    kuberay_file: Path | None = None
+    """YAML or JSON: the pods of Ray clusters on Kubernetes, which this server then makes and keeps through KubeRay."""
     ray_token_file: Path | None = None
-    """Holds the token that Ray asks for, if it does."""
+    """Holds the token that Ray asks for, if it does; read anew for each call."""
     serve_host: str = "127.0.0.1"
-    """Where Ray Serve's HTTP proxy is reached, through which engines are called."""
+    """Where Ray Serve's HTTP proxy is reached, through which engines are called; with TRELLIS_KUBERAY_FILE the service of its engines."""
     serve_port: int = 8001
-    """The port of that proxy."""
+    """The port of that proxy; with TRELLIS_KUBERAY_FILE 8000."""
     admin_key_file: Path | None = None
     """Where the first admin's key is written if there is no admin's key yet."""
     first_admin_key_file: Path | None = None
@@ -103,6 +105,8 @@ class ServerConfig:
     """Reports of running jobs that are wanted together; the more jobs run beyond that, the less often each reports."""
     stop_grace_seconds: float = 60.0
     """So long a training process that is asked to pause or to give way may take to save a checkpoint and leave."""
+    start_timeout_seconds: float = 300.0
+    """So long a training process may take from its admission to its first call: nodes that are added and images count."""
     step_timeout_seconds: float = 1800.0
     """A training process that reports but makes no step for so long is taken to hang."""
     max_upload_bytes: int = 10 * 1024**3
@@ -127,8 +131,10 @@ class ServerConfig:
             text = environment.get(variable, "").strip()
             if text:
                 values[name] = read(variable, text)
-            elif name in _REQUIRED:
+            elif name in _REQUIRED and not (name in _ON_KUBERAY and "kuberay_file" in values):
                 raise ConfigError(f"{variable} must be set: {_REQUIRED[name]}.")
+        if "kuberay_file" in values:
+            values = {**_ON_KUBERAY, **values}
         for name, kind in OPTIONS.items():
             values[name] = _options(kind, name, environment)
         config = cls(**values)  # type: ignore[arg-type]
@@ -239,10 +245,14 @@ _REQUIRED = {
     "ray_dashboard_url": "where Ray's dashboard is, as http://host:8265",
 }
 
+_ON_KUBERAY: Final = {"ray_dashboard_url": "", "serve_host": "", "serve_port": 8000}
+"""What is known of clusters on Kubernetes; an empty address is that of their service."""
+
 _READERS = {
     "database_url": _text,
     "store_url": _text,
     "secret_file": _path,
+    "kuberay_file": _path,  # before what it makes needless
     "ray_dashboard_url": _text,
     "grpc_address": Address.parse,
     "http_address": Address.parse,
@@ -266,6 +276,7 @@ _READERS = {
     "lease_seconds": _positive,
     "reports_per_second": _positive,
     "stop_grace_seconds": _positive,
+    "start_timeout_seconds": _positive,
     "step_timeout_seconds": _positive,
     "max_upload_bytes": _count,
     "log_format": _one_of(("json", "console")),

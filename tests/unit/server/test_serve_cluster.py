@@ -13,6 +13,7 @@ from trellis.engine_wire import ADAPTER_HEADER, MESSAGE, SECRET_HEADER, error_fr
 from trellis.errors import InternalError, Reason, ResourceExhausted, Unavailable
 from trellis.server.app.hosts import EngineHost, HostState
 from trellis.server.clusters.serve import EngineSettings, ServeCluster
+from trellis.server.clusters.serve_applications import DashboardApplications
 from trellis.server.domain.base_model import BaseModel
 from trellis.v1.engine_pb2 import StreamTokensRequest, StreamTokensResponse
 from trellis.v1.inference_pb2 import FINISH_REASON_STOP, GenerateResponse
@@ -55,9 +56,8 @@ def serve() -> FakeServe:
 
 @pytest.fixture
 def cluster(serve: FakeServe) -> ServeCluster:
-    host = ServeCluster("http://dashboard", SETTINGS)
     transport = httpx.MockTransport(serve)
-    host._dashboard = httpx.AsyncClient(base_url="http://dashboard", transport=transport)
+    host = ServeCluster("", SETTINGS, applications=DashboardApplications("http://dashboard", transport=transport))
     host._engines = httpx.AsyncClient(base_url="http://serve", transport=transport, headers=host._engines.headers)
     return host
 

@@ -1,10 +1,11 @@
-"""Engines on Ray Serve, configured through the REST API of Ray's dashboard and called through Serve's HTTP proxy."""
+"""Engines on Ray Serve, which is told what to run by `Applications`, and called through its HTTP proxy."""
 
 import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -22,6 +23,7 @@ from trellis.engine_wire import (
 )
 from trellis.errors import InternalError, Reason, TrellisError, Unavailable
 from trellis.server.app.hosts import HostState
+from trellis.server.clusters.serve_applications import Applications, DashboardApplications, last_line
 from trellis.server.domain.base_model import BaseModel
 from trellis.tracing import TRACEPARENT, Kind, begin
 from trellis.v1.engine_pb2 import GetEngineStatusResponse, StreamTokensRequest, StreamTokensResponse
@@ -30,7 +32,6 @@ from trellis.v1.inference_pb2 import FINISH_REASON_UNSPECIFIED
 _RETRY_SECONDS: Final = 2.0
 _FAILED_SECONDS: Final = 60.0
 """So long an application that could not be deployed is left alone; Serve itself does not try it again."""
-_APPLICATIONS: Final = "/api/serve/applications/"
 _PREFIX: Final = "trellis-"
 _IMPORT_PATH: Final = "trellis.serving.app:build"
 _COMPARED: Final = ("name", "route_prefix", "import_path", "args", "runtime_env")
@@ -92,18 +93,15 @@ class ServeCluster:
         self,
         dashboard_url: str,
         settings: EngineSettings,
-        token: str = "",
+        token: str | Path = "",
         seconds: Callable[[], float] = time.monotonic,
+        applications: Applications | None = None,
     ) -> None:
         self._settings = settings
         self._seconds = seconds
         self._failed_since: dict[str, float] = {}
         self._ran: set[str] = set()
-        self._dashboard = httpx.AsyncClient(
-            base_url=dashboard_url.rstrip("/"),
-            headers={"authorization": f"Bearer {token}"} if token else {},
-            timeout=httpx.Timeout(60.0, connect=5.0),
-        )
+        self._applications = applications or DashboardApplications(dashboard_url, token)
         self._engines = httpx.AsyncClient(
             base_url=f"http://{settings.http_host}:{settings.http_port}",
             headers={SECRET_HEADER: settings.secret},
@@ -116,28 +114,30 @@ class ServeCluster:
 
     async def close(self) -> None:
         """Closes the connections."""
-        await self._dashboard.aclose()
+        await self._applications.close()
         await self._engines.aclose()
 
     async def ensure(self, bases: Sequence[BaseModel]) -> None:
         async with self._lock:
-            present = await self._applications()
+            present = await self._applications.present()
             # What failed is taken away when its time has come; the next round finds it missing, and deploys it anew.
             given_up = self._given_up(present)
             wanted = [app for base in bases if (app := self._application(base))["name"] not in given_up]
-            others = [_config(app) for name, app in present.items() if not name.startswith(_PREFIX)]
-            mine = {name: _config(app) for name, app in present.items() if name.startswith(_PREFIX)}
+            others = [c for name, app in present.items() if not name.startswith(_PREFIX) and (c := _config(app))]
+            mine = {
+                name: config for name, app in present.items() if name.startswith(_PREFIX) and (config := _config(app))
+            }
             if _same(mine, wanted):
                 return
             settings = self._settings
-            await self._put({
+            await self._applications.declare({
                 "proxy_location": "HeadOnly" if settings.listen_host != "0.0.0.0" else "EveryNode",
                 "http_options": {"host": settings.listen_host, "port": settings.http_port},
                 "applications": [*others, *wanted],
             })  # fmt: skip
 
     async def states(self) -> dict[str, tuple[HostState, str]]:
-        mine = {name: app for name, app in (await self._applications()).items() if name.startswith(_PREFIX)}
+        mine = {name: app for name, app in (await self._applications.present()).items() if name.startswith(_PREFIX)}
         states = {name: _state(app, name in self._ran) for name, app in mine.items()}
         self._ran = {name for name, state in states.items() if state is HostState.RUNNING}
         return {name.removeprefix(_PREFIX): (states[name], _message(app)) for name, app in mine.items()}
@@ -209,22 +209,6 @@ class ServeCluster:
             "runtime_env": {"env_vars": environment},
         }
 
-    async def _applications(self) -> dict[str, dict[str, Any]]:
-        applications: dict[str, dict[str, Any]] = (await self._call("GET")).json().get("applications") or {}
-        return applications
-
-    async def _put(self, config: Mapping[str, Any]) -> None:
-        await self._call("PUT", json=config)
-
-    async def _call(self, method: str, **arguments: Any) -> httpx.Response:
-        try:
-            response = await self._dashboard.request(method, _APPLICATIONS, **arguments)
-        except httpx.HTTPError as error:
-            raise _unavailable(f"Ray's dashboard at {self._dashboard.base_url} can't be reached: {error}") from error
-        if not response.is_success:
-            raise _unavailable(f"Ray Serve answered {response.status_code}: {_last_line(response.text)}")
-        return response
-
 
 def _config(application: Mapping[str, Any]) -> dict[str, Any]:
     config: dict[str, Any] = application.get("deployed_app_config") or {}
@@ -257,18 +241,14 @@ def _message(application: Mapping[str, Any]) -> str:
     """Serve's word on a deployment that has trouble, else on the application; of a traceback the last line."""
     deployments = (application.get("deployments") or {}).values()
     texts = [*(deployment.get("message") for deployment in deployments), application.get("message")]
-    return next((_last_line(text) for text in texts if text), "")
-
-
-def _last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no more is known")
+    return next((last_line(text) for text in texts if text), "")
 
 
 async def _check(response: httpx.Response, base_model_id: str) -> None:
     """An engine answers 200 whatever it says; all else is Serve's word that the engine is not there."""
     if response.status_code == httpx.codes.OK:
         return
-    text = _last_line((await response.aread()).decode(errors="replace"))
+    text = last_line((await response.aread()).decode(errors="replace"))
     if response.status_code == httpx.codes.UNAUTHORIZED:
         raise InternalError(Reason.INTERNAL, f"The engine of {base_model_id} refused this server's secret.")
     raise _engine_unavailable(base_model_id, f"Ray Serve answered {response.status_code}: {text[:200]}")

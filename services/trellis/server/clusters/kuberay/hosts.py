@@ -1,0 +1,46 @@
+"""Builds what runs jobs and engines on Kubernetes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from trellis.server.app.hosts import StandingClusters
+from trellis.server.clusters.kuberay.api import KubeApi
+from trellis.server.clusters.kuberay.connection import Connect, in_cluster_or_kubeconfig
+from trellis.server.clusters.kuberay.engines import RayServiceApplications
+from trellis.server.clusters.kuberay.jobs import KubeRayCluster
+from trellis.server.clusters.kuberay.places import Places
+from trellis.server.clusters.kuberay.settings import KubeRaySettings
+from trellis.server.clusters.kuberay.standing import KubeRayStanding
+from trellis.server.clusters.kuberay.standing_jobs import StandingJobs
+from trellis.server.clusters.ray import RayJobCluster
+from trellis.server.clusters.serve import EngineSettings, ServeCluster
+from trellis.server.clusters.serve_applications import DashboardApplications
+
+
+class KubeRayHosts:
+    """The jobs' and the engines' clusters, over one client of Kubernetes' API."""
+
+    def __init__(
+        self,
+        settings: KubeRaySettings,
+        places: Places,
+        engines: EngineSettings,
+        token: str | Path = "",
+        connect: Connect = in_cluster_or_kubeconfig,
+    ) -> None:
+        self._api = KubeApi(settings.namespace, connect)
+        self._ray = RayJobCluster(places.jobs_dashboard, token)
+        standing = self._ray if settings.trainers is None else StandingJobs(self._ray, self._api, settings)
+        self.cluster = KubeRayCluster(self._api, settings, standing)
+        dashboard = DashboardApplications(places.engines_dashboard, token)
+        declared = dashboard if settings.engines is None else RayServiceApplications(self._api, settings, dashboard)
+        reached = replace(engines, http_host=places.serve_host)
+        self.engines = ServeCluster(places.engines_dashboard, reached, applications=declared)
+        self.standing: StandingClusters = KubeRayStanding(self._api, settings)
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self.engines.close()
+        await self.cluster.close()
+        await self._ray.close()
+        await self._api.close()
