@@ -68,6 +68,8 @@ async def test_a_job_outlives_a_lost_node_and_waits_for_all_of_the_next(world: W
     assert second.failed.cause == END_CAUSE_PAUSED
     again = second.losses()
     assert min(again) == newest.step + 1
+    assert second.checkpoints()[-1].step == max(again)
+    assert second.steps_reported() == sorted(again)
     both = before.keys() & again.keys()
     assert {step: again[step] for step in both} == pytest.approx({step: before[step] for step in both}, rel=1e-4)
 
