@@ -5,10 +5,19 @@ import secrets
 from datetime import UTC, datetime
 from typing import Any
 
-from trellis.objects import ObjectStore
+from prometheus_client import Counter, Histogram
+
+from trellis.objects import ObjectNotFoundError, ObjectStore
 
 _ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 _ID_CHARACTERS = 12
+_SECONDS = Histogram(
+    "trellis_objects_seconds",
+    "How long calls of the object store took that loops made.",
+    ["operation"],
+    buckets=(0.005, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100),
+)
+_ERRORS = Counter("trellis_objects_errors_total", "Calls of the object store, by loops, that failed.", ["operation"])
 
 
 class SystemClock:
@@ -40,4 +49,11 @@ class ThreadedObjects:
 
     async def run(self, method: str, *args: Any) -> Any:
         """Call the store's method in a thread."""
-        return await asyncio.to_thread(getattr(self._store, method), *args)
+        with _SECONDS.labels(method).time():
+            try:
+                return await asyncio.to_thread(getattr(self._store, method), *args)
+            except ObjectNotFoundError:
+                raise  # an answer like others
+            except Exception:
+                _ERRORS.labels(method).inc()
+                raise

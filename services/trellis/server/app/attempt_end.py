@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from trellis.server.app.holds import hold, release, settle
+from trellis.server.app.metrics import count_attempt, count_job
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.domain.prices import FREE, Prices
 from trellis.server.domain.retry import RetryPolicy, after_bad_end
@@ -27,9 +28,11 @@ async def end_attempt(
     The events `before` are told first. A job that has another attempt already, or has ended, stays where it is.
     """
     await unit.jobs.save_attempt(replace(attempt, end_time=now, outcome=error.message or cause.value))
+    count_attempt(cause)
     total = await settle(unit, job, attempt, now, prices)
     if job.ended or job.attempt_count != attempt.number:
         return await unit.jobs.save(total, before)
     moved, event = after_bad_end(total, error, cause=cause, now=now, policy=policy)
+    count_job(moved.state, cause)
     await (release if moved.ended else hold)(unit, moved, now)
     return await unit.jobs.save(moved, [*before, event])

@@ -25,6 +25,7 @@ from trellis.server.app.attempts import COMPLETED, current_attempt, reference, r
 from trellis.server.app.audit import record
 from trellis.server.app.context import Context
 from trellis.server.app.holds import release, settle
+from trellis.server.app.metrics import count_attempt, count_job
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.app.quota import limited_tenant
 from trellis.server.app.whole_model import check_model, export_of
@@ -192,6 +193,8 @@ async def _record(
         tuned_evaluation=completion.tuned_evaluation,
         progress=replace(job.progress, eta_seconds=0.0),
     )
+    count_attempt(None)
+    count_job(succeeded.state, None)
     await unit.jobs.save(succeeded, events)
 
 

@@ -8,7 +8,15 @@ from trellis.server.domain.claim import Claim
 from trellis.server.domain.marks import JobMark, TrainerMark
 from trellis.server.domain.page import Page
 from trellis.server.domain.trainer import Trainer, TrainerBase
-from trellis.server.domain.tuning_job import Attempt, Checkpoint, JobEvent, JobState, MetricPoint, TuningJob
+from trellis.server.domain.tuning_job import (
+    Attempt,
+    Checkpoint,
+    JobEvent,
+    JobState,
+    MetricPoint,
+    TenantQueue,
+    TuningJob,
+)
 
 
 class TuningJobs(Protocol):
@@ -32,6 +40,10 @@ class TuningJobs(Protocol):
 
     async def counts(self) -> dict[JobState, int]:
         """How many jobs there are in each state, over all tenants."""
+        ...
+
+    async def queued_by_tenant(self) -> Sequence[TenantQueue]:
+        """Of each tenant that has queued jobs."""
         ...
 
     async def save(self, job: TuningJob, events: Sequence[JobEvent] = ()) -> TuningJob:

@@ -11,10 +11,12 @@ from trellis.server.app.audit import record
 from trellis.server.app.context import Context
 from trellis.server.app.etags import check_etag
 from trellis.server.app.holds import release
+from trellis.server.app.metrics import count_job
 from trellis.server.app.pages import Listed, PageQuery, read_page
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.app.tenants import present_tenant
 from trellis.server.domain.tuning_job import (
+    EndCause,
     EventLevel,
     JobEvent,
     JobState,
@@ -69,6 +71,7 @@ async def cancel_tuning_job(context: Context, name: str) -> TuningJob:
         message = "The job was cancelled." if waits else "The job was asked to stop."
         if waits:
             await release(unit, job, now)
+        count_job(state, EndCause.CANCELLED)
         saved = await unit.jobs.save(job.moved(state, now), [JobEvent(now, EventLevel.INFO, message, state=state)])
         await record(context, unit, job, saved)
         await unit.commit()

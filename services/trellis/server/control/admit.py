@@ -11,18 +11,29 @@ import structlog
 from trellis.errors import Reason
 from trellis.server.app.audit import record
 from trellis.server.app.job_preparation import prepare
+from trellis.server.app.metrics import count_job
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.app.traces import begin_wait
 from trellis.server.control.attempts import new_attempt
 from trellis.server.control.board import Decided
 from trellis.server.control.context import ControlContext
+from trellis.server.control.measure_queue import DECISION_SECONDS
 from trellis.server.control.metrics import ATTEMPTS_STARTED, QUEUE_WAIT, waited_seconds
 from trellis.server.control.preempt import keep_reserved, preempt_all
 from trellis.server.control.readiness import JobDatasetsWatch
 from trellis.server.control.snapshot import Taken, take_snapshot
 from trellis.server.control.trainers import new_trainer
 from trellis.server.domain.trainer import Trainer
-from trellis.server.domain.tuning_job import EventLevel, JobError, JobEvent, JobState, QueueCode, QueueReason, TuningJob
+from trellis.server.domain.tuning_job import (
+    EndCause,
+    EventLevel,
+    JobError,
+    JobEvent,
+    JobState,
+    QueueCode,
+    QueueReason,
+    TuningJob,
+)
 from trellis.server.scheduler.export_room import trainers_in_the_way
 from trellis.server.scheduler.policy import Decisions, decide
 from trellis.server.scheduler.snapshot import Snapshot
@@ -108,7 +119,8 @@ class AdmitJobs:
     async def _decide(self, unit: UnitOfWork) -> _Round:
         queued = await self._queue(unit)
         taken = await take_snapshot(unit, self._context, queued.values())
-        decisions = await _decided(taken.snapshot)
+        with DECISION_SECONDS.time():
+            decisions = await _decided(taken.snapshot)
         started = await self._start_trainers(unit, decisions)
         admitted = await self._admit_all(unit, decisions, started)
         for uid in dict.fromkeys((*decisions.drain, *trainers_in_the_way(taken.snapshot))):
@@ -198,6 +210,7 @@ class AdmitJobs:
             return
         now = self._context.now()
         failed = job.moved(JobState.FAILED, now, error)
+        count_job(failed.state, EndCause.USER)
         await unit.jobs.save(failed, [JobEvent(now, EventLevel.ERROR, error.message, state=JobState.FAILED)])
         await record(self._context, unit, job, failed, deed="RefuseTuningJob")
 

@@ -8,11 +8,16 @@ from contextvars import ContextVar
 from typing import Protocol
 
 import structlog
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 _log = structlog.get_logger(__name__)
 _SECONDS = Histogram("trellis_control_loop_seconds", "Duration of one round of a control loop.", ["loop"])
 _ERRORS = Counter("trellis_control_loop_errors_total", "Rounds of a control loop that raised.", ["loop"])
+_DONE = Gauge(
+    "trellis_control_loop_done_timestamp_seconds",
+    "When a round last ended without an error, in seconds since 1970.",
+    ["loop"],
+)
 _LONGEST_PAUSE = 30.0
 _SHORTEST_PAUSE = 0.05
 """Between two rounds, however often the loop is woken."""
@@ -107,6 +112,7 @@ class ControlLoop:
             self._took = time.perf_counter() - begun
             _SECONDS.labels(self.name).observe(self._took)
         self._failures = 0
+        _DONE.labels(self.name).set_to_current_time()
         return more
 
     async def _pause(self) -> None:

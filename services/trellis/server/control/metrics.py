@@ -54,6 +54,11 @@ REPORT_SECONDS = Histogram(
     "How long it took to make a dataset's report.",
     buckets=(0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000),
 )
+# There from the beginning: Prometheus sees no increase in a series that begins with its first count.
+for _how in ("not_started", "silent", "dead", "stuck", "trainer"):
+    ATTEMPTS_LOST.labels(_how)
+for _how in ("not_started", "silent", "dead"):
+    TRAINERS_LOST.labels(_how)
 
 
 def waited_seconds(since: datetime, now: datetime) -> float:

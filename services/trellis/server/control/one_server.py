@@ -4,12 +4,16 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import structlog
+from prometheus_client import Gauge
 
 from trellis.errors import TrellisError
 from trellis.server.control.context import DUTY, ControlContext
 from trellis.server.control.lease import Lease, LeaseLostError
 from trellis.server.control.loop import Step
 
+_HELD = Gauge(
+    "trellis_lease_held", "Whether this server does the rounds of a loop that one server at a time does.", ["loop"]
+)
 _log = structlog.get_logger(__name__)
 
 
@@ -32,7 +36,11 @@ class OneServer:
 
     async def once(self) -> bool:
         """One round of the step, if it is this server's."""
-        if not await self._lease.hold():
+        try:
+            held = await self._lease.hold()
+        finally:
+            _HELD.labels(self.name).set(self._lease.is_held)
+        if not held:
             return False
         if self._step is None or self._token != self._lease.token:
             self._step, self._token = self._make(self._guarded), self._lease.token
@@ -47,6 +55,7 @@ class OneServer:
 
     async def leave(self) -> None:
         """Let another server take over at once."""
+        _HELD.labels(self.name).set(False)
         try:
             await self._lease.release()
         except TrellisError as error:  # it ends by itself

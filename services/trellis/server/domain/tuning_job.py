@@ -126,6 +126,16 @@ class QueueReason:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantQueue:
+    """The queued jobs of one tenant."""
+
+    tenant: str
+    jobs: int
+    oldest: datetime
+    """When the first of them was submitted."""
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """What a job is expected to take: held in the ledger at submit, and what its start is predicted from."""
 

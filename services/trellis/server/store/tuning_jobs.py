@@ -20,6 +20,7 @@ from trellis.server.domain.tuning_job import (
     Progress,
     QueueCode,
     QueueReason,
+    TenantQueue,
     TuningJob,
 )
 from trellis.server.store import tables
@@ -142,6 +143,11 @@ class SqlTuningJobs(EventRows, AttemptRows, MetricRows, CheckpointRows, LogRows,
         grouped = select(_j.state, func.count().label("jobs")).group_by(_j.state)
         found = {row.state: row.jobs for row in await self._transaction.rows(grouped)}
         return {state: found.get(state, 0) for state in JobState}
+
+    async def queued_by_tenant(self) -> Sequence[TenantQueue]:
+        grouped = select(_j.tenant, func.count().label("jobs"), func.min(_j.create_time).label("oldest"))
+        statement = grouped.where(_j.state == JobState.QUEUED).group_by(_j.tenant)
+        return [TenantQueue(row.tenant, row.jobs, row.oldest) for row in await self._transaction.rows(statement)]
 
     async def save(self, job: TuningJob, events: Sequence[JobEvent] = ()) -> TuningJob:
         assert job.uid in self._locked, f"{job.name} was not read for update in this unit of work"
