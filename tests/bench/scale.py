@@ -18,6 +18,8 @@ from typing import Final
 
 from tests.bench.report import Machine, Row, Sheet, output_options, versions
 from tests.bench.scale_rig.fleet import Fleet, FleetSize, fleet
+from tests.bench.scale_rig.relay import measure_relay
+from tests.bench.scale_rig.reports import report_seconds
 from tests.postgres import PostgresServer, find_programs
 from trellis.server.control.loop import ControlLoop
 from trellis.serving.routing import rank, standing
@@ -68,7 +70,17 @@ async def measure(postgres: PostgresServer, rounds: int, *, quick: bool) -> Shee
             label = f"{name}, {size.accelerators} accelerators"
             sheet.rows.append(Row(label, value, unit, peer, first.get(name) if peer else None))
         first = first or {name: value for name, (value, _) in found.items()}
+    await _relay(postgres, sheet, quick=quick)
     return sheet
+
+
+async def _relay(postgres: PostgresServer, sheet: Sheet, *, quick: bool) -> None:
+    """What calls of models take of a server, which hands on every message of every answer."""
+    _say("— the relay")
+    with tempfile.TemporaryDirectory() as folder:
+        relay = await measure_relay(postgres, Path(folder), 4 if quick else 64, 5 if quick else 50)
+    sheet.rows.append(Row("a model call with one message, CPU of the server", 1e3 * relay.call, "ms"))
+    sheet.rows.append(Row("each further message of an answer, CPU of the server", 1e6 * relay.message, "µs"))
 
 
 async def _of(postgres: PostgresServer, size: FleetSize, rounds: int) -> dict[str, tuple[float, str]]:
@@ -82,6 +94,7 @@ async def _of(postgres: PostgresServer, size: FleetSize, rounds: int) -> dict[st
                 load += _load(loop, seconds)
                 _say(f"  {loop.name}: {1e3 * seconds:.1f} ms every {loop.pause_after(seconds):.3g} s")
             found["all loops, part of a core"] = (load, "cores")
+            found["a report of a job, ms"] = (1e3 * await report_seconds(installation, size.running, rounds), "ms")
             found["deploy after a change, ms a round"] = (1e3 * await _changed(installation, rounds), "ms")
     found["route a call, µs"] = (1e6 * _routing(size.accelerators - size.trainers), "µs")
     return found

@@ -57,9 +57,14 @@ class FleetSize:
 class Fleet:
     """The installation, and what one server does about it again and again."""
 
-    def __init__(self, platform: Platform, engine: AsyncEngine) -> None:
+    def __init__(self, platform: Platform, engine: AsyncEngine, size: FleetSize) -> None:
         self._platform = platform
         self._engine = engine
+        self.context = platform.app
+        self.running_uids = [(f"tenant-{n % size.tenants:05}", f"uid-{n:06}") for n in range(size.running)]
+        """The tenant and uid of each job that runs."""
+        self.next_report = 1
+        """The number that each one's next report must have."""
         self._control = platform.control()
         self.loops: Sequence[ControlLoop] = control_loops(self._control, platform.store, platform.app.key_uses)
         """A server's control loops."""
@@ -108,7 +113,7 @@ async def fleet(postgres: PostgresServer, folder: Path, size: FleetSize) -> Asyn
         alone = await connection.execution_options(isolation_level="AUTOCOMMIT")
         await alone.execute(text("VACUUM ANALYZE"))
     try:
-        yield Fleet(platform, engine)
+        yield Fleet(platform, engine, size)
     finally:
         await engine.dispose()
 
