@@ -11,9 +11,6 @@ TRELLIS_SECRET_FILE: /run/trellis/secret/server-secret
 TRELLIS_FIRST_ADMIN_KEY_FILE: /run/trellis/secret/admin-key
 TRELLIS_MIGRATE: wait
 TRELLIS_KUBERAY_FILE: /etc/trellis/ray/kuberay.yaml
-TRELLIS_RAY_DASHBOARD_URL: http://{{ $name }}-trainers-head-svc:8265
-TRELLIS_SERVE_HOST: {{ $name }}-engines-serve-svc
-TRELLIS_SERVE_PORT: "8000"
 {{- if .Values.ray.auth.enabled }}
 TRELLIS_RAY_TOKEN_FILE: /run/trellis/ray/auth_token
 {{- end }}

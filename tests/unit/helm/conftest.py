@@ -1,0 +1,41 @@
+"""Each file of ci/ is rendered once."""
+
+import functools
+from pathlib import Path
+
+import pytest
+from tests.helm_chart import VALUES, Rendered, read_settings, render
+
+from trellis.server.clusters.kuberay.settings import KubeRaySettings
+
+
+@functools.cache
+def _rendered(name: str) -> Rendered:
+    return render(name)
+
+
+@pytest.fixture(params=VALUES)
+def rendered(request: pytest.FixtureRequest) -> Rendered:
+    """A test that asks for it runs once for each file."""
+    return _rendered(request.param)
+
+
+@pytest.fixture
+def laptop() -> Rendered:
+    return _rendered("laptop")
+
+
+@pytest.fixture
+def production() -> Rendered:
+    return _rendered("production")
+
+
+@pytest.fixture
+def given_secrets() -> Rendered:
+    return _rendered("given-secrets")
+
+
+@pytest.fixture
+def settings(rendered: Rendered, tmp_path: Path) -> KubeRaySettings:
+    """What the server reads of the rendered ConfigMap."""
+    return read_settings(rendered, tmp_path)
