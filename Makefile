@@ -1,7 +1,7 @@
 # Each target does the set-up that it needs: a .venv in this folder, nothing global. ARGS=… is handed on.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench proto lock format clean distclean
+.PHONY: help setup demo test lint bench proto lock format images clean distclean
 
 help:  ## what can be made
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -28,6 +28,9 @@ bench: setup  ## every script of tests/bench, its rows as JSON in build/bench (A
 
 proto: setup  ## generate services/trellis/v1 and docs/access.md from proto/
 	@scripts/generate-proto
+
+images:  ## build the container images with docker buildx (ARGS="--cpu", "--push --registry …")
+	@scripts/build-images $(ARGS)
 
 lock:  ## resolve every dependency anew and write requirements.lock
 	@scripts/lock

@@ -1,1 +1,1 @@
-"""C++ kernels for the CPU, compiled on the machine that runs them; without a compiler PyTorch's own paths are taken."""
+"""C++ kernels for the CPU, compiled on the machine that runs them, or with its image (ship.py); else PyTorch's own paths."""
