@@ -77,11 +77,7 @@ class Store:
     def patch(self, kind: Resource, namespace: str, name: str, change: Object) -> Object:
         """A merge patch. Of a custom object everything but the status. Raises StatusError."""
         present = self.get(kind, namespace, name)
-        wanted = change.get("metadata", {}).get("resourceVersion")
-        if wanted is not None and wanted != present["metadata"]["resourceVersion"]:
-            raise statuses.conflict(
-                kind, name, "the object has been modified; please apply your changes to the latest version"
-            )
+        _check_version(kind, present, change)
         if kind in CUSTOM:
             change = {field: value for field, value in change.items() if field != "status"}
         return self.replace(kind, namespace, name, merged(present, change))
@@ -89,6 +85,8 @@ class Store:
     def apply(self, kind: Resource, namespace: str, one: Object) -> Object:
         """Server-side apply by one manager: what it gave before and gives no more goes. Raises StatusError."""
         key = (kind, namespace, str(one["metadata"]["name"]))
+        if key in self._objects:
+            _check_version(kind, self._objects[key], one)
         before, self._applied[key] = self._applied.get(key, {}), copy.deepcopy(one)
         if key not in self._objects:
             return self.create(kind, namespace, one)
@@ -182,6 +180,13 @@ class Store:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _check_version(kind: Resource, present: Object, change: Object) -> None:
+    wanted = change.get("metadata", {}).get("resourceVersion")
+    if wanted is not None and wanted != present["metadata"]["resourceVersion"]:
+        why = "the object has been modified; please apply your changes to the latest version"
+        raise statuses.conflict(kind, name_of(present), why)
 
 
 def merged(one: Any, change: Any) -> Any:
