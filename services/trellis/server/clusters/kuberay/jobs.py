@@ -26,7 +26,17 @@ from trellis.server.clusters.kuberay.resources import (
 )
 from trellis.server.clusters.kuberay.settings import KubeRaySettings
 from trellis.server.clusters.kuberay.sight import TroubleSight
-from trellis.server.clusters.kuberay.states import ENDED, STOPPED, SUBMITTED, run_message, run_status, was_stopped
+from trellis.server.clusters.kuberay.states import (
+    BEFORE,
+    DURING,
+    ENDED,
+    STOPPED,
+    SUBMITTED,
+    has_begun,
+    run_message,
+    run_status,
+    was_stopped,
+)
 from trellis.server.domain.run_trouble import RunTrouble, TroubleCode
 
 _log = structlog.get_logger(__name__)
@@ -99,7 +109,7 @@ class KubeRayCluster:
         if settings.network_policies:
             await self._api.create(NETWORK_POLICIES, manifests.run_network_policy(settings, request, uid_of(made)))
         await self._api.create(SECRETS, manifests.run_secret(settings, request, uid_of(made)))
-        marked = await self._api.patch(RAY_JOBS, name_of(made), _annotation(SUBMITTED))
+        marked = await self._api.patch(RAY_JOBS, name_of(made), _annotation(SUBMITTED, "true"))
         if marked is not None:
             self._jobs.observe(marked)
 
@@ -123,13 +133,17 @@ class KubeRayCluster:
         """Ends the run's processes, and keeps its record and output; one that has ended or is unknown is no error.
 
         KubeRay takes the Ray cluster of a RayJob away that is past its deadline, and leaves the submitter's pod with the
-        output. A RayJob that has not been let in by Kueue has no pods, and one second of life if it ever is.
+        output. One that has not begun, as Kueue holds it, or its pods have no place, gets another program besides, which does
+        nothing: it may be let in before it is forgotten.
         """
         found = await self._read(submission_id)
         if found is None:
             await self._standing.stop(submission_id)
         elif run_status(found) not in ENDED and not is_going(found):
-            change = {**_annotation(STOPPED), "spec": {"activeDeadlineSeconds": 1, "ttlSecondsAfterFinished": 0}}
+            end: dict[str, Any] = {"activeDeadlineSeconds": 1, "ttlSecondsAfterFinished": 0}
+            begun = has_begun(found)
+            change = {**_annotation(STOPPED, DURING if begun else BEFORE), "spec": end}
+            end.update({} if begun else {"entrypoint": "true"})
             stopped = await self._api.patch(RAY_JOBS, name_of(found), change)
             if stopped is not None:
                 self._jobs.observe(stopped)
@@ -201,8 +215,8 @@ def _run_of(ray_job: Object) -> str:
     return str(annotations.get(manifests.RUN, ""))
 
 
-def _annotation(name: str) -> dict[str, Any]:
-    return {"metadata": {"annotations": {name: "true"}}}
+def _annotation(name: str, value: str) -> dict[str, Any]:
+    return {"metadata": {"annotations": {name: value}}}
 
 
 def _remember(memory: dict[str, Any], run: str, what: Any) -> None:

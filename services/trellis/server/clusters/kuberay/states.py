@@ -8,7 +8,9 @@ from trellis.server.clusters.kuberay.resources import Object, is_going
 SUBMITTED: Final = "trellis.dev/submitted"
 """The annotation of a RayJob whose Secret has been made too."""
 STOPPED: Final = "trellis.dev/stopped"
-"""The annotation of a RayJob that was told to end."""
+"""The annotation of a RayJob that was told to end; its value says when."""
+BEFORE: Final = "before it began"
+DURING: Final = "while it ran"
 _ENDED_WELL: Final = {"SUCCEEDED": RunStatus.SUCCEEDED, "STOPPED": RunStatus.STOPPED}
 _ENDED_BADLY: Final = frozenset({"Failed", "ValidationFailed"})
 _NOTHING_RUNS: Final = frozenset({"", "Suspended"})
@@ -25,6 +27,8 @@ def run_status(ray_job: Object) -> RunStatus:
     if is_going(ray_job):
         return RunStatus.UNKNOWN
     deployment, verdict = _said(ray_job, "jobDeploymentStatus"), _said(ray_job, "jobStatus")
+    if deployment in {"Complete", *_ENDED_BADLY} and _annotations(ray_job).get(STOPPED) == BEFORE:
+        return RunStatus.STOPPED
     if deployment == "Complete":
         return _ENDED_WELL.get(verdict, RunStatus.FAILED)
     if deployment in _ENDED_BADLY:
@@ -48,6 +52,11 @@ def run_message(ray_job: Object) -> str:
         return said
     words = [_said(ray_job, "jobDeploymentStatus"), _said(ray_job, "reason")]
     return f"KubeRay says {' '.join(word for word in words if word)}." if any(words) else ""
+
+
+def has_begun(ray_job: Object) -> bool:
+    """Whether its program may have been started."""
+    return _said(ray_job, "jobDeploymentStatus") not in {*_NOTHING_RUNS, "Initializing"}
 
 
 def was_stopped(ray_job: Object) -> bool:
