@@ -27,6 +27,8 @@ BUCKET: Final = "s3://"
 """How sources in S3 begin."""
 LAST: Final = "last-fetched"
 """The name of what is meant where no revision is given."""
+NEWEST: Final = "main"
+"""The branch that is fetched where no revision is given."""
 PROGRESS: Final = "trellis-base.progress"
 _PINNED: Final = re.compile(r"[0-9a-f]{40}|sha256:[0-9a-f]{64}")
 _QUIET_SECONDS: Final = 120.0

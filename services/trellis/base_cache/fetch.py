@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 from trellis.base_cache.amounts import amount
 from trellis.base_cache.cache import (
     LAST,
+    NEWEST,
     canonical,
     entry_of,
     folder_of,
@@ -275,7 +276,9 @@ class _Fetch:
 
     def _name(self, revision: str) -> None:
         """Remember which revision was fetched last, and which one the name meant that was asked for."""
-        for name in {LAST, "" if is_pinned(self._revision) else self._revision} - {""}:
+        for name in {LAST, LAST if is_pinned(self._revision) else self._revision or NEWEST}:
+            if pinned(self._source, name, self._cache) == revision:
+                continue  # the volume may be mounted read-only where it is known already
             _write(ref_of(self._source, name, self._cache), revision)
 
     def _reported(self, part: Part) -> Progress:

@@ -43,7 +43,7 @@ class BaseModel(_message.Message):
     display_name: _builtins.str
     """What people call it."""
     source: _builtins.str
-    """A folder that the server and its workers see, or a hub id such as `org/model`."""
+    """A folder that the server and its workers see, a hub id such as `org/model`, or `s3://bucket/prefix` of their cache."""
     revision: _builtins.str
     """The hub's revision; for a folder a digest of its configuration and weights' names, sizes and headers."""
     architecture: _builtins.str

@@ -63,9 +63,9 @@ class BaseModelServiceServicer:
     """
 
     def CreateBaseModel(self, request, context):
-        """Registers a model of transformers, from a folder or a hub id; its configuration, tokenizer and chat template
+        """Registers a model of transformers, from a folder, a hub id or a bucket; its configuration, tokenizer and chat template
         are read and their digests kept. Errors: ALREADY_EXISTS; INVALID_ARGUMENT (BASE_MODEL_INVALID) when the files
-        are missing or can't be used.
+        are missing or can't be used; UNAVAILABLE (BASE_MODEL_UNAVAILABLE) while they are not in the cache of base models.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,9 +35,9 @@ class BaseModelServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> BaseModelServiceAsyncStub: ...
     CreateBaseModel: _grpc.UnaryUnaryMultiCallable[_base_model_pb2.CreateBaseModelRequest, _base_model_pb2.BaseModel]
-    """Registers a model of transformers, from a folder or a hub id; its configuration, tokenizer and chat template
+    """Registers a model of transformers, from a folder, a hub id or a bucket; its configuration, tokenizer and chat template
     are read and their digests kept. Errors: ALREADY_EXISTS; INVALID_ARGUMENT (BASE_MODEL_INVALID) when the files
-    are missing or can't be used.
+    are missing or can't be used; UNAVAILABLE (BASE_MODEL_UNAVAILABLE) while they are not in the cache of base models.
     """
     GetBaseModel: _grpc.UnaryUnaryMultiCallable[_base_model_pb2.GetBaseModelRequest, _base_model_pb2.BaseModel]
     """Reads one base model. Errors: NOT_FOUND."""
@@ -54,9 +54,9 @@ class BaseModelServiceAsyncStub(BaseModelServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateBaseModel: _aio.UnaryUnaryMultiCallable[_base_model_pb2.CreateBaseModelRequest, _base_model_pb2.BaseModel]  # type: ignore[assignment]
-    """Registers a model of transformers, from a folder or a hub id; its configuration, tokenizer and chat template
+    """Registers a model of transformers, from a folder, a hub id or a bucket; its configuration, tokenizer and chat template
     are read and their digests kept. Errors: ALREADY_EXISTS; INVALID_ARGUMENT (BASE_MODEL_INVALID) when the files
-    are missing or can't be used.
+    are missing or can't be used; UNAVAILABLE (BASE_MODEL_UNAVAILABLE) while they are not in the cache of base models.
     """
     GetBaseModel: _aio.UnaryUnaryMultiCallable[_base_model_pb2.GetBaseModelRequest, _base_model_pb2.BaseModel]  # type: ignore[assignment]
     """Reads one base model. Errors: NOT_FOUND."""
@@ -76,9 +76,9 @@ class BaseModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _base_model_pb2.CreateBaseModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_base_model_pb2.BaseModel, _abc.Awaitable[_base_model_pb2.BaseModel]]:
-        """Registers a model of transformers, from a folder or a hub id; its configuration, tokenizer and chat template
+        """Registers a model of transformers, from a folder, a hub id or a bucket; its configuration, tokenizer and chat template
         are read and their digests kept. Errors: ALREADY_EXISTS; INVALID_ARGUMENT (BASE_MODEL_INVALID) when the files
-        are missing or can't be used.
+        are missing or can't be used; UNAVAILABLE (BASE_MODEL_UNAVAILABLE) while they are not in the cache of base models.
         """
 
     @_abc_1.abstractmethod

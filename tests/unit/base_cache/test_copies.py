@@ -91,8 +91,8 @@ def test_other_objects_are_another_revision_and_damage_is_mended(
     data = bytearray(shard.read_bytes())
     data[-70_000] ^= 1
     shard.write_bytes(data)
-    assert verify(SOURCE, "", cache) == ["model-2-of-2.safetensors has other bytes than were fetched."]
-    repair(SOURCE, "", cache)
+    assert verify(SOURCE, second.revision, cache) == ["model-2-of-2.safetensors has other bytes than were fetched."]
+    repair(SOURCE, second.revision, cache)
     assert fetch(SOURCE, "", cache, options=QUICK).revision == second.revision
     assert verify(SOURCE, "", cache) == []
     assert list(entry_of(SOURCE, cache).glob(".*")) == []

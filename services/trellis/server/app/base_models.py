@@ -122,10 +122,16 @@ async def read_facts(base: BaseModel) -> BaseFacts:
     try:
         return await asyncio.to_thread(read_base, base.source, base.revision)
     except BaseModelNotFetchedError as error:
-        raise _not_fetched(f"{base.name} can't be read yet: {error}", base.name) from error
+        raise not_fetched(f"{base.name} can't be read yet: {error}", base.name) from error
     except BaseModelError as error:
         message = f"{base.name} can't be read: {error}"
         raise error_for(Reason.BASE_MODEL_UNAVAILABLE, message, metadata={"base_model": base.name}) from error
+
+
+def not_fetched(message: str, name: str = "") -> Unavailable:
+    """The error where the base may be in the cache when the call is repeated."""
+    metadata = {"base_model": name} if name else {}
+    return Unavailable(Reason.BASE_MODEL_UNAVAILABLE, message, metadata=metadata, retry_after=_FETCH_LOOK_SECONDS)
 
 
 def _check(new: NewBaseModel, key: RequestKey) -> None:
@@ -145,15 +151,9 @@ def _read(source: str, revision: str) -> tuple[BaseFacts, str]:
         facts = read_base(source, revision)
         return facts, ChatTokenizer.load(facts.path).digest
     except BaseModelNotFetchedError as error:
-        raise _not_fetched(str(error)) from error
+        raise not_fetched(str(error)) from error
     except (BaseModelError, TokensError) as error:
         raise InvalidArgument.for_field("base_model.source", str(error), reason=Reason.BASE_MODEL_INVALID) from error
-
-
-def _not_fetched(message: str, name: str = "") -> Unavailable:
-    """What may be in the cache of base models when the call is repeated."""
-    metadata = {"base_model": name} if name else {}
-    return Unavailable(Reason.BASE_MODEL_UNAVAILABLE, message, metadata=metadata, retry_after=_FETCH_LOOK_SECONDS)
 
 
 def _lasting_source(source: str, facts: BaseFacts) -> str:

@@ -15,7 +15,7 @@ from trellis.artifacts import (
     check_adapter_folder,
     file_facts,
 )
-from trellis.bases import BaseFacts, BaseModelError, read_base
+from trellis.bases import BaseFacts, BaseModelError, BaseModelNotFetchedError, read_base
 from trellis.errors import FailedPrecondition, Reason, TrellisError, error_for
 from trellis.objects import ObjectNotFoundError, ObjectStore
 from trellis.server.app import keys
@@ -23,6 +23,7 @@ from trellis.server.app.adapters import point_alias, want_deployed
 from trellis.server.app.attempt_usage import AttemptUsage, with_usage
 from trellis.server.app.attempts import COMPLETED, current_attempt, reference, renewed
 from trellis.server.app.audit import record
+from trellis.server.app.base_models import not_fetched
 from trellis.server.app.context import Context
 from trellis.server.app.holds import release, settle
 from trellis.server.app.metrics import count_attempt, count_job
@@ -107,6 +108,8 @@ def _check(store: ObjectStore, job: TuningJob, attempt: Attempt, digest: str) ->
         _check_origin(manifest, job)
         base = read_base(job.spec.base_source, job.spec.base_revision)
         return manifest, _check_files(store, prefix, manifest, base)
+    except BaseModelNotFetchedError as error:
+        raise not_fetched(str(error), job.spec.base_model) from error
     except (ArtifactError, BaseModelError, ObjectNotFoundError) as error:
         sentence = f"{error} is missing." if isinstance(error, ObjectNotFoundError) else str(error)
         raise FailedPrecondition(Reason.ADAPTER_INVALID, sentence) from error

@@ -14,12 +14,13 @@ from trellis.artifacts import (
     check_adapter_folder,
     file_facts,
 )
-from trellis.bases import BaseModelError, read_base
+from trellis.bases import BaseModelError, BaseModelNotFetchedError, read_base
 from trellis.errors import FailedPrecondition, NotFound, Reason, error_for
 from trellis.names import CheckpointName
 from trellis.objects import ObjectNotFoundError, ObjectStore
 from trellis.server.app import keys
 from trellis.server.app.audit import record
+from trellis.server.app.base_models import not_fetched
 from trellis.server.app.checkpoints import present_checkpoint
 from trellis.server.app.context import Context
 from trellis.server.app.fields import Violations
@@ -44,6 +45,8 @@ async def promote_checkpoint(context: Context, name: str, display_name: str = ""
         manifest, facts = await asyncio.to_thread(_copy, context.store, job, checkpoint, key)
     except ObjectNotFoundError:
         raise NotFound.for_resource(parsed) from None
+    except BaseModelNotFetchedError as error:
+        raise not_fetched(str(error), job.spec.base_model) from error
     except (ArtifactError, BaseModelError) as error:
         code = error.code if isinstance(error, ArtifactError) else "base_model"
         message = f"{name} makes no sound adapter: {error}"
