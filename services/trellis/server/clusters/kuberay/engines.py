@@ -77,10 +77,10 @@ class RayServiceApplications:
                 # What runs can't be called before the cluster's services are there.
                 state = "DEPLOYING" if app.get("status") == "RUNNING" else app.get("status")
                 told[str(name)] = {**app, "status": state}
-        missing = [name for name in declared if name not in told]
-        trouble = await self._sight.trouble(service) if missing else None
+        told = {name: told.get(name, {"status": "NOT_STARTED"}) for name in {**told, **declared}}
+        trouble = await self._sight.trouble(service)
         message = trouble.message if trouble else _STARTING
-        return {**told, **{name: {"status": "NOT_STARTED", "message": message} for name in missing}}
+        return {name: {**app, "message": app.get("message") or message} for name, app in told.items()}
 
 
 def _is_up(service: Object) -> bool:
