@@ -77,6 +77,7 @@ def test_a_value_of_the_wrong_kind_is_named_with_its_place(change: str, place: s
         ("production", ["networkPolicy.monitoring=[]"], "networkPolicy.monitoring is empty"),
         ("laptop", ["networkPolicy.operator=[]"], "networkPolicy.operator is empty"),
         ("laptop", ["bases.cache.mode=none"], "choose pvc or hostPath"),
+        ("production", ["bases.models[1].revision=main"], "the revision of house-model must be sha256:"),
         ("laptop", ["ray.engines.groups=[]"], "ray.engines.groups is empty"),
         ("laptop", ["ray.trainers.groups[0].minReplicas=3"], "cpu has minReplicas 3, more than maxReplicas 1"),
         ("laptop", [f"fullnameOverride={'a' * 33}"], "must be at most 32"),

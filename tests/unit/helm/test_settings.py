@@ -10,6 +10,7 @@ from tests.helm_chart import CHART, Rendered, environment, mounted, read_setting
 from tests.kubernetes_schemas import at_hand, custom_errors, template_errors
 from tests.pod_security import restricted_errors
 
+from trellis.base_cache.cache import split_revision
 from trellis.server.app.hosts import RunRequest
 from trellis.server.clusters.kuberay import manifests
 from trellis.server.clusters.kuberay.resources import PERMISSIONS
@@ -127,6 +128,17 @@ def test_capacity_follows_from_the_groups_unless_it_is_said(production: Rendered
     assert config(production).capacity_cpus == 8 * 12 + 16 * 8 + 128
     assert config(laptop).capacity_gpus == 0
     assert config(render("laptop", "--set", "server.settings.TRELLIS_CAPACITY_CPUS=2.5")).capacity_cpus == 2.5
+
+
+def test_the_models_are_registered_that_are_fetched(rendered: Rendered) -> None:
+    pods = [
+        spec for _, metadata, spec in rendered.pods() if metadata["labels"]["app.kubernetes.io/component"] == "bases"
+    ]
+    containers = [one for spec in pods for one in (spec.get("initContainers") or spec["containers"])]
+    fetched = [(one["command"][-1], "".join(one.get("args", [""])[1:])) for one in containers]
+    registered = [split_revision(source) for _, source in config(rendered).base_models]
+    assert registered == fetched
+    assert {name for name, _ in config(rendered).base_models} >= set(config(rendered).always_on)
 
 
 class TestRay:

@@ -65,10 +65,12 @@ OTEL_TRACES_SAMPLER_ARG: {{ .Values.observability.tracing.ratio | quote }}
 {{- end }}
 {{- end -}}
 
-{{/* NAME=SOURCE, separated by commas. */}}
+{{/* NAME=SOURCE@REVISION, separated by commas. */}}
 {{- define "trellis.baseModels" -}}
 {{- $said := list -}}
-{{- range . -}}{{- $said = append $said (printf "%s=%s" .name .source) -}}{{- end -}}
+{{- range . -}}
+{{- $said = append $said (printf "%s=%s%s" .name .source (ternary (printf "@%s" .revision) "" (not (empty .revision)))) -}}
+{{- end -}}
 {{ join "," $said }}
 {{- end -}}
 
