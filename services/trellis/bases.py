@@ -94,7 +94,7 @@ def read_base(source: str, revision: str = "") -> BaseFacts:
             raise BaseModelError(f"{message} {facts.revision}, not {revision}. Restore them, or register it anew.")
         return facts
     cache = os.environ.get(VARIABLE, "").strip()
-    if cache and (found := _read_cached(source, revision, Path(cache))):
+    if cache and (found := _read_cached(source, revision, Path(cache).expanduser())):
         return found
     if source.startswith(BUCKET):
         raise BaseModelError(f"{source!r} is read from a cache alone: {VARIABLE} must name its folder.")

@@ -225,14 +225,17 @@ class _Fetch:
         return self._finish(listing, part, [whole[name] for name in sorted(whole)], meter)
 
     def _all(self, downloads: Downloads, files: Iterable[RemoteFile]) -> dict[str, CachedFile]:
-        with ThreadPoolExecutor(self._options.workers, thread_name_prefix="base-cache") as pool:
-            tasks = [pool.submit(downloads.get, file) for file in files]
-            try:
-                return {whole.name: whole for whole in (task.result() for task in tasks)}
-            except BaseException:
-                downloads.stop.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        pool = ThreadPoolExecutor(self._options.workers, thread_name_prefix="base-cache")
+        tasks = [pool.submit(downloads.get, file) for file in files]
+        try:
+            fetched = [task.result() for task in tasks]
+        except BaseException as error:
+            downloads.stop.set()
+            # Who was told to end does not wait for answers that may never come.
+            pool.shutdown(wait=not isinstance(error, KeyboardInterrupt), cancel_futures=True)
+            raise
+        pool.shutdown()
+        return {whole.name: whole for whole in fetched}
 
     def _finish(self, listing: Listing, part: Part, files: list[CachedFile], meter: Meter) -> Fetched:
         digest = self._check(part, folder_digest)

@@ -35,12 +35,15 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, _stop)
     try:
         fetched = _run(options)
-    except (BaseCacheError, OSError) as error:
-        passing = isinstance(error, (PassingError, OSError))
+    except BaseCacheError as error:
+        passing = isinstance(error, PassingError)
         _say_failure(str(error), passing, options.format == "json")
         return TEMPORARY if passing else WRONG
+    except OSError as error:
+        _say_failure(f"The cache can't be read or written ({error}).", True, options.format == "json")
+        return TEMPORARY
     except KeyboardInterrupt:
-        return STOPPED
+        os._exit(STOPPED)  # threads may wait for bytes; what they wrote is sound, and the lease is given back
     _say_result(fetched, options.format == "json")
     return DONE
 
@@ -50,7 +53,12 @@ def _run(options: argparse.Namespace) -> Fetched:
     if not options.cache and not os.environ.get(VARIABLE, "").strip():
         raise BaseCacheError(f"Say where the cache is, with --cache or {VARIABLE}.")
     progress = as_json() if options.format == "json" else as_lines()
-    how = FetchOptions(offline=options.offline, workers=options.workers, lease_seconds=options.lease_seconds)
+    how = FetchOptions(
+        offline=options.offline,
+        workers=options.workers,
+        lease_seconds=options.lease_seconds,
+        poll_seconds=min(2.0, options.lease_seconds / 10),
+    )
     fetched = fetch(options.source, options.revision, cache, progress, how)
     if not (options.verify and fetched.was_present):
         return fetched
@@ -76,14 +84,30 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--offline", action="store_true", help="ask nobody: fail unless it is in the cache")
     parser.add_argument("--verify", action="store_true", help="hash all of it, and fetch again what is damaged")
     parser.add_argument("--format", choices=("lines", "json"), default="lines", help="how to say the progress")
-    parser.add_argument("--workers", type=int, default=4, help="files that are fetched at once  [default: 4]")
+    parser.add_argument("--workers", type=_positive, default=4, help="files that are fetched at once  [default: 4]")
     parser.add_argument(
         "--lease-seconds",
-        type=float,
+        type=_seconds,
         default=60.0,
         help="without a sign of life for so long, another fetch is taken over  [default: 60]",
     )
     return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"it must be a whole number from 1 on, not {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"it must be a number of seconds above 0, not {text!r}")
+    return seconds
 
 
 def _say_result(fetched: Fetched, as_objects: bool) -> None:

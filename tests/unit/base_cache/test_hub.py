@@ -152,9 +152,9 @@ def test_a_killed_fetch_looks_like_nothing_and_goes_on_where_it_was(
 
 def test_two_fetchers_at_once_ask_for_each_byte_once(hub: Hub, cache: Path) -> None:
     hub.hold_after = 100_000
-    first = start(cache)
+    first = start(cache, "--lease-seconds", "5")
     assert hub.held.wait(20)
-    second = start(cache)
+    second = start(cache, "--lease-seconds", "5")
     assert second.stderr is not None
     told = json.loads(second.stderr.readline())
     assert told["event"] == "waiting"
@@ -163,6 +163,23 @@ def test_two_fetchers_at_once_ask_for_each_byte_once(hub: Hub, cache: Path) -> N
     results = [json.loads(process.communicate(timeout=30)[0]) for process in (first, second)]
     assert [result["was_present"] for result in results] == [False, True]
     assert hub.sent[SHARD] == size_of(hub, SHARD)
+
+
+def test_who_is_told_to_end_gives_the_fetch_up_at_once(hub: Hub, cache: Path) -> None:
+    hub.hold_after = 100_000
+    process = start(cache)
+    assert hub.held.wait(20)
+    process.terminate()
+    process.communicate(timeout=10)
+    assert process.returncode == 143
+    assert list(cache.glob("*/.lease-*")) == []
+    hub.hold_after = 0
+    hub.go_on.set()
+    assert fetch(MODEL, "", cache, options=FetchOptions(sleep=refuse)).revision == COMMIT  # nobody is waited for
+
+
+def refuse(_seconds: float) -> None:
+    raise AssertionError("It waited.")
 
 
 @pytest.mark.parametrize(
