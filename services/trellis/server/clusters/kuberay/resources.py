@@ -41,8 +41,8 @@ PERMISSIONS: Final[frozenset[tuple[str, str, str]]] = frozenset(
     (group, resource, verb)
     for group, resource, verbs in (
         ("ray.io", "rayjobs", "create get list watch patch delete"),
-        ("ray.io", "rayclusters", "create get list watch patch delete"),
-        ("ray.io", "rayservices", "create get list watch patch delete"),
+        ("ray.io", "rayclusters", "create get patch"),
+        ("ray.io", "rayservices", "create get patch"),
         ("networking.k8s.io", "networkpolicies", "create"),
         ("", "secrets", "create"),
         ("", "configmaps", "get"),
