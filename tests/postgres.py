@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import LiteralString
 
@@ -56,6 +56,20 @@ DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
 """Changes for a server that is killed, and whose commits must outlive it."""
 
 
+def _until_gone(pids: Sequence[int], seconds: float = 30) -> None:
+    """A server can't be started again while a process of the last one has its shared memory."""
+    deadline = time.monotonic() + seconds
+    while any(_lives(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 class PostgresServer:
     """A cluster in a temporary folder, reachable through a unix socket in it and nothing else."""
 
@@ -95,15 +109,17 @@ class PostgresServer:
     def kill(self) -> None:
         """SIGKILL to all of its processes at once; what was committed with `fsync` on is there after `start_again`."""
         assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)  # no child is born meanwhile
+        children = self._children()
         self.signal(signal.SIGKILL)
         self._process.wait(timeout=30)
         self._process = None
+        _until_gone(children)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the server and to each process that serves a connection."""
         assert self._process is not None
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        for pid in (self._process.pid, *map(int, children)):
+        for pid in (self._process.pid, *self._children()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
@@ -156,6 +172,11 @@ class PostgresServer:
     def _execute(self, statement: sql.Composed) -> None:
         with self._connect() as connection:
             connection.execute(statement)
+
+    def _children(self) -> list[int]:
+        assert self._process is not None
+        pid = self._process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def _connect(self) -> psycopg.Connection[tuple[object, ...]]:
         return psycopg.connect(host=str(self._folder), user=SUPERUSER, dbname="postgres", autocommit=True)
