@@ -10,8 +10,7 @@ import fsspec
 from trellis.base_cache.errors import BaseCacheError, PassingError
 from trellis.base_cache.sources.source import Listing, RemoteFile, is_wanted
 
-_PIECE: Final = 1 << 20
-_BLOCK: Final = 16 << 20
+_PIECE: Final = 16 << 20
 _WHOLE: Final = re.compile(r"[0-9a-f]{32}")
 
 
@@ -35,15 +34,24 @@ class BucketSource:
     def read(self, file: RemoteFile, listing: Listing, offset: int) -> Iterator[Iterator[bytes]]:  # noqa: ARG002  as above
         """Read the object; one that was replaced since it was listed is refused by its ETag."""
         try:
-            with self._fs.open(f"{self._root}/{file.name}", "rb", block_size=_BLOCK) as stream:
+            # Without a cache, each read is one request, which asks for this ETag.
+            with self._fs.open(f"{self._root}/{file.name}", "rb", cache_type="none") as stream:
                 if str(stream.details.get("ETag", "")) != file.tag:
                     raise PassingError(f"{self.name}/{file.name} was replaced while it was fetched.")
-                stream.seek(offset)
-                yield iter(lambda: stream.read(_PIECE), b"")
+                yield self._pieces(stream, file, offset)
         except BaseCacheError:
             raise
         except Exception as error:  # noqa: BLE001  the errors of clients of S3 have no common root
             raise self._translated(error) from None
+
+    def _pieces(self, stream: Any, file: RemoteFile, offset: int) -> Iterator[bytes]:
+        for start in range(offset, file.size, _PIECE):
+            size = min(_PIECE, file.size - start)
+            stream.seek(start)
+            piece = bytes(stream.read(size))
+            if len(piece) != size:  # what comes of a connection that was cut may look like the end
+                raise PassingError(f"{self.name} gave {len(piece)} of {size} bytes of {file.name}.")
+            yield piece
 
     def close(self) -> None:
         """There is nothing to let go."""
