@@ -54,3 +54,9 @@ def objects(schema: Any, where: str) -> list[tuple[str, dict[str, Any]]]:
 def resolved(schema: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = SCHEMA["definitions"][schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
     return found
+
+
+def test_the_images_are_those_of_deploy() -> None:
+    lines = (CHART.parents[1] / "deploy" / "images.env").read_text().splitlines()
+    images = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    assert DEFAULTS["database"]["bundled"]["image"] == images["POSTGRES_IMAGE"].partition("@")[0]

@@ -2,6 +2,10 @@
 {{- define "trellis.migrationSpec" -}}
 backoffLimit: 10
 activeDeadlineSeconds: 3600
+podFailurePolicy:
+  rules:
+    - action: FailJob {{- /* the database is newer than this version, or the arguments are wrong */}}
+      onExitCodes: {operator: In, values: [2, 4]}
 template:
   metadata:
     labels:
