@@ -8,13 +8,14 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from kubernetes_validate import ValidationError, validate  # type: ignore[import-untyped]
+from kubernetes_validate import ValidationError, utils, validate  # type: ignore[import-untyped]
 
 OLDEST: Final = "1.33"
 NEWEST: Final = "1.37"
 """The supported versions of Kubernetes."""
 _SHARED: Final = Path(__file__).parents[2] / "shared" / "k8s"
 CRDS: Final = (_SHARED / "crds", _SHARED / "crds-kueue")
+utils.schema_contents = functools.cache(utils.schema_contents)  # it reads megabytes for each object otherwise
 _TYPES: Final[Mapping[str, type | tuple[type, ...]]] = {
     "object": Mapping,
     "array": list,

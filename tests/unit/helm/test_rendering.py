@@ -186,6 +186,12 @@ class TestServers:
         assert probes[0]["grpc"] == {"port": 50051}
         assert probes[1]["httpGet"]["path"] == "/healthz"
 
+    def test_one_that_waits_for_the_database_is_let_wait(self, rendered: Rendered) -> None:
+        (container,) = rendered.one("Deployment", f"{rendered.name}-server")["spec"]["template"]["spec"]["containers"]
+        probe = container["startupProbe"]
+        assert probe["httpGet"]["path"] == "/readyz"  # /healthz answers while the API is not there yet
+        assert probe["periodSeconds"] * probe["failureThreshold"] >= 900
+
     def test_other_settings_of_ray_or_files_replace_them(self, laptop: Rendered) -> None:
         changed = render("laptop", "--set", "ray.trainers.idleSeconds=7")
         digests = [
