@@ -3,6 +3,7 @@
 from trellis.cli.commands import group
 from trellis.cli.record_queue import record_queue
 from trellis.cli.simulate import simulate
+from trellis.cli.size import size
 from trellis.cli.verify_isolation import verify_isolation
 
 
@@ -12,5 +13,6 @@ def admin() -> None:
 
 
 admin.add_command(simulate)
+admin.add_command(size)
 admin.add_command(record_queue)
 admin.add_command(verify_isolation)

@@ -1,0 +1,49 @@
+"""A shared trainer: the tenants that it holds at once."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from trellis.sizing.accelerator import Accelerator
+from trellis.sizing.serving import RUNTIME_BYTES, WEIGHT_BYTES
+from trellis.sizing.shape import ModelShape, rank_rows
+
+BANK_SHARE: Final = 0.4
+"""Of what is free beside the base: weights, gradients and moments of all adapters (trellis_jobs.shared.memory)."""
+STATE_BYTES: Final = 16
+"""A trained number's weight, gradient and two moments, in float32."""
+RESIDENT_BYTES: Final = 18
+"""What was measured of a resident job, a number that it trains (docs/benchmarks/training.md)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerSize:
+    """A trainer of one worker on one GPU, with jobs of one rank on all linears."""
+
+    shape: ModelShape
+    accelerator: Accelerator
+    rank: int
+
+    @property
+    def job_bytes(self) -> int:
+        """What a resident job takes."""
+        return RESIDENT_BYTES * self.shape.lora_parameters(self.rank)
+
+    @property
+    def free_bytes(self) -> float:
+        """Memory beside the base and the runtime; negative where the base does not fit."""
+        return self.accelerator.memory - RUNTIME_BYTES - WEIGHT_BYTES * self.shape.parameters
+
+    @property
+    def rank_rows(self) -> int:
+        """Rows that the bank can have: TRELLIS_TRAINER_RANK_ROWS, if that many jobs are wanted."""
+        return max(0, int(self.free_bytes * BANK_SHARE) // (STATE_BYTES * self.shape.linear_values))
+
+    @property
+    def tenants(self) -> int:
+        """Jobs that have room at once; TRELLIS_TRAINER_MAX_JOBS must allow them."""
+        return self.rank_rows // rank_rows(self.rank)
+
+    @property
+    def flops_per_token(self) -> float:
+        """Of a forward and a backward through a frozen base with an adapter: 4P (1 + 1.5 r S / P)."""
+        return 4.0 * self.shape.read_parameters + 6.0 * self.shape.lora_parameters(self.rank)
