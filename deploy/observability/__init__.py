@@ -1,0 +1,1 @@
+"""Dashboards, alerts and objectives, from which the chart's files are made: `python -m deploy.observability`."""
