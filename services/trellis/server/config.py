@@ -51,6 +51,8 @@ class ServerConfig:
     """Holds the secret that tokens are derived from; made, readable by its owner alone, if it is missing."""
     ray_dashboard_url: str
     """Where jobs are submitted and engines are configured; with TRELLIS_KUBERAY_FILE empty for the clusters of that file."""
+    migrate: str = "at_start"
+    """`at_start`: the server brings the database to its version; `wait`: it waits until somebody else has."""
     grpc_address: Address = Address("127.0.0.1", 50051)
     """Where the API listens; `0.0.0.0:50051` for all interfaces."""
     http_address: Address = Address("127.0.0.1", 8000)
@@ -180,6 +182,9 @@ def _text(_variable: str, text: str) -> str:
 
 def _endpoint(variable: str, text: str) -> str:
     Address.parse(variable, text.removeprefix("https://"))
+    if "," in text and not text.startswith(("ipv4:", "ipv6:")):
+        several = "several without TLS as ipv4:10.0.0.1:50051,10.0.0.2:50051"
+        raise ConfigError(f"{variable} must be one host:port, or {several}, not {text!r}.")
     return text
 
 
@@ -254,6 +259,7 @@ _READERS = {
     "secret_file": _path,
     "kuberay_file": _path,  # before what it makes needless
     "ray_dashboard_url": _text,
+    "migrate": _one_of(("at_start", "wait")),
     "grpc_address": Address.parse,
     "http_address": Address.parse,
     "worker_endpoint": _endpoint,

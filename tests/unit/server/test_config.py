@@ -55,6 +55,14 @@ def test_a_wrong_setting_is_named(variable: str, text: str) -> None:
         ServerConfig.from_environment({**REQUIRED, variable: text})
 
 
+def test_jobs_reach_several_servers_only_where_grpc_understands_them() -> None:
+    several = "10.0.0.1:50051,10.0.0.2:50051"
+    config = ServerConfig.from_environment({**REQUIRED, "TRELLIS_WORKER_ENDPOINT": f"ipv4:{several}"})
+    assert config.advertised_endpoint == f"ipv4:{several}"
+    with pytest.raises(ConfigError, match="TRELLIS_WORKER_ENDPOINT must be one host:port, or several"):
+        ServerConfig.from_environment({**REQUIRED, "TRELLIS_WORKER_ENDPOINT": several})
+
+
 def test_engines_settings_are_the_engines_options() -> None:
     assert ServerConfig.from_environment(REQUIRED).engine == EngineOptions()
     given = {"TRELLIS_ENGINE_MIN_REPLICAS": "2", "TRELLIS_ENGINE_MAX_REPLICAS": "5", "TRELLIS_ENGINE_GPUS": "1"}
