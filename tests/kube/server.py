@@ -88,10 +88,11 @@ class KubeServer:
         _refuse(fault, request)
         if verb == "watch":
             return await self._watch(request, kind)
-        response = await self._do(verb, kind, part, request)
-        if fault.loses_answer:
-            _cut(request)
-        return response
+        try:
+            return await self._do(verb, kind, part, request)
+        finally:
+            if fault.loses_answer:
+                _cut(request)
 
     def _check(self, verb: str, kind: Resource, part: str, namespace: str) -> None:
         self.asked.append((kind.group, kind.plural + part, verb))
