@@ -95,11 +95,13 @@ class Jobs(TuningJobServiceServicer):
         return pb.ListTuningJobsResponse(tuning_jobs=jobs, next_page_token=token)
 
     def ExplainTuningJob(self, request: Any, context: Any) -> Any:
-        """As the real one: of a job that does not wait, only its state; of others', only numbers."""
+        """As the real one: of a job that is not queued, its state and what it waits for; of others', only numbers."""
         job = found(self.jobs, request.name, context)
         told = pb.TuningJobExplanation(tuning_job=job.name, state=job.state)
         told.time.FromSeconds(1_700_000_000)
         if job.state != S.STATE_QUEUED:
+            if job.state == S.STATE_STARTING and job.HasField("queue_reason"):
+                told.reasons.append(job.queue_reason)
             return told
         told.reasons.append(job.queue_reason)
         told.position, told.other_jobs_before = job.queue_reason.position, job.queue_reason.position

@@ -22,15 +22,16 @@ def show_explanation(found: TuningJobExplanation, *, as_json: bool) -> None:
 def explanation_lines(found: TuningJobExplanation) -> Iterator[str]:
     """What there is to say, most important first."""
     name = click.style(found.tuning_job, bold=True)
+    if found.state is JobState.STARTING and found.reasons:
+        yield f"{name} has been given capacity, and waits for the cluster."
+        yield from _why(found)
+        return
     if found.state is not JobState.QUEUED:
         yield f"{name} is {found.state} and waits for nothing."
         return
     yield f"{name} waits."
     if found.reasons:
-        yield ""
-        yield "Why"
-        for reason in found.reasons:
-            yield f"  {click.style(reason.code.value, fg='yellow')}  {clean(reason.message)}"
+        yield from _why(found)
     yield ""
     yield "Before it"
     yield f"  {_before(found)}"
@@ -43,6 +44,13 @@ def explanation_lines(found: TuningJobExplanation) -> Iterator[str]:
         yield "Sooner, if it is cancelled and submitted again so"
         for one in found.alternatives:
             yield f"  {clean(one.message)}  ({clean(one.field)} = {clean(one.value)})"
+
+
+def _why(found: TuningJobExplanation) -> Iterator[str]:
+    yield ""
+    yield "Why"
+    for reason in found.reasons:
+        yield f"  {click.style(reason.code.value, fg='yellow')}  {clean(reason.message)}"
 
 
 def _before(found: TuningJobExplanation) -> str:

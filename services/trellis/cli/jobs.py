@@ -95,7 +95,7 @@ def list_(state: State, states: tuple[str, ...], all_tenants: bool) -> None:
 
 
 def _going(job: TuningJob) -> str:
-    if job.state is JobState.QUEUED and job.queue_reason:
+    if job.state in {JobState.QUEUED, JobState.STARTING} and job.queue_reason:
         return cell(job.queue_reason.message)
     if job.error:
         return cell(job.error.reason or job.error.status)

@@ -44,6 +44,7 @@ from trellis.server.control.storage import MeterStorage
 from trellis.server.control.sweep import SweepObjects
 from trellis.server.control.validate import ValidateDatasets
 from trellis.server.control.watch import WatchAttempts
+from trellis.server.control.watch_starts import WatchStarts
 from trellis.server.control.watch_trainers import WatchTrainers
 from trellis.server.control.watchdog import WatchSteps
 from trellis.server.domain.prices import FREE, Prices
@@ -144,7 +145,7 @@ def build(config: ServerConfig) -> Platform:
     servicer = make_health()
     loops = control_loops(control, store, context.key_uses, context.pace)
     if (standing := hosts.standing) is not None:
-        loops += (_kept(control, standing),)
+        loops += _kubernetes_loops(control, standing)
     for hear in (context.jobs.ring, context.trainers.ring, *(loop.hear for loop in loops)):
         bell.listen(hear)
     return Platform(
@@ -195,8 +196,12 @@ def control_loops(
     )
 
 
-def _kept(control: ControlContext, standing: StandingClusters) -> ControlLoop:
-    return _by_one_server(control, lambda guarded: KeepClusters(guarded, standing), 10.0)
+def _kubernetes_loops(control: ControlContext, standing: StandingClusters) -> tuple[ControlLoop, ...]:
+    """What only clusters that come and go need."""
+    return (
+        _by_one_server(control, lambda guarded: KeepClusters(guarded, standing), 10.0),
+        _by_one_server(control, WatchStarts, 5.0),
+    )
 
 
 def _by_one_server(

@@ -701,6 +701,8 @@ class TuningJob(_message.Message):
             """Jobs that have borrowed or have a lower priority are leaving for it."""
             CODE_NEVER_FITS: TuningJob.QueueReason._Code.ValueType  # 12
             """It needs more than the platform has in all."""
+            CODE_CLUSTER: TuningJob.QueueReason._Code.ValueType  # 13
+            """It has been given capacity, and the cluster can't start it yet: it is STARTING, not QUEUED."""
 
         class Code(_Code, metaclass=_CodeEnumTypeWrapper):
             """Why, as an enum."""
@@ -731,6 +733,8 @@ class TuningJob(_message.Message):
         """Jobs that have borrowed or have a lower priority are leaving for it."""
         CODE_NEVER_FITS: TuningJob.QueueReason.Code.ValueType  # 12
         """It needs more than the platform has in all."""
+        CODE_CLUSTER: TuningJob.QueueReason.Code.ValueType  # 13
+        """It has been given capacity, and the cluster can't start it yet: it is STARTING, not QUEUED."""
 
         CODE_FIELD_NUMBER: _builtins.int
         MESSAGE_FIELD_NUMBER: _builtins.int
@@ -935,7 +939,7 @@ class TuningJob(_message.Message):
 
     @_builtins.property
     def queue_reason(self) -> Global___TuningJob.QueueReason:
-        """Why it waits, while it is QUEUED."""
+        """Why it waits, while it is QUEUED; while it is STARTING, what keeps the cluster from it."""
 
     @_builtins.property
     def progress(self) -> Global___TuningJob.Progress:

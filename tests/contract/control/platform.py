@@ -30,6 +30,7 @@ from trellis.server.control.reap import ReapOrphans, ReapRuns
 from trellis.server.control.reap_trainers import ReapTrainers
 from trellis.server.control.stop import StopJobs
 from trellis.server.control.watch import WatchAttempts
+from trellis.server.control.watch_starts import WatchStarts
 from trellis.server.control.watch_trainers import WatchTrainers
 from trellis.server.control.watchdog import WatchSteps
 from trellis.server.domain.caller import AttemptRef, Caller, Role
@@ -102,6 +103,7 @@ class Server:
         self.launch, self.stop = LaunchJobs(context), StopJobs(context)
         self.watch, self.reap, self.orphans = WatchAttempts(context), ReapRuns(context), ReapOrphans(context)
         self.steps_watch = WatchSteps(context)
+        self.watch_starts = WatchStarts(context)
         self.launch_trainers, self.watch_trainers = LaunchTrainers(context), WatchTrainers(context)
         self.reap_trainers = ReapTrainers(context)
 

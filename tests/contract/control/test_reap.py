@@ -76,7 +76,7 @@ async def test_the_last_output_is_kept_once_though_the_cluster_forgets_badly(pla
         await server.reap.once()
     await server.reap.once()
     log = await platform.log()
-    assert log.endswith("as Ray kept it ---\nthe end\n")
+    assert log.endswith("as the cluster kept it ---\nthe end\n")
     assert log.count("the end") == 1
 
 

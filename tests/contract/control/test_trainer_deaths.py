@@ -19,7 +19,7 @@ async def test_a_dead_trainers_jobs_go_on_at_once_elsewhere(platform: Platform, 
         job = await platform.job(uid)
         assert (job.state, job.failure_count) == (JobState.QUEUED, 1)
         said = (await platform.events(uid))[-1].message
-        assert f"The shared trainer's process ended without a word; Ray says {status}." in said
+        assert f"The shared trainer's process ended without a word; the cluster says {status}." in said
         assert "exit code 137" not in said, "what the process printed may be another tenant's"
     await server.round()
     assert platform.cluster.runs == {}, "it was cleared away"
@@ -37,7 +37,7 @@ async def test_a_restarted_cluster_costs_one_attempt(platform: Platform) -> None
     platform.cluster.restart()
     await server.watch_trainers.once()
     assert (await platform.job()).state is JobState.QUEUED
-    assert "Ray was restarted" in (await platform.events())[-1].message
+    assert "does not know it any more" in (await platform.events())[-1].message
     with pytest.raises(Aborted):
         await trainer.claim()
 

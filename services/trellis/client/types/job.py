@@ -46,6 +46,7 @@ class QueueReasonCode(StrEnum):
     RESERVED = "RESERVED"
     PREEMPTING = "PREEMPTING"
     NEVER_FITS = "NEVER_FITS"
+    CLUSTER = "CLUSTER"
 
 
 class Placement(StrEnum):

@@ -36,12 +36,12 @@ class JobExplanation:
 
 
 async def explain_tuning_job(context: Context, name: str) -> JobExplanation:
-    """Explain a job that waits; of others there is only the state to say. Raises NotFound."""
+    """Explain a job that waits, in the queue or for the cluster; of others there is only the state. Raises NotFound."""
     parsed = TuningJobName.parse(name)
     async with context.units(write=False) as unit:
         job = await present_job(unit, parsed)
     if job.state is not JobState.QUEUED:
-        return JobExplanation(job, Explanation(context.now(), ()))
+        return JobExplanation(job, Explanation(context.now(), _as_kept(job.queue_reason)))
     found = await context.outlooks.explain(job.uid) if context.outlooks is not None else None
     if found is None:
         return JobExplanation(job, Explanation(context.now(), _as_kept(job.queue_reason)))

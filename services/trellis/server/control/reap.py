@@ -56,7 +56,7 @@ class ReapRuns:
             present = await unit.jobs.get_attempt(attempt.job_uid, attempt.number)
             if job is not None and present is not None and not present.cleaned_up:
                 if output.strip():
-                    header = f"--- the last output of attempt {attempt.number}, as Ray kept it ---\n"
+                    header = f"--- the last output of attempt {attempt.number}, as the cluster kept it ---\n"
                     await unit.jobs.append_log(attempt.job_uid, attempt.number, header + output.rstrip("\n") + "\n")
                 await unit.jobs.save_attempt(replace(present, cleaned_up=True))
                 await unit.commit()

@@ -6,14 +6,15 @@ from dataclasses import replace
 import structlog
 
 from trellis.errors import Reason, Unavailable
-from trellis.server.app.hosts import RunStatus
+from trellis.server.app.hosts import RunReport, RunStatus
 from trellis.server.control.attempts import end_badly
 from trellis.server.control.context import ControlContext
 from trellis.server.control.each import for_each
 from trellis.server.control.listening import Listening
 from trellis.server.control.metrics import ATTEMPTS_LOST
 from trellis.server.control.outages import Outages
-from trellis.server.domain.tuning_job import Attempt, EndCause, JobError
+from trellis.server.control.troubles import cause_of, with_trouble
+from trellis.server.domain.tuning_job import Attempt, JobError
 
 _log = structlog.get_logger(__name__)
 _BATCH = 1000
@@ -61,23 +62,34 @@ class WatchAttempts:
         report = await self._context.cluster.status(attempt.submission_id)
         if report.status in _DEAD:
             said = f" ({report.message.strip().splitlines()[-1]})" if report.message.strip() else ""
-            await self._end(
-                attempt, "dead", f"The training process ended without a word; Ray says {report.status}{said}."
-            )
+            message = f"The training process ended without a word; the cluster says {report.status}{said}."
+            await self._end(attempt, "dead", message, report)
         elif report.status is RunStatus.UNKNOWN and attempt.start_time is not None:
-            await self._end(attempt, "dead", "The training process was lost: Ray was restarted and does not know it.")
+            message = "The training process was lost: the cluster does not know it any more."
+            await self._end(attempt, "dead", message, report)
 
     async def _end_silent(self, attempt: Attempt) -> None:
         if attempt.start_time is None and await self._is_loading(attempt):
             return  # no attempt is begun with while its trainer loads the base; the trainer's own lease decides
         if attempt.start_time is None and await self._prolong_start(attempt):
             return
+        report = await self._heard(attempt)
         if attempt.start_time is None:
             seconds = self._context.settings.start_timeout.total_seconds()
-            await self._end(attempt, "not_started", f"The training process did not start within {seconds:.0f} s.")
+            message = f"The training process did not start within {seconds:.0f} s."
+            await self._end(attempt, "not_started", message, report)
         else:
             seconds = self._context.settings.lease.total_seconds()
-            await self._end(attempt, "silent", f"The training process was silent for {seconds:.0f} s.")
+            await self._end(attempt, "silent", f"The training process was silent for {seconds:.0f} s.", report)
+
+    async def _heard(self, attempt: Attempt) -> RunReport:
+        """What the cluster says of it, if it says anything: the sentence is better for it."""
+        try:
+            if attempt.trainer_uid:
+                return RunReport(RunStatus.UNKNOWN)
+            return await self._context.cluster.status(attempt.submission_id)
+        except Unavailable:
+            return RunReport(RunStatus.UNKNOWN)
 
     async def _prolong_start(self, seen: Attempt) -> bool:
         """Let an attempt that could not be submitted, as the cluster was away, begin later; it has failed in nothing."""
@@ -99,13 +111,13 @@ class WatchAttempts:
             trainer = await unit.trainers.get(attempt.trainer_uid)
         return trainer is not None and not trainer.is_over and trainer.room is None
 
-    async def _end(self, attempt: Attempt, how: str, message: str) -> None:
-        error = JobError(Reason.TRAINING_FAILED, message, {"attempt": str(attempt.number)})
+    async def _end(self, attempt: Attempt, how: str, message: str, report: RunReport) -> None:
+        told = with_trouble(message, report.trouble)
+        error = JobError(Reason.TRAINING_FAILED, told, {"attempt": str(attempt.number)})
         async with self._context.units() as unit:
-            if not await end_badly(
-                unit, self._context, attempt, error, cause=EndCause.INFRASTRUCTURE, unless_renewed=True
-            ):
+            cause = cause_of(report.trouble)
+            if not await end_badly(unit, self._context, attempt, error, cause=cause, unless_renewed=True):
                 return
             await unit.commit()
         ATTEMPTS_LOST.labels(how).inc()
-        _log.warning("attempt_lost", tenant=attempt.tenant, run=attempt.submission_id, why=message)
+        _log.warning("attempt_lost", tenant=attempt.tenant, run=attempt.submission_id, why=told)

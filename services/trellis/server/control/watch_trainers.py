@@ -15,6 +15,8 @@ from trellis.server.control.listening import Listening
 from trellis.server.control.metrics import ATTEMPTS_LOST, TRAINERS_LOST
 from trellis.server.control.outages import Outages
 from trellis.server.control.trainers import end_trainer
+from trellis.server.control.troubles import with_trouble
+from trellis.server.domain.run_trouble import RunTrouble
 from trellis.server.domain.trainer import Trainer
 from trellis.server.domain.tuning_job import Attempt, EndCause, JobError
 
@@ -70,13 +72,12 @@ class WatchTrainers:
         # A run that the cluster does not know, or no longer, is still to be submitted, or was lost with the cluster.
         report = await self._context.cluster.status(trainer.submission_id)
         if report.status in _DEAD:
-            # Ray's word may quote what the process printed about other tenants' jobs: it is for operators alone.
+            # The cluster's word may quote what the process printed about other tenants' jobs: it is for operators alone.
             _log.warning("trainer_run_ended", trainer=trainer.uid, status=report.status.value, word=report.message)
-            await self._end(
-                trainer, "dead", f"The shared trainer's process ended without a word; Ray says {report.status}."
-            )
+            message = f"The shared trainer's process ended without a word; the cluster says {report.status}."
+            await self._end(trainer, "dead", with_trouble(message, report.trouble))
         elif report.status is RunStatus.UNKNOWN and trainer.start_time is not None:
-            await self._end(trainer, "dead", "The shared trainer was lost: Ray was restarted and does not know it.")
+            await self._end(trainer, "dead", "The shared trainer was lost: the cluster does not know it any more.")
 
     async def _end_silent(self, trainer: Trainer) -> None:
         settings = self._context.settings
@@ -84,10 +85,17 @@ class WatchTrainers:
             return
         if trainer.start_time is None:
             seconds = settings.start_timeout.total_seconds()
-            await self._end(trainer, "not_started", f"The shared trainer did not start within {seconds:.0f} s.")
+            message = f"The shared trainer did not start within {seconds:.0f} s."
+            await self._end(trainer, "not_started", with_trouble(message, await self._trouble(trainer)))
         else:
             seconds = settings.lease.total_seconds()
             await self._end(trainer, "silent", f"The shared trainer was silent for {seconds:.0f} s.")
+
+    async def _trouble(self, trainer: Trainer) -> RunTrouble | None:
+        try:
+            return (await self._context.cluster.status(trainer.submission_id)).trouble
+        except Unavailable:
+            return None
 
     async def _prolong_start(self, seen: Trainer) -> bool:
         """Let a trainer that could not be submitted, as the cluster was away, begin later; it has failed in nothing."""

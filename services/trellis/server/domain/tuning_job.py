@@ -93,12 +93,14 @@ class QueueCode(StrEnum):
     RESERVED = "RESERVED"
     PREEMPTING = "PREEMPTING"
     NEVER_FITS = "NEVER_FITS"
+    CLUSTER = "CLUSTER"
+    """It has been given capacity, and the cluster can't start it yet."""
 
 
 PRECEDENCE = (
     *(QueueCode.NOT_CONSIDERED, QueueCode.DATASET_VALIDATING, QueueCode.RETRY_BACKOFF, QueueCode.NEVER_FITS),
     *(QueueCode.BUDGET, QueueCode.TENANT_LIMIT, QueueCode.QUOTA, QueueCode.COHORT, QueueCode.PREEMPTING),
-    *(QueueCode.RESERVED, QueueCode.FAIR_SHARE, QueueCode.CAPACITY),
+    *(QueueCode.RESERVED, QueueCode.FAIR_SHARE, QueueCode.CAPACITY, QueueCode.CLUSTER),
 )
 """Which of several reasons is told first: what only its own tenant or time can cure comes before what others cause."""
 
@@ -116,7 +118,7 @@ class StartInterval:
 
 @dataclass(frozen=True, slots=True)
 class QueueReason:
-    """Why a job waits, with a sentence for its user and the number of jobs before it."""
+    """Why a job waits, in the queue or for the cluster, with a sentence for its user and the number of jobs before it."""
 
     code: QueueCode
     message: str
