@@ -75,7 +75,7 @@ class Load:
         while not self.stopping.is_set():
             number += 1
             await act(*who, chance, number)
-            await asyncio.sleep(chance.uniform(0.0, 2 * pause))
+            await asyncio.sleep(chance.uniform(0.5, 1.5) * pause)
 
     @contextmanager
     def _trying(self, act: str) -> Iterator[None]:

@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import trellis
 from tests.chaos.checks import check
@@ -14,7 +15,7 @@ from tests.chaos.faults import HEAVY, Faults
 from tests.chaos.installation import Installation, installation
 from tests.chaos.load import CALL_SECONDS, JOB_SECONDS, Load, prepare
 from tests.chaos.schedule import Kind, Strike, make_schedule
-from tests.chaos.settling import settle
+from tests.chaos.settling import settle, until_rest
 
 
 @dataclass
@@ -25,7 +26,7 @@ class Run:
     seconds: float = 40.0
     """So long faults strike."""
     kinds: Sequence[Kind] = HEAVY
-    say: Callable[[str], None] = print
+    say: Callable[[str], None] = partial(print, flush=True)
     lines: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     diary: Diary = field(default_factory=Diary)
@@ -35,7 +36,7 @@ class Run:
     async def go(self) -> None:
         """All of it. Only an installation that can't be started at all raises."""
         async with installation(self.tell) as there:
-            self.tell("everything serves")
+            self.tell("the servers serve")
             admin = trellis.AsyncClient(there.endpoint, there.admin_key, timeout=CALL_SECONDS)
             async with asyncio.timeout(120):
                 tenants = await prepare(admin, there.endpoint)
@@ -47,7 +48,7 @@ class Run:
                 await settle(there, tenants, self.tell)  # what was begun until then
                 self.tell("all is at rest")
                 self.wrong += [*self.diary.unexplained, *await check(there, self.diary, admin, tenants, self.tell)]
-            except (AssertionError, TimeoutError, trellis.TrellisError, ExceptionGroup) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is said with the seed and its faults
                 self.wrong.append("".join(traceback.format_exception(error)))
             finally:
                 for client in (admin, *(tenant.client for tenant in tenants)):
@@ -57,6 +58,7 @@ class Run:
 
     async def _disturb(self, there: Installation, load: Load) -> asyncio.Task[None]:
         working = asyncio.create_task(load.run())
+        await until_rest("the load is under way", partial(_idle, load), self.tell)
         self.began = time.monotonic()
         faults = Faults(there, random.Random(f"{self.seed} faults"))
         async with asyncio.TaskGroup() as group:
@@ -89,3 +91,11 @@ class Run:
             f"seed {self.seed} FAILED; `python -m tests.chaos --seed {self.seed}` repeats it.\nThe faults were\n  {struck}\n"
             f"and what is wrong is\n  - {wrong}\nThe clients were told: {told}"
         )
+
+
+async def _idle(load: Load) -> str:
+    """What of the load is not under way yet: faults shall find answers and training to interrupt."""
+    began = {job.tenant for job in load.diary.jobs if any(event.progress for event in job.events)}
+    asked = {asked.tenant for asked in load.diary.asked}
+    waiting = [f"{t.name} trains" for t in load.tenants if t.name not in began]
+    return "; ".join([*waiting, *(f"{t.name} is answered" for t in load.tenants if t.name not in asked)])

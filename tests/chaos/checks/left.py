@@ -15,6 +15,7 @@ from trellis.server.app.hosts import RunStatus
 from trellis.server.clusters.ray import RayJobCluster
 from trellis.server.control.context import ControlContext, ControlSettings
 from trellis.server.control.sweep import SweepObjects
+from trellis.server.domain.dataset import ReportState
 from trellis.server.domain.trainer import TrainerState
 from trellis.server.domain.tuning_job import ENDED
 from trellis.server.store.tables.adapters import adapters
@@ -62,7 +63,7 @@ async def _rows(database: AsyncEngine) -> str:
         ),
         "claims of jobs": select(tuning_jobs.c.job_id).where(tuning_jobs.c.claim_expire_time > now),
         "claims of reports": select(reports.c.sha256).where(reports.c.claim_expire_time > now),
-        "reports to be made": select(reports.c.sha256).where(reports.c.state == "PENDING"),
+        "reports to be made": select(reports.c.sha256).where(reports.c.state == ReportState.PENDING),
         "uploads that nobody goes on with": select(uploads.c.sha256).where(
             uploads.c.update_time < now - timedelta(days=1)
         ),
