@@ -122,3 +122,20 @@ def read_settings(rendered: Rendered, folder: Path) -> KubeRaySettings:
     path = folder / "kuberay.yaml"
     path.write_text(rendered.one("ConfigMap", f"{rendered.name}-ray")["data"]["kuberay.yaml"])
     return read_kuberay_settings(path)
+
+
+def rules(rendered: Rendered, role: str) -> list[Object]:
+    """Of a Role, by the end of its name."""
+    found: list[Object] = rendered.one("Role", f"{rendered.name}-{role}")["rules"]
+    return found
+
+
+def granted(rendered: Rendered, role: str) -> set[tuple[str, str, str]]:
+    """Group, resource and verb of all that a Role lets do."""
+    return {
+        (group, resource, verb)
+        for rule in rules(rendered, role)
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }

@@ -2,12 +2,16 @@
 
 import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from tests.helm_chart import CHART, OLDEST, VALUES, Rendered, environment, render, run_helm, template
 from tests.kubernetes_schemas import core_errors
 from tests.pod_security import restricted_errors
+
+from trellis.cli.main import trellis
 
 OTHERS = {
     "Certificate": "cert-manager.io/v1",
@@ -259,12 +263,30 @@ class TestBaseModels:
         assert mount["readOnly"] is True
 
 
-def test_helm_test_calls_the_release_s_own_service(rendered: Rendered) -> None:
-    pods = {one["metadata"]["name"]: one["spec"] for one in rendered.all("Pod")}
-    assert pods.keys() == {f"{rendered.name}-test-{what}" for what in ("isolation", "generate")}
-    for spec in pods.values():
-        (container,) = spec["containers"]
-        options = dict(pairwise(container["args"]))
-        scheme = "https" if "TRELLIS_CA_FILE" in environment(container) else "http"
-        assert options["--endpoint"] == f"{scheme}://{rendered.name}.tuning.svc:50051"
-        assert options["--api-key-file"] == "/run/trellis/secret/admin-key"
+class TestHelmTest:
+    def test_its_pods_call_the_release_s_own_service(self, rendered: Rendered) -> None:
+        pods = {one["metadata"]["name"]: one["spec"] for one in rendered.all("Pod")}
+        assert f"{rendered.name}-test-isolation" in pods
+        for spec in pods.values():
+            (container,) = spec["containers"]
+            options = dict(pairwise(container["args"]))
+            scheme = "https" if "TRELLIS_CA_FILE" in environment(container) else "http"
+            assert options["--endpoint"] == f"{scheme}://{rendered.name}.tuning.svc:50051"
+            assert options["--api-key-file"] == "/run/trellis/secret/admin-key"
+
+    def test_a_model_answers_whose_engine_always_runs(self, production: Rendered, given_secrets: Rendered) -> None:
+        spec = production.one("Pod", "demo-trellis-test-generate")["spec"]
+        assert "baseModels/llama-3-1-8b" in spec["containers"][0]["args"]
+        assert spec["restartPolicy"] == "OnFailure"  # while the engine starts
+        assert [one["metadata"]["name"] for one in given_secrets.all("Pod")] == ["tuning-test-isolation"]
+
+    def test_their_words_are_ones_that_the_command_line_knows(self, production: Rendered, tmp_path: Path) -> None:
+        key = tmp_path / "admin-key"
+        key.write_text("trk_" + "a" * 32)
+        for pod in production.all("Pod"):
+            (container,) = pod["spec"]["containers"]
+            assert container["command"] == ["trellis"]
+            words = [str(key) if word == "/run/trellis/secret/admin-key" else word for word in container["args"]]
+            done = CliRunner().invoke(trellis, [*words, "--help"])
+            assert done.exit_code == 0, done.output
+            assert CliRunner().invoke(trellis, [*words, "--no-such-option", "--help"]).exit_code == 2

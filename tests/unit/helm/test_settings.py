@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.helm_chart import CHART, Rendered, environment, mounted, read_settings, refused, render
+from tests.helm_chart import CHART, Rendered, environment, granted, mounted, read_settings, refused, render, rules
 from tests.kubernetes_schemas import at_hand, custom_errors, template_errors
 from tests.pod_security import restricted_errors
 
@@ -217,21 +217,6 @@ class TestRoles:
             (subject,) = binding["subjects"]
             assert subject["namespace"] == "tuning"
             assert subject["name"] == binding["roleRef"]["name"] == binding["metadata"]["name"]
-
-
-def rules(rendered: Rendered, role: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = rendered.one("Role", f"{rendered.name}-{role}")["rules"]
-    return found
-
-
-def granted(rendered: Rendered, role: str) -> set[tuple[str, str, str]]:
-    return {
-        (group, resource, verb)
-        for rule in rules(rendered, role)
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
-    }
 
 
 def ray_objects(settings: KubeRaySettings) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-{{/* A pod of `helm test`: (list . "name" (list arguments)). */}}
+{{/* A pod of `helm test`: (list . "name" restartPolicy (list arguments)). */}}
 {{- define "trellis.testPod" -}}
 {{- $root := index . 0 -}}
 apiVersion: v1
@@ -12,7 +12,7 @@ metadata:
     helm.sh/hook: test
     helm.sh/hook-delete-policy: before-hook-creation
 spec:
-  restartPolicy: Never
+  restartPolicy: {{ index . 2 }}
   activeDeadlineSeconds: {{ $root.Values.tests.timeoutSeconds }}
   serviceAccountName: {{ include "trellis.fullname" $root }}-ray
   automountServiceAccountToken: false
@@ -24,7 +24,7 @@ spec:
       image: {{ include "trellis.image" (list $root $root.Values.image.server) | quote }}
       imagePullPolicy: {{ $root.Values.image.pullPolicy }}
       command: [trellis]
-      args: {{ toJson (concat (index . 2) (list "--endpoint" (include "trellis.endpoint" $root) "--api-key-file" "/run/trellis/secret/admin-key")) }}
+      args: {{ toJson (concat (index . 3) (list "--endpoint" (include "trellis.endpoint" $root) "--api-key-file" "/run/trellis/secret/admin-key")) }}
       securityContext:
         {{- include "trellis.containerSecurity" $root | nindent 8 }}
       resources:
