@@ -91,8 +91,13 @@ class PostgresServer:
                   "-D", str(data))  # fmt: skip
         self.start_again()
 
-    def start_again(self) -> None:
-        """Start it over the data that it has, after `kill`; it recovers by its log first."""
+    def start_again(self, *, standby: bool = False) -> None:
+        """Start it over the data that it has, after `kill`; it recovers by its log first.
+
+        A standby goes on recovering, answers what reads, and takes writes when it is promoted.
+        """
+        if standby:
+            (self._folder / "data/standby.signal").touch()
         settings = [f"--{name}={value}" for name, value in self._settings.items()]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(

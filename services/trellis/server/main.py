@@ -15,14 +15,15 @@ from trellis.server.bootstrap import Platform, build
 from trellis.server.config import ConfigError, ServerConfig
 from trellis.server.configured_bases import ConfiguredBases
 from trellis.server.control.loop import ControlLoop
+from trellis.server.database_start import Readiness, until_usable
 from trellis.server.first_start import ensure_admin_key, forget_leases, use_admin_key
 from trellis.server.http import HealthServer
 from trellis.server.listeners import listening_servers
 from trellis.server.logging import configure_logging
-from trellis.server.store.migrations import migrate
 from trellis.tracing import TracingError
 
 _log = structlog.get_logger(__name__)
+_READY_SECONDS = 3.0
 _LATE_BASES_SECONDS = 5.0
 """How often a server looks whether the base models are there that were not when it started."""
 
@@ -47,9 +48,18 @@ async def serve(config: ServerConfig) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await migrate(config.database_url)
+    readiness = Readiness()
+    health = HealthServer(readiness.missing)
+    await health.start(config.http_address.host, config.http_address.port)
+    try:
+        if await until_usable(config.database_url, config.migrate, readiness, stop):
+            await _serve(config, readiness, stop)
+    finally:
+        await health.stop()
+
+
+async def _serve(config: ServerConfig, readiness: Readiness, stop: asyncio.Event) -> None:
     platform = build(config)
-    health = HealthServer(lambda: _missing(platform, stop))
     try:
         if config.first_admin_key_file is not None:
             await use_admin_key(platform.context, config.first_admin_key_file)
@@ -61,19 +71,18 @@ async def serve(config: ServerConfig) -> None:
             platform = replace(platform, loops=(*platform.loops, ControlLoop(bases, _LATE_BASES_SECONDS)))
         if config.is_alone:
             await forget_leases(platform.context)
-        await _run(platform, health, stop)
+        await _run(platform, readiness, stop)
     finally:
-        await health.stop()
         await platform.close()
 
 
-async def _run(platform: Platform, health: HealthServer, stop: asyncio.Event) -> None:
+async def _run(platform: Platform, readiness: Readiness, stop: asyncio.Event) -> None:
     config = platform.config
     servers = listening_servers(config, platform.context, platform.health, platform.server)
     for server in servers:
         await server.start()
     loops = [asyncio.create_task(loop.run(), name=loop.name) for loop in platform.loops]
-    await health.start(config.http_address.host, config.http_address.port)
+    readiness.asks(lambda: _missing(platform, stop))
     _log.info("serving", grpc=str(config.grpc_address), tls=config.tls.enabled, http=str(config.http_address))
     await stop.wait()
     _log.info("stopping")
@@ -97,8 +106,8 @@ async def _missing(platform: Platform, stop: asyncio.Event) -> str | None:
     if stop.is_set():
         return "The server is stopping."
     try:
-        async with platform.context.units(write=False) as unit:
+        async with asyncio.timeout(_READY_SECONDS), platform.context.units(write=False) as unit:
             await unit.base_models.default()
-    except TrellisError as error:
-        return f"The database does not answer: {error}"
+    except (TrellisError, TimeoutError) as error:
+        return f"The database does not answer: {str(error) or 'nothing came back'}"
     return None

@@ -200,6 +200,7 @@ async def test_a_read_only_database_answers_reads_and_says_why_it_takes_no_write
     server: PostgresServer, units: UnitOfWorkFactory
 ) -> None:
     await add(units, "before")
+    assert await tenants(units) == {"before"}  # by the connection that is to be refused
     server.change("default_transaction_read_only", "on")
     try:
         await asyncio.sleep(0.1)  # each backend reads its settings anew by itself
@@ -209,6 +210,19 @@ async def test_a_read_only_database_answers_reads_and_says_why_it_takes_no_write
         assert await tenants(units) == {"before"}
     finally:
         server.change("default_transaction_read_only", "off")
+    await eventually(lambda: add(units, "after"))
+    assert await tenants(units) == {"before", "after"}
+
+
+async def test_a_standby_answers_reads_until_it_is_promoted(server: PostgresServer, units: UnitOfWorkFactory) -> None:
+    await add(units, "before")
+    assert await tenants(units) == {"before"}
+    server.kill()
+    server.start_again(standby=True)
+    await eventually(lambda: tenants(units))
+    error, _ = await refused(units)
+    assert "takes no writes" in str(error)
+    server.execute("SELECT pg_promote()")
     await eventually(lambda: add(units, "after"))
     assert await tenants(units) == {"before", "after"}
 

@@ -85,14 +85,16 @@ def _ping_after_a_rest(engine: AsyncEngine, patience: Patience) -> None:
         entry.info[_RESTS_SINCE] = time.monotonic()
 
     def wake(connection: DBAPIConnection, entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
-        if time.monotonic() - entry.info.get(_RESTS_SINCE, math.inf) < _REST_SECONDS:
-            return
-        dialect = engine.sync_engine.dialect
+        dialect: Any = engine.dialect
         driver = entry.driver_connection
         assert isinstance(driver, BoundedConnection)
         driver.answer_seconds = patience.ping
         try:
-            dialect.do_ping(connection)
+            # SQLAlchemy leaves False behind, with which the driver asks for READ WRITE: past the operator's own read-only
+            # default, and in words that a standby refuses as nonsense.
+            dialect.set_readonly(connection, None)
+            if time.monotonic() - entry.info.get(_RESTS_SINCE, math.inf) >= _REST_SECONDS:
+                dialect.do_ping(connection)
         except dialect.loaded_dbapi.Error as error:
             raise InvalidatePoolError from error  # this one and its like are made anew
         finally:

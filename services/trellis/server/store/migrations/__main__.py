@@ -1,12 +1,73 @@
-"""For developers: `python -m trellis.server.store.migrations "what changes"` writes a revision from the tables."""
+"""`python -m trellis.server.store.migrations`: brings the database of TRELLIS_DATABASE_URL to this version's tables.
 
+It is safe to run it twice, and at several places at once. Its statuses: 0 done, 1 failed, 2 wrong arguments, 3 the database
+is behind (with --check), 4 the database is newer than this version can use, 5 the database did not come up in time.
+"""
+
+import argparse
+import asyncio
+import os
 import sys
+import time
+from collections.abc import Sequence
 
 from alembic import command
 from alembic.script import ScriptDirectory
+from alembic.util.exc import CommandError
 from sqlalchemy import create_engine
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from trellis.server.store.migrations import config_for
+from trellis.server.store.migrations import DatabaseTooNewError, config_for, downgrade, look, migrate
+from trellis.server.store.migrations.standing import Place, Standing
+
+_PAUSE_SECONDS = 1.0
+_BEHIND, _TOO_NEW, _AWAY = 3, 4, 5
+
+
+def main(words: Sequence[str]) -> int:
+    """Do what the words say; the process's exit status."""
+    arguments = _parser().parse_args(words)
+    if arguments.write:
+        write_revision(arguments.write)
+        return 0
+    url = arguments.url or os.environ.get("TRELLIS_DATABASE_URL", "").strip()
+    if not url:
+        return _say("TRELLIS_DATABASE_URL must be set, or --url be given.", 2)
+    try:
+        return asyncio.run(_work(url, arguments))
+    except DatabaseTooNewError as error:
+        return _say(str(error), _TOO_NEW)
+    except OperationalError as error:
+        return _say(f"The database did not answer within {arguments.wait:g} s: {_first_line(error)}", _AWAY)
+    except (SQLAlchemyError, CommandError, ValueError) as error:
+        return _say(f"Failed: {_first_line(error)}", 1)
+
+
+async def _work(url: str, arguments: argparse.Namespace) -> int:
+    found = await _patiently(url, arguments.wait)
+    if arguments.check:
+        statuses = {Place.EMPTY: _BEHIND, Place.BEHIND: _BEHIND, Place.TOO_NEW: _TOO_NEW}
+        return _say(str(found), statuses.get(found.place, 0))
+    if arguments.down:
+        found = await downgrade(url, arguments.to)
+        return _say(f"The database was taken back to {found.found or 'nothing'}.", 0)
+    found = await migrate(url, arguments.to)
+    if arguments.to not in {"head", found.found}:
+        return _say(f"The database is at {found.found}; to take it back drops data, and needs --down.", 1)
+    return _say(str(found), 0)
+
+
+async def _patiently(url: str, seconds: float) -> Standing:
+    """Look, again and again while the database is not there."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return await look(url)
+        except OperationalError as error:
+            if time.monotonic() >= deadline:
+                raise
+            _say(f"Waiting for the database: {_first_line(error)}", 0)
+            await asyncio.sleep(_PAUSE_SECONDS)
 
 
 def write_revision(message: str) -> None:
@@ -20,5 +81,25 @@ def write_revision(message: str) -> None:
     engine.dispose()
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m trellis.server.store.migrations", description=__doc__)
+    parser.add_argument("--url", default="", help="the database; that of TRELLIS_DATABASE_URL by default")
+    parser.add_argument("--check", action="store_true", help="change nothing, and say where the database stands")
+    parser.add_argument("--to", default="head", metavar="REVISION", help="such as v0004; the newest by default")
+    parser.add_argument("--down", action="store_true", help="allow to take it back, and to drop what older tables lack")
+    parser.add_argument("--wait", type=float, default=60.0, metavar="SECONDS", help="for a database that is not up yet")
+    parser.add_argument("--write", default="", metavar="MESSAGE", help="for developers: write a revision of the tables")
+    return parser
+
+
+def _first_line(error: Exception) -> str:
+    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+
+
+def _say(sentence: str, status: int) -> int:
+    print(sentence, file=sys.stderr if status else sys.stdout, flush=True)
+    return status
+
+
 if __name__ == "__main__":
-    write_revision(" ".join(sys.argv[1:]) or "change")
+    sys.exit(main(sys.argv[1:]))

@@ -14,7 +14,7 @@ from trellis.server.store.tables.jobs import (
 )
 from trellis.server.store.tables.ledger import holds, ledger_entries, rate_buckets, usage_days, usage_hours
 from trellis.server.store.tables.metadata import metadata
-from trellis.server.store.tables.platform import audit_events, leases, requests
+from trellis.server.store.tables.platform import audit_events, leases, least_revision, requests
 from trellis.server.store.tables.scheduling import fair_shares, reservations, scheduler_board
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "job_logs",
     "job_metrics",
     "leases",
+    "least_revision",
     "ledger_entries",
     "metadata",
     "rate_buckets",

@@ -1,4 +1,4 @@
-"""Leases, the audit trail, and the requests that are remembered."""
+"""Leases, the audit trail, the requests that are remembered, and which servers may use the database."""
 
 from sqlalchemy import BigInteger, Column, Index, Integer, Table
 
@@ -43,4 +43,12 @@ requests = Table(
     Column("create_time", UtcTime, nullable=False),
     Column("tenant", Words),  # whose resource it is: forgotten with the tenant
     Index(None, "tenant"),
+)
+
+least_revision = Table(
+    "least_revision",
+    metadata,
+    Column(
+        "revision", Words, primary_key=True
+    ),  # one row: servers whose newest revision is this one or a later one may
 )
