@@ -58,4 +58,5 @@ class TroubleSight:
 
 def _is_of(event: Object, names: set[str], run: str) -> bool:
     about = str(event["involvedObject"].get("name") or "")
-    return about in names or about.startswith(f"rayjob-{run}-")  # so Kueue calls its Workload of a RayJob
+    # KubeRay names the Ray cluster and its pods, also those that are gone, after the RayJob; Kueue so its Workload.
+    return about in names or about.startswith((f"{run}-", f"rayjob-{run}-"))
