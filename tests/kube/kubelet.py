@@ -92,7 +92,8 @@ class Kubelet:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
             with suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), _KILL_SECONDS)
+                async with asyncio.timeout(_KILL_SECONDS):
+                    await process.wait()
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 

@@ -49,6 +49,7 @@ class Operator:
         self.now: Callable[[], datetime] = lambda: datetime.now(UTC)
         self._runs: dict[str, tuple[asyncio.subprocess.Process, Path]] = {}
         self._task: asyncio.Task[None] | None = None
+        self._ends = False
         self.started: list[str] = []
         """The job ids of all processes that were begun, in order."""
         store.before_create = self._kueue
@@ -59,6 +60,7 @@ class Operator:
 
     async def close(self) -> None:
         """Ends it, with all processes."""
+        self._ends = True
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -79,7 +81,7 @@ class Operator:
         return one
 
     async def _work(self) -> None:
-        while True:
+        while not self._ends:
             if self.works:
                 await self._look()
             with suppress(TimeoutError):

@@ -157,8 +157,8 @@ class KubeServer:
                 with suppress(ConnectionError):
                     await response.write(b'{"type":"MODIF')
                 _cut(request)
-            elif not telling.cancelled() and telling.exception() is not None:
-                raise telling.exception() or AssertionError
+            elif not telling.cancelled() and (error := telling.exception()) and not isinstance(error, ConnectionError):
+                raise error
         finally:
             for task in (cutting, telling):
                 task.cancel()

@@ -312,6 +312,19 @@ class TestRunsMeanwhile:
         await other.submit(run)
         assert (await one.status(run.submission_id)).status is RunStatus.PENDING
 
+    async def test_that_it_was_submitted_by_half_is_not_either(self, servers: Servers) -> None:
+        one, other, run = servers.new(), servers.new(), printing("x", seconds=60)
+        servers.kube.operator.works = False
+        await one.list()
+        await until(lambda: one._jobs.is_fresh)
+        servers.kube.faults.plan("create", "secrets", Fault(status=500))
+        with pytest.raises(Unavailable):
+            await other.submit(run)
+        await until(lambda: one._jobs.items() != [])
+        servers.kube.faults.events_to_lose = 1000
+        await other.submit(run)
+        assert (await one.status(run.submission_id)).status is RunStatus.PENDING
+
     async def test_while_kubernetes_is_away_everything_says_so(self, servers: Servers) -> None:
         cluster, run = servers.new(), printing("still here", seconds=60)
         await cluster.submit(run)

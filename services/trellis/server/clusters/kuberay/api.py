@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.config import ConfigException
 
 from trellis.errors import Unavailable
 from trellis.server.clusters.kuberay.connection import Connect, in_cluster_or_kubeconfig
@@ -214,14 +215,17 @@ class KubeApi:
         headers = {"Accept": "application/json"}
         if body is not None:
             headers["Content-Type"] = content
-        asked = await client.param_serialize(
-            method,
-            path,
-            query_params=[(name, value) for name, value in query.items() if value],
-            header_params=headers,
-            body=body,
-            auth_settings=["BearerToken"],
-        )
+        try:
+            asked = await client.param_serialize(
+                method,
+                path,
+                query_params=[(name, value) for name, value in query.items() if value],
+                header_params=headers,
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+        except (ConfigException, OSError) as error:  # the token is read from time to time
+            raise unreachable(self._host, error) from error
         try:
             response = await client.call_api(*asked, _request_timeout=timeout)
         except (aiohttp.ClientError, OSError) as error:  # asyncio's TimeoutError is an OSError too

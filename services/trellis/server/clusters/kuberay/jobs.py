@@ -43,6 +43,7 @@ _log = structlog.get_logger(__name__)
 _RETRY_SECONDS: Final = 2.0
 _TRIES: Final = 3
 _REMEMBERED: Final = 10_000
+_GOES_ON: Final = frozenset({RunStatus.PENDING, RunStatus.RUNNING})
 
 
 class KubeRayCluster:
@@ -116,6 +117,8 @@ class KubeRayCluster:
     async def status(self, submission_id: str) -> RunReport:
         """The run's status, KubeRay's word on it, and what keeps it from starting or ended it."""
         found = await self._look(submission_id)
+        if found is not None and run_status(found) not in _GOES_ON:
+            found = await self._read(submission_id)  # something is decided by that: the copy may be behind
         if found is None:
             report = await self._standing.status(submission_id)
             refused = self._refused.get(submission_id)
