@@ -5,8 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.contract.app.test_adapters import ALIAS, imported
+from tests.rpc_server import open_door, refusal
 from tests.server_fakes import ADMIN, TINY, World, collected, keys, submit, upload, validate, write_adapter
 
 from trellis.bases import read_base
@@ -19,6 +23,9 @@ from trellis.server.domain.adapter import Adapter
 from trellis.server.domain.base_model import BaseModel
 from trellis.server.domain.export import Export, ExportFile, ExportFormat, ExportState
 from trellis.server.domain.tuning_job import Checkpoint
+from trellis.server.store import tables
+from trellis.v1.export_pb2 import CreateExportRequest, Export as ExportMessage
+from trellis.v1.export_pb2_grpc import ExportServiceStub
 
 NAME = "tenants/acme/exports/mine"
 
@@ -177,3 +184,20 @@ async def test_an_export_is_deleted_with_its_files(world: World, adapter: Adapte
     with pytest.raises(NotFound):
         await exports.delete_export(world.context, export.name)
     assert (await create(world, adapter.name)).uid != export.uid
+
+
+@pytest.mark.parametrize("damaged", ["", "{", '{"version": 1}', "null"])
+async def test_a_damaged_manifest_is_said_through_the_api(
+    world: World, adapter: Adapter, engine: AsyncEngine, damaged: str
+) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(update(tables.adapters).values(manifest_json=damaged))
+    wanted = CreateExportRequest(parent="tenants/acme", export=ExportMessage(source=adapter.name))
+    async with open_door(world) as door:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ExportServiceStub(door.channel).CreateExport(wanted, metadata=door.key("member"))
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    said = refusal(caught.value)
+    assert (said.reason, said.details["ErrorInfo"].metadata["code"]) == ("ADAPTER_INVALID", "bad_manifest")
+    assert adapter.name in said.message
+    assert said.message.endswith("Delete it, and import it or train it anew.")

@@ -4,6 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.contract.control.mortal import Fuse, Killed
 from tests.contract.control.platform import SETTINGS, Platform
 from tests.contract.control.shared import SharedTrainer, admitted
@@ -21,6 +23,7 @@ from trellis.server.control.sweep import SweepObjects
 from trellis.server.domain.export import Export, ExportFormat, ExportState
 from trellis.server.domain.tuning_job import Attempt, Checkpoint, JobState
 from trellis.server.scheduler.capacity import Resources
+from trellis.server.store import tables
 
 GRACE = SETTINGS.graces.cancel.total_seconds()
 
@@ -241,6 +244,17 @@ async def test_a_source_that_is_gone_is_named(asked: Platform) -> None:
     assert failed.error is not None
     assert (failed.error.reason, failed.state) == (Reason.RESOURCE_NOT_FOUND, ExportState.FAILED)
     assert "was deleted" in failed.error.message
+    assert asked.cluster.started == []
+
+
+async def test_a_source_whose_manifest_was_damaged_meanwhile_is_named(asked: Platform, engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(update(tables.adapters).values(manifest_json="{"))
+    await rounds(loops(asked)[0])
+    failed = await read(asked)
+    assert failed.error is not None
+    assert (failed.error.reason, failed.state) == (Reason.ADAPTER_INVALID, ExportState.FAILED)
+    assert samples.adapter().name in failed.error.message
     assert asked.cluster.started == []
 
 

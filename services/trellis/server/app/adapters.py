@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
-from trellis.artifacts import MANIFEST_FILE, FileFacts, Manifest
+from trellis.artifacts import MANIFEST_FILE, FileFacts
 from trellis.errors import NotFound, Reason, error_for
 from trellis.names import AdapterName, AliasName, TenantName
 from trellis.server.app import keys
+from trellis.server.app.adapter_manifest import manifest_of
 from trellis.server.app.audit import record, unchanged
 from trellis.server.app.authorisation import require_names
 from trellis.server.app.context import Context
@@ -57,7 +58,7 @@ async def list_adapters(context: Context, parent: str, query: PageQuery) -> List
 async def download_adapter(context: Context, name: str) -> AsyncIterator[AdapterFile]:
     """An adapter's files, the manifest first."""
     adapter = await get_adapter(context, name)
-    manifest = Manifest.from_json(adapter.manifest_json)
+    manifest = manifest_of(adapter)
     size = len(adapter.manifest_json.encode())
     files = {MANIFEST_FILE: FileFacts(adapter.digest, size), **manifest.files}
     for file, facts in files.items():

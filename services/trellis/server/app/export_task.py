@@ -3,16 +3,16 @@
 import json
 from dataclasses import replace
 
-from trellis.artifacts import Manifest
-from trellis.errors import Reason
+from trellis.errors import FailedPrecondition, Reason
 from trellis.exports import ExportTask
 from trellis.names import AdapterName, CheckpointName
+from trellis.server.app.adapter_manifest import manifest_of
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.domain.export import Export
 
 
 class SourceGoneError(Exception):
-    """What the export is to be made of is no longer there; `str()` says what."""
+    """What the export is to be made of is no longer there, or no longer sound; `str()` says what."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
@@ -42,7 +42,10 @@ async def _with_adapter(unit: UnitOfWork, task: ExportTask) -> ExportTask:
     adapter = await unit.adapters.get(name.tenant, name.adapter)
     if adapter is None:
         raise SourceGoneError(Reason.RESOURCE_NOT_FOUND, f"{task.source} was deleted.")
-    manifest = Manifest.from_json(adapter.manifest_json)
+    try:
+        manifest = manifest_of(adapter)
+    except FailedPrecondition as error:
+        raise SourceGoneError(error.reason, str(error)) from error
     return replace(
         task,
         adapter_digest=adapter.digest,

@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from trellis.artifacts import MANIFEST_FILE, FileFacts, Manifest
+from trellis.artifacts import MANIFEST_FILE, FileFacts
 from trellis.errors import FailedPrecondition, InvalidArgument, NotFound, Reason, error_for
 from trellis.exports import ExportManifest
 from trellis.names import AdapterName, AliasName, CheckpointName, ExportName, TenantName, TuningJobName
 from trellis.server.app import keys
+from trellis.server.app.adapter_manifest import manifest_of
 from trellis.server.app.adapters import present_adapter, present_alias
 from trellis.server.app.audit import record
 from trellis.server.app.authorisation import require_names
@@ -201,7 +202,7 @@ async def _resolved(unit: UnitOfWork, name: _SourceName) -> _Source:
     if isinstance(name, AliasName):
         name = AdapterName.for_digest(name.tenant, (await present_alias(unit, name)).adapter_digest)
     adapter = await present_adapter(unit, name)
-    revision = Manifest.from_json(adapter.manifest_json).base_revision
+    revision = manifest_of(adapter).base_revision
     return _Source(adapter.name, adapter.key, adapter.base_model, revision)
 
 

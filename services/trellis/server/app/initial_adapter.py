@@ -3,9 +3,10 @@
 import asyncio
 from dataclasses import dataclass
 
-from trellis.artifacts import CONFIG_FILE, ArtifactError, Manifest, parse_adapter_config
+from trellis.artifacts import CONFIG_FILE, ArtifactError, parse_adapter_config
 from trellis.errors import InvalidArgument, NotFound
 from trellis.names import AdapterName, AliasName, CheckpointName
+from trellis.server.app.adapter_manifest import manifest_of
 from trellis.server.app.context import Context
 from trellis.server.app.job_request import NewTuningJob, StartName, start_kind
 from trellis.server.app.ports import UnitOfWork
@@ -87,7 +88,7 @@ async def _present(
     adapter = await unit.adapters.get(name.tenant, name.adapter, for_update=for_update)
     if adapter is None:
         raise NotFound.for_resource(name)
-    return adapter.name, adapter.key, adapter.base_model, Manifest.from_json(adapter.manifest_json).base_revision
+    return adapter.name, adapter.key, adapter.base_model, manifest_of(adapter).base_revision
 
 
 def _shape(name: str, data: bytes) -> Lora:
