@@ -1,23 +1,13 @@
 """Keeps the clusters that stay as the settings say, and tells what is wrong with them."""
 
 import structlog
-from prometheus_client import Counter, Gauge
 
 from trellis.errors import Unavailable
 from trellis.server.app.hosts import KeptCluster, StandingClusters
 from trellis.server.control.context import ControlContext
+from trellis.server.control.metrics import CLUSTER_CHANGES, CLUSTER_TROUBLES
 
 _log = structlog.get_logger(__name__)
-CLUSTER_CHANGES = Counter(
-    "trellis_standing_cluster_changes_total",
-    "Times that a cluster that stays was made, or corrected as it was not as the settings say.",
-    ["cluster", "change"],
-)
-CLUSTER_TROUBLES = Gauge(
-    "trellis_standing_cluster_trouble",
-    "1 while something keeps a cluster that stays, or a part of it, from work; the log says more.",
-    ["cluster", "code"],
-)
 
 
 class KeepClusters:

@@ -36,6 +36,16 @@ TRAINERS_LOST = Counter(
     "Shared trainers that did not leave by themselves: not_started, silent, dead.",
     ["how"],
 )
+CLUSTER_CHANGES = Counter(
+    "trellis_standing_cluster_changes_total",
+    "Times that a cluster that stays was made, or corrected as it was not as the settings say.",
+    ["cluster", "change"],
+)
+CLUSTER_TROUBLES = Gauge(
+    "trellis_standing_cluster_trouble",
+    "1 while something keeps a cluster that stays, or a part of it, from work; the log says more.",
+    ["cluster", "code"],
+)
 ATTEMPTS_STOPPED = Counter(
     "trellis_attempts_stopped_total", "Attempts that were ended as they did not stop in time when asked to."
 )
