@@ -1,6 +1,7 @@
 """Uploads, versions and reports."""
 
 import asyncio
+import contextlib
 import gzip
 import hashlib
 from collections.abc import AsyncIterator
@@ -9,11 +10,13 @@ from dataclasses import replace
 import pytest
 from tests.server_fakes import LINES, World, announced, chunked, collected, keys, submit, upload, validate
 
-from trellis.errors import FailedPrecondition, NotFound, Reason, TrellisError
+from trellis.errors import FailedPrecondition, NotFound, Reason, TrellisError, Unavailable
 from trellis.server.app import datasets, reports, uploads
+from trellis.server.app.ports import UnitOfWork, UnitOfWorkFactory
 from trellis.server.app.uploads import NewVersion
 from trellis.server.domain.base_model import BaseModel
 from trellis.server.domain.dataset import DatasetVersion, ReportState, Upload, UploadPart, VersionState
+from trellis.server.store.failures import busy
 
 
 async def reason_of(world: World, new: NewVersion, data: bytes = LINES) -> str:
@@ -132,6 +135,51 @@ async def test_a_stream_whose_parts_another_one_cleared_away_gives_the_same_vers
     with pytest.raises(TrellisError) as caught:
         await uploads._finish(world.context, new, other, base.name)
     assert (caught.value.reason, caught.value.metadata["committed_bytes"]) == (Reason.UPLOAD_INCOMPLETE, "0")
+
+
+class DatabaseLost:
+    """Units of work of which one fails as it commits, as it does when the database is killed."""
+
+    def __init__(self, units: UnitOfWorkFactory, number: int) -> None:
+        self._units = units
+        self._left = number
+
+    def __call__(self, *, write: bool = True, snapshot: bool = True) -> UnitOfWork:
+        unit = self._units(write=write, snapshot=snapshot)
+        self._left -= write
+        if write and not self._left:
+            unit.commit = self._lost  # type: ignore[method-assign]
+        return unit
+
+    async def _lost(self) -> None:
+        raise busy()
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+async def test_an_upload_goes_on_after_the_database_was_lost_at_any_commit(
+    world: World, base: BaseModel, number: int
+) -> None:
+    new, context = announced("acme", LINES), replace(world.context, units=DatabaseLost(world.context.units, number))
+    with pytest.raises(Unavailable):
+        await uploads.upload_dataset_version(context, new, chunked(LINES))
+    held = 0
+    with contextlib.suppress(NotFound):
+        held = (await uploads.get_upload(world.context, new.parent, new.sha256)).committed_bytes
+    version = await uploads.upload_dataset_version(world.context, replace(new, offset=held), chunked(LINES[held:]))
+    assert world.store.read_bytes(version.key) == LINES
+    assert keys(world.store) == [version.key]
+
+
+async def test_an_upload_whose_parts_are_gone_begins_anew(world: World, base: BaseModel) -> None:
+    new = announced("acme", LINES)
+    context = replace(world.context, units=DatabaseLost(world.context.units, 3))
+    with pytest.raises(Unavailable):
+        await uploads.upload_dataset_version(context, new, chunked(LINES))
+    world.store.delete_prefix("tenants/acme/uploads")
+    assert await reason_of(world, replace(new, offset=len(LINES)), b"") == Reason.UPLOAD_INCOMPLETE
+    with pytest.raises(NotFound):
+        await uploads.get_upload(world.context, new.parent, new.sha256)
+    assert world.store.read_bytes((await upload(world.context, "acme")).key) == LINES
 
 
 async def test_a_dataset_that_is_read_stays(world: World, base: BaseModel) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from trellis.errors import AlreadyExists, InvalidArgument, NotFound, Reason, error_for
 from trellis.formats import HEAD_BYTES, FileFormat, FormatError, detect_format
 from trellis.names import DatasetName
-from trellis.objects import ObjectNotFoundError
+from trellis.objects import ObjectNotFoundError, ObjectStoreUnavailableError
 from trellis.server.app import keys
 from trellis.server.app.audit import record, unchanged
 from trellis.server.app.base_models import chosen_base_model
@@ -177,22 +177,31 @@ async def _finish(context: Context, new: NewVersion, upload: Upload, base_model:
         create_time=context.now(),
     )
     try:
-        return await _record(context, version)
+        made = await _record(context, version)
     except NotFound:
         # The dataset was deleted meanwhile.
         await asyncio.to_thread(context.store.delete, key)
-        raise
-    finally:
         await _delete_parts(context, upload)
+        raise
+    # Not after any other error: the upload may still be there, and goes on with its parts.
+    with contextlib.suppress(ObjectStoreUnavailableError):  # the sweep takes what is left
+        await _delete_parts(context, upload)
+    return made
 
 
 async def _made_by_another(context: Context, upload: Upload) -> DatasetVersion:
-    async with context.units(write=False) as unit:
-        version = await unit.datasets.get_version(upload.tenant, upload.dataset_id, upload.sha256)
-    if version is None:
-        raise incomplete(replace(upload, parts=()))
-    unchanged()
-    return version
+    name = upload.tenant, upload.dataset_id, upload.sha256
+    async with context.units() as unit:
+        version = await unit.datasets.get_version(*name)
+        if version is not None:
+            unchanged()
+            return version
+        present = await unit.datasets.get_upload(*name)
+        if present is not None and present.parts == upload.parts:
+            # Nobody made it, and a part is gone: nothing could ever be made of the others. Whoever sends it begins anew.
+            await unit.datasets.delete_upload(*name)
+            await unit.commit()
+    raise incomplete(replace(upload, parts=()))
 
 
 async def _record(context: Context, version: DatasetVersion) -> DatasetVersion:
