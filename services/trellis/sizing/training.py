@@ -12,7 +12,7 @@ BANK_SHARE: Final = 0.4
 STATE_BYTES: Final = 16
 """A trained number's weight, gradient and two moments, in float32."""
 RESIDENT_BYTES: Final = 18
-"""What was measured of a resident job, a number that it trains (docs/benchmarks/training.md)."""
+"""Of a resident job, a number that it trains: those 16, and up to 2 for what lies beside them (docs/benchmarks/training.md)."""
 
 
 @dataclass(frozen=True, slots=True)

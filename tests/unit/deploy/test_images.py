@@ -72,6 +72,14 @@ def test_base_models_are_fetched_by_the_server_s_image(server: Stage) -> None:
     assert "Fetch a base model" in done.stdout, done.stderr
 
 
+def test_the_database_is_migrated_by_the_server_s_image(server: Stage, tmp_path: Path) -> None:
+    url = {"TRELLIS_DATABASE_URL": f"sqlite+aiosqlite:///{tmp_path / 'trellis.db'}"}
+    command = ("python", "-m", "trellis.server.store.migrations")
+    for _ in range(2):
+        assert run(server, *command, **url).returncode == 0
+    assert run(server, *command, "--check", **url).returncode == 0
+
+
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("data")
