@@ -45,6 +45,23 @@ def test_a_job_that_does_not_wait(trellis: Run, server: FakeServer) -> None:
     assert trellis("jobs", "explain", "none").code == 1
 
 
+def test_a_job_that_the_cluster_can_not_start_yet(trellis: Run, server: FakeServer) -> None:
+    trellis("jobs", "create", "--dataset", "support", "--job-id", "a")
+    why = TuningJob.QueueReason(code=TuningJob.QueueReason.CODE_CLUSTER, message="No node has 4 GPUs free.")
+    server.jobs.jobs[JOB].state = TuningJob.STATE_STARTING
+    server.jobs.jobs[JOB].queue_reason.CopyFrom(why)
+    assert trellis("jobs", "explain", "a").out.splitlines() == [
+        f"{JOB} has been given capacity, and waits for the cluster.",
+        "",
+        "Why",
+        "  CLUSTER  No node has 4 GPUs free.",
+    ]
+    (reason,) = trellis("jobs", "explain", "a", "--format", "json").json["reasons"]
+    assert reason["code"] == "CLUSTER"
+    assert "No node has 4 GPUs free." in trellis("jobs", "list").out
+    assert "No node has 4 GPUs free." in trellis("jobs", "get", "a").out
+
+
 def explained(**changes: object) -> list[str]:
     reason = QueueReason(QueueReasonCode.QUOTA, "It \x1b[31mneeds\x1b[0m much.", 3)
     plain = TuningJobExplanation(
