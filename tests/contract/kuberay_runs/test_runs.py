@@ -172,6 +172,20 @@ class TestEnding:
         await until_in(cluster, run, RunStatus.STOPPED)
         assert "\nnever\n" not in await cluster.log_tail(run.submission_id, 1000)
 
+    async def test_one_that_kueue_takes_out_waits_again_and_is_stopped(self, servers: Servers) -> None:
+        cluster, run = servers.new(QUEUED), printing("here", seconds=60)
+        await cluster.submit(run)
+        await until_it_prints(cluster, run, "here")
+        servers.kube.operator.hold(run.submission_id)
+        await until_in(cluster, run, RunStatus.PENDING)
+        await until(lambda: servers.names("Pod") == [])
+        assert await cluster.list() == [run.submission_id]
+        await cluster.stop(run.submission_id)
+        await until_in(cluster, run, RunStatus.STOPPED)
+        await cluster.forget(run.submission_id)
+        await until(lambda: not any(map(servers.names, ("RayJob", "Secret"))))
+        assert servers.kube.operator.started == [run.submission_id]
+
     async def test_one_that_kueue_lets_in_later_runs(self, servers: Servers) -> None:
         servers.kube.operator.kueue_admits = False
         cluster, run = servers.new(QUEUED), printing("at last")

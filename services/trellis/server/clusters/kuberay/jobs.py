@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
@@ -136,17 +137,15 @@ class KubeRayCluster:
         """Ends the run's processes, and keeps its record and output; one that has ended or is unknown is no error.
 
         KubeRay takes the Ray cluster of a RayJob away that is past its deadline, and leaves the submitter's pod with the
-        output. One that has not begun, as Kueue holds it, or its pods have no place, gets another program besides, which does
-        nothing: it may be let in before it is forgotten.
+        output. If it is still to begin, as Kueue holds it or has taken it out, it finds another program, which does nothing: it
+        may be let in before it is forgotten.
         """
         found = await self._read(submission_id)
         if found is None:
             await self._standing.stop(submission_id)
         elif run_status(found) not in ENDED and not is_going(found):
-            end: dict[str, Any] = {"activeDeadlineSeconds": 1, "ttlSecondsAfterFinished": 0}
-            begun = has_begun(found)
-            change = {**_annotation(STOPPED, DURING if begun else BEFORE), "spec": end}
-            end.update({} if begun else {"entrypoint": "true"})
+            end = {"activeDeadlineSeconds": 1, "ttlSecondsAfterFinished": 0, "entrypoint": "true"}
+            change = {**_annotation(STOPPED, DURING if has_begun(found) else BEFORE), "spec": end}
             stopped = await self._api.patch(RAY_JOBS, name_of(found), change)
             if stopped is not None:
                 self._jobs.observe(stopped)
@@ -187,8 +186,9 @@ class KubeRayCluster:
         self._ended_since = {name: self._ended_since.get(name, now) for name in ended}
         for name, since in self._ended_since.items():
             if now >= since + self._settings.jobs.keep_seconds:
-                _log.warning("ended_run_deleted", run=_run_of(ended[name]))
-                await self._delete(ended[name])
+                with suppress(Unavailable):  # the next look does it
+                    await self._delete(ended[name])
+                    _log.warning("ended_run_deleted", run=_run_of(ended[name]))
 
     async def _delete(self, one: Object) -> bool:
         done = await self._api.delete(RAY_JOBS, name_of(one), uid_of(one), version_of(one))

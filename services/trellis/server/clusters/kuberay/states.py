@@ -55,8 +55,8 @@ def run_message(ray_job: Object) -> str:
 
 
 def has_begun(ray_job: Object) -> bool:
-    """Whether its program may have been started."""
-    return _said(ray_job, "jobDeploymentStatus") not in {*_NOTHING_RUNS, "Initializing"}
+    """Whether its program may run already; one that Kueue takes out would begin anew."""
+    return _said(ray_job, "jobDeploymentStatus") not in {*_NOTHING_RUNS, "Initializing", "Suspending"}
 
 
 def was_stopped(ray_job: Object) -> bool:
