@@ -35,7 +35,7 @@ from trellis.server.control.measure_budgets import MeasureBudgets
 from trellis.server.control.measure_queue import MeasureQueue
 from trellis.server.control.metrics import MeasureJobs, MeasureTrainers
 from trellis.server.control.one_server import OneServer
-from trellis.server.control.prune import PruneTrainers
+from trellis.server.control.prune import Prune
 from trellis.server.control.queue_view import QueueView
 from trellis.server.control.reap import ReapOrphans, ReapRuns
 from trellis.server.control.reap_trainers import ReapTrainers
@@ -182,7 +182,7 @@ def control_loops(
         ControlLoop(ReapTrainers(control), 2.0),
         _by_one_server(control, ReapOrphans, 30.0),
         _by_one_server(control, SweepObjects, 600.0),
-        _by_one_server(control, PruneTrainers, 3600.0),
+        _by_one_server(control, Prune, 3600.0),
         _by_one_server(control, DeployAdapters, 1.0, wakes_on=["adapters"]),
         ControlLoop(MakeExports(control, store), 1.0, wakes_on=["exports"]),
         ControlLoop(ReapExports(control), 10.0),

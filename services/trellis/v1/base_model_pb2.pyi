@@ -103,7 +103,7 @@ class CreateBaseModelRequest(_message.Message):
     base_model_id: _builtins.str
     """The last part of the name, as for tenants, dots and underscores allowed too."""
     request_id: _builtins.str
-    """Makes the call safe to repeat."""
+    """Makes the call safe to repeat, for 7 days; see CreateTenantRequest."""
     @_builtins.property
     def base_model(self) -> Global___BaseModel:
         """The base model to register; `source` is needed."""

@@ -557,7 +557,7 @@ class CreateDatasetRequest(_message.Message):
     dataset_id: _builtins.str
     """The last part of the name."""
     request_id: _builtins.str
-    """Makes the call safe to repeat."""
+    """Makes the call safe to repeat, for 7 days; see CreateTenantRequest."""
     @_builtins.property
     def dataset(self) -> Global___Dataset:
         """The dataset to create; its name is ignored."""

@@ -70,7 +70,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The base model's files are missing or can't be used. INVALID_ARGUMENT."""
     ERROR_REASON_ADAPTER_INVALID: _ErrorReason.ValueType  # 19
     """The adapter's files are not ones that the base model can take (pickle, wrong shapes, NaN, all zero).
-    INVALID_ARGUMENT.
+    INVALID_ARGUMENT when they are sent; FAILED_PRECONDITION for an adapter or checkpoint that is there and is damaged.
+    Metadata: `code`.
     """
     ERROR_REASON_ADAPTER_NOT_DEPLOYED: _ErrorReason.ValueType  # 20
     """The adapter is not deployed. FAILED_PRECONDITION. Call DeployAdapter first. Metadata: `adapter`."""
@@ -182,7 +183,8 @@ ERROR_REASON_BASE_MODEL_INVALID: ErrorReason.ValueType  # 18
 """The base model's files are missing or can't be used. INVALID_ARGUMENT."""
 ERROR_REASON_ADAPTER_INVALID: ErrorReason.ValueType  # 19
 """The adapter's files are not ones that the base model can take (pickle, wrong shapes, NaN, all zero).
-INVALID_ARGUMENT.
+INVALID_ARGUMENT when they are sent; FAILED_PRECONDITION for an adapter or checkpoint that is there and is damaged.
+Metadata: `code`.
 """
 ERROR_REASON_ADAPTER_NOT_DEPLOYED: ErrorReason.ValueType  # 20
 """The adapter is not deployed. FAILED_PRECONDITION. Call DeployAdapter first. Metadata: `adapter`."""

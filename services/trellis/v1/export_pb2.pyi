@@ -194,7 +194,7 @@ class CreateExportRequest(_message.Message):
     export_id: _builtins.str
     """The last part of the name; made by the server when empty."""
     request_id: _builtins.str
-    """Makes the call safe to repeat."""
+    """Makes the call safe to repeat, for 7 days; see CreateTenantRequest."""
     @_builtins.property
     def export(self) -> Global___Export:
         """The export."""

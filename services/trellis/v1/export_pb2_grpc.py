@@ -71,7 +71,8 @@ class ExportServiceServicer:
 
     def CreateExport(self, request, context):
         """Begins an export; it is made on the cluster. Errors: NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION
-        (BASE_MODEL_UNAVAILABLE, NEVER_FITS), RESOURCE_EXHAUSTED (QUOTA_EXCEEDED) when the tenant has no room for its bytes.
+        (BASE_MODEL_UNAVAILABLE, NEVER_FITS, and ADAPTER_INVALID when the adapter's manifest is damaged), RESOURCE_EXHAUSTED
+        (QUOTA_EXCEEDED) when the tenant has no room for its bytes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

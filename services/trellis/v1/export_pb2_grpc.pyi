@@ -38,7 +38,8 @@ class ExportServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ExportServiceAsyncStub: ...
     CreateExport: _grpc.UnaryUnaryMultiCallable[_export_pb2.CreateExportRequest, _export_pb2.Export]
     """Begins an export; it is made on the cluster. Errors: NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION
-    (BASE_MODEL_UNAVAILABLE, NEVER_FITS), RESOURCE_EXHAUSTED (QUOTA_EXCEEDED) when the tenant has no room for its bytes.
+    (BASE_MODEL_UNAVAILABLE, NEVER_FITS, and ADAPTER_INVALID when the adapter's manifest is damaged), RESOURCE_EXHAUSTED
+    (QUOTA_EXCEEDED) when the tenant has no room for its bytes.
     """
     GetExport: _grpc.UnaryUnaryMultiCallable[_export_pb2.GetExportRequest, _export_pb2.Export]
     """Reads one export. Errors: NOT_FOUND."""
@@ -60,7 +61,8 @@ class ExportServiceAsyncStub(ExportServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateExport: _aio.UnaryUnaryMultiCallable[_export_pb2.CreateExportRequest, _export_pb2.Export]  # type: ignore[assignment]
     """Begins an export; it is made on the cluster. Errors: NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION
-    (BASE_MODEL_UNAVAILABLE, NEVER_FITS), RESOURCE_EXHAUSTED (QUOTA_EXCEEDED) when the tenant has no room for its bytes.
+    (BASE_MODEL_UNAVAILABLE, NEVER_FITS, and ADAPTER_INVALID when the adapter's manifest is damaged), RESOURCE_EXHAUSTED
+    (QUOTA_EXCEEDED) when the tenant has no room for its bytes.
     """
     GetExport: _aio.UnaryUnaryMultiCallable[_export_pb2.GetExportRequest, _export_pb2.Export]  # type: ignore[assignment]
     """Reads one export. Errors: NOT_FOUND."""
@@ -85,7 +87,8 @@ class ExportServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_export_pb2.Export, _abc.Awaitable[_export_pb2.Export]]:
         """Begins an export; it is made on the cluster. Errors: NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION
-        (BASE_MODEL_UNAVAILABLE, NEVER_FITS), RESOURCE_EXHAUSTED (QUOTA_EXCEEDED) when the tenant has no room for its bytes.
+        (BASE_MODEL_UNAVAILABLE, NEVER_FITS, and ADAPTER_INVALID when the adapter's manifest is damaged), RESOURCE_EXHAUSTED
+        (QUOTA_EXCEEDED) when the tenant has no room for its bytes.
         """
 
     @_abc_1.abstractmethod

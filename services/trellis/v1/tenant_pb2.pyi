@@ -293,7 +293,9 @@ class CreateTenantRequest(_message.Message):
     tenant_id: _builtins.str
     """The last part of the name: 1 to 63 of `a-z`, `0-9` and `-`, beginning with a letter, not ending with `-`."""
     request_id: _builtins.str
-    """Makes the call safe to repeat: the same id gives the first answer again. At most 100 characters."""
+    """Makes the call safe to repeat: the same id gives the first answer again, for 7 days; after that it is a new call. At
+    most 100 characters.
+    """
     @_builtins.property
     def tenant(self) -> Global___Tenant:
         """The tenant to create; its name is ignored."""

@@ -1252,7 +1252,7 @@ class CreateTuningJobRequest(_message.Message):
     tuning_job_id: _builtins.str
     """The last part of the name; made by the server when empty."""
     request_id: _builtins.str
-    """Makes the call safe to repeat."""
+    """Makes the call safe to repeat, for 7 days; see CreateTenantRequest."""
     @_builtins.property
     def tuning_job(self) -> Global___TuningJob:
         """The job."""

@@ -44,3 +44,21 @@ async def test_of_the_same_request_at_once_one_is_answered(
     assert sum(isinstance(error, AlreadyExists) for error in ended) == 5
     async with units(write=False) as unit:
         assert len((await unit.jobs.list("acme", [], 10, None)).items) == 1
+
+
+async def test_old_ones_are_forgotten_in_batches(units: UnitOfWorkFactory) -> None:
+    async with units() as unit:
+        for number in range(7):
+            await unit.requests.add(replace(REQUEST, request_id=f"r-{number}", create_time=samples.at(number)))
+        await unit.requests.add(replace(REQUEST, scope="CreateExport tenants/acme", create_time=samples.at(0)))
+        await unit.commit()
+    counts = []
+    for _ in range(3):
+        async with units() as unit:
+            counts.append(await unit.requests.prune(samples.at(4), 3))
+            await unit.commit()
+    assert counts == [3, 2, 0]
+    async with units(write=False) as unit:
+        kept = [n for n in range(7) if await unit.requests.get(REQUEST.scope, f"r-{n}")]
+        assert await unit.requests.get("CreateExport tenants/acme", "r-1") is None
+    assert kept == [4, 5, 6]

@@ -228,6 +228,10 @@ class Requests(Protocol):
         """Raises AlreadyExists if another transaction was faster."""
         ...
 
+    async def prune(self, before: datetime, limit: int) -> int:
+        """Forget those that were answered before, so many at most; how many."""
+        ...
+
 
 class Leases(Protocol):
     """What one server at a time does; the claim's token says who holds a lease."""

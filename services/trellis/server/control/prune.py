@@ -1,4 +1,4 @@
-"""Forgets trainers that have been over for long, so that their table does not grow for ever."""
+"""Forgets what nobody asks for any more, so that its tables do not grow for ever."""
 
 from datetime import timedelta
 from typing import Final
@@ -6,14 +6,18 @@ from typing import Final
 import structlog
 
 from trellis.server.control.context import ControlContext
+from trellis.server.domain import remembered_request
 
+_TRAINERS_KEPT: Final = timedelta(days=7)
+_BATCH: Final = 1000
+"""So many requests are forgotten in one transaction, so that no create waits for long."""
 _log = structlog.get_logger(__name__)
-_KEPT: Final = timedelta(days=7)
 
 
-class PruneTrainers:
-    """Deletes the rows of trainers that ended a week ago and were cleared away; of each base the newest one that said how fast
-    it trains stays, from which jobs are estimated.
+class Prune:
+    """Deletes the rows of trainers that ended a week ago and were cleared away, and of creates that were answered a week ago.
+
+    Of each base the newest trainer that said how fast it trains stays, from which jobs are estimated.
     """
 
     name = "prune"
@@ -22,10 +26,14 @@ class PruneTrainers:
         self._context = context
 
     async def once(self) -> bool:
-        """One look."""
+        """One look; whether there are more requests to forget."""
+        now = self._context.now()
         async with self._context.units() as unit:
-            count = await unit.trainers.prune(self._context.now() - _KEPT)
+            trainers = await unit.trainers.prune(now - _TRAINERS_KEPT)
             await unit.commit()
-        if count:
-            _log.info("trainers_pruned", count=count)
-        return False
+        async with self._context.units() as unit:
+            requests = await unit.requests.prune(now - remembered_request.KEPT, _BATCH)
+            await unit.commit()
+        if trainers or requests:
+            _log.info("pruned", trainers=trainers, requests=requests)
+        return requests == _BATCH

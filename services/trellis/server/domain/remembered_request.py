@@ -1,7 +1,11 @@
 """Creates that were answered, so that one that is repeated changes nothing."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
+
+KEPT: Final = timedelta(days=7)
+"""So long a create may be repeated with its request_id; the API's comments say so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """The creates that were answered, in the database."""
 
 from dataclasses import asdict
+from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import delete, select, tuple_
 
 from trellis.errors import AlreadyExists, Reason
 from trellis.names import tenant_of
@@ -27,3 +28,8 @@ class SqlRequests(Rows):
         if not await self._transaction.add(tables.requests, values):
             message = f"Another request had the request_id {request.request_id!r} before."
             raise AlreadyExists(Reason.REQUEST_ID_REUSED, message, metadata={"request_id": request.request_id})
+
+    async def prune(self, before: datetime, limit: int) -> int:
+        key = (_r.scope, _r.request_id)
+        old = select(*key).where(_r.create_time < before).limit(limit)
+        return await self._transaction.change(delete(tables.requests).where(tuple_(*key).in_(old)))
