@@ -333,6 +333,11 @@ def _make_append_only() -> None:
 
 def downgrade() -> None:
     """Drop them."""
+    # To older code a narrowed key would open all that its role may do.
+    op.execute(
+        "UPDATE api_keys SET revoke_time = CURRENT_TIMESTAMP "
+        "WHERE scopes IS NOT NULL AND scopes != 'null' AND revoke_time IS NULL"
+    )
     _move_usage_back()
     with op.batch_alter_table("tuning_jobs", schema=None) as batch_op:
         batch_op.drop_column("preemption_count")
