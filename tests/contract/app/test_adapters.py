@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file, save_file
+from tests.database_lost import DatabaseLost
 from tests.server_fakes import ADMIN, TINY, World, collected, keys, write_adapter
 
 from trellis.artifacts import ADAPTER_FILES
 from trellis.bases import read_base
-from trellis.errors import FailedPrecondition, NotFound, PermissionDenied, Reason, TrellisError
+from trellis.errors import FailedPrecondition, NotFound, PermissionDenied, Reason, TrellisError, Unavailable
 from trellis.server.app import adapters, imports
 from trellis.server.app.imports import ImportedFile, ImportHeader
 from trellis.server.app.pages import PageQuery
@@ -58,6 +59,17 @@ async def test_an_import_comes_out_as_it_went_in(world: World, base: BaseModel, 
         read[file.name] = data
     assert read["adapter_config.json"] == (folder / "adapter_config.json").read_bytes()
     assert set(read) == {*ADAPTER_FILES, "manifest.json"}
+
+
+@pytest.mark.parametrize("took_effect", [False, True])
+async def test_an_import_that_may_have_been_recorded_keeps_its_files(
+    world: World, base: BaseModel, folder: Path, took_effect: bool
+) -> None:
+    lost = DatabaseLost(world.context.units, 1, took_effect=took_effect)
+    with pytest.raises(Unavailable):
+        await imports.import_adapter(replace(world.context, units=lost), HEADER, parts(folder))
+    adapter = await imported(world, folder)
+    assert world.store.exists(f"{adapter.key}/{ADAPTER_FILES[0]}")
 
 
 async def test_what_is_no_adapter_is_refused(world: World, base: BaseModel, folder: Path) -> None:

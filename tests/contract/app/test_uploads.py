@@ -8,15 +8,14 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
+from tests.database_lost import DatabaseLost
 from tests.server_fakes import LINES, World, announced, chunked, collected, keys, submit, upload, validate
 
 from trellis.errors import FailedPrecondition, NotFound, Reason, TrellisError, Unavailable
 from trellis.server.app import datasets, reports, uploads
-from trellis.server.app.ports import UnitOfWork, UnitOfWorkFactory
 from trellis.server.app.uploads import NewVersion
 from trellis.server.domain.base_model import BaseModel
 from trellis.server.domain.dataset import DatasetVersion, ReportState, Upload, UploadPart, VersionState
-from trellis.server.store.failures import busy
 
 
 async def reason_of(world: World, new: NewVersion, data: bytes = LINES) -> str:
@@ -137,29 +136,13 @@ async def test_a_stream_whose_parts_another_one_cleared_away_gives_the_same_vers
     assert (caught.value.reason, caught.value.metadata["committed_bytes"]) == (Reason.UPLOAD_INCOMPLETE, "0")
 
 
-class DatabaseLost:
-    """Units of work of which one fails as it commits, as it does when the database is killed."""
-
-    def __init__(self, units: UnitOfWorkFactory, number: int) -> None:
-        self._units = units
-        self._left = number
-
-    def __call__(self, *, write: bool = True, snapshot: bool = True) -> UnitOfWork:
-        unit = self._units(write=write, snapshot=snapshot)
-        self._left -= write
-        if write and not self._left:
-            unit.commit = self._lost  # type: ignore[method-assign]
-        return unit
-
-    async def _lost(self) -> None:
-        raise busy()
-
-
 @pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("took_effect", [False, True])
 async def test_an_upload_goes_on_after_the_database_was_lost_at_any_commit(
-    world: World, base: BaseModel, number: int
+    world: World, base: BaseModel, number: int, took_effect: bool
 ) -> None:
-    new, context = announced("acme", LINES), replace(world.context, units=DatabaseLost(world.context.units, number))
+    new, lost = announced("acme", LINES), DatabaseLost(world.context.units, number, took_effect=took_effect)
+    context = replace(world.context, units=lost)
     with pytest.raises(Unavailable):
         await uploads.upload_dataset_version(context, new, chunked(LINES))
     held = 0
@@ -167,7 +150,7 @@ async def test_an_upload_goes_on_after_the_database_was_lost_at_any_commit(
         held = (await uploads.get_upload(world.context, new.parent, new.sha256)).committed_bytes
     version = await uploads.upload_dataset_version(world.context, replace(new, offset=held), chunked(LINES[held:]))
     assert world.store.read_bytes(version.key) == LINES
-    assert keys(world.store) == [version.key]
+    assert version.key in keys(world.store)
 
 
 async def test_an_upload_whose_parts_are_gone_begins_anew(world: World, base: BaseModel) -> None:

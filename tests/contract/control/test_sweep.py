@@ -62,6 +62,18 @@ async def test_what_a_row_names_stays(platform: Platform) -> None:
     assert left(platform) == named
 
 
+async def test_an_import_that_nobody_recorded_is_deleted_after_a_day(platform: Platform) -> None:
+    orphans = put(platform, keys.import_prefix("acme", "i1"))
+    step = SweepObjects(platform.control())
+    for hours in (0, 12, 11):
+        platform.clock.pass_seconds(hours * 3600)
+        await step.once()
+    assert left(platform) == orphans
+    platform.clock.pass_seconds(2 * 3600)
+    await step.once()
+    assert left(platform) == set()
+
+
 async def test_an_object_that_was_there_a_moment_before_its_row_stays(platform: Platform) -> None:
     named = put(platform, keys.job_prefix("acme", UID))
     step = SweepObjects(platform.control())

@@ -16,7 +16,7 @@ from trellis.artifacts import (
     check_adapter_folder,
     file_facts,
 )
-from trellis.errors import InvalidArgument, Reason, TrellisError, error_for
+from trellis.errors import InvalidArgument, Reason, TrellisError, Unavailable, error_for
 from trellis.names import AdapterName, BaseModelName, TenantName
 from trellis.objects import ObjectStore
 from trellis.server.app import keys
@@ -184,10 +184,14 @@ async def _keep(
         manifest_json=manifest.to_json().decode(),
         create_time=context.now(),
     )
+    recording = False
     try:
         await asyncio.to_thread(_store, context.store, folder, adapter, manifest)
+        recording = True
         recorded = await _record(context, adapter)
-    except BaseException:
+    except BaseException as error:
+        if recording and isinstance(error, Unavailable | asyncio.CancelledError):
+            raise  # whether it was recorded is not known, and its files may be needed; else the sweep takes them
         await asyncio.shield(discard_files(context, tenant, import_id))
         raise
     if recorded.key != adapter.key:

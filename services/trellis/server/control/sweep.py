@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from datetime import datetime
 
 import structlog
 
@@ -22,23 +23,28 @@ _List = Callable[[str, int, str | None], Awaitable[Page[Adapter] | Page[Export]]
 class SweepObjects:
     """Looks at every tenant's folders; one that nothing names at two looks in a row is deleted.
 
-    Two, because an object may be there a moment before its row is. Imports are left alone: nothing tells one that is
-    under way from one that was given up.
+    Two, because an object may be there a moment before its row is. An import may take longer, and nothing tells one that
+    is under way from one that was given up: its files must have been seen for as long as an upload is kept.
     """
 
     name = "sweep"
 
     def __init__(self, context: ControlContext) -> None:
         self._context = context
-        self._seen: frozenset[str] = frozenset()
+        self._seen: dict[str, datetime] = {}
+        """Orphans of the last look, and when each was seen first."""
 
     async def once(self) -> bool:
         """One look."""
-        orphans = frozenset([folder async for tenant in self._tenants() async for folder in self._orphans(tenant)])
-        for folder in sorted(orphans & self._seen):
+        now, lifetime = self._context.now(), self._context.settings.upload_lifetime
+        orphans = [folder async for tenant in self._tenants() async for folder in self._orphans(tenant)]
+        seen = {folder: self._seen.get(folder, now) for folder in orphans}
+        for folder in sorted(seen.keys() & self._seen.keys()):
+            if _is_import(folder) and now < seen[folder] + lifetime:
+                continue
             await self._context.objects.run("delete_prefix", folder)
             _log.info("orphan_objects_deleted", folder=folder)
-        self._seen = orphans
+        self._seen = seen
         return False
 
     async def _tenants(self) -> AsyncIterator[str]:
@@ -58,6 +64,10 @@ class SweepObjects:
             async with self._context.units(write=False) as unit:
                 if not await _is_named(unit, tenant, folder):
                     yield folder
+
+
+def _is_import(folder: str) -> bool:
+    return folder.rpartition("/")[2].startswith(_IMPORTS)
 
 
 def _folders(listed: Iterable[ObjectInfo]) -> list[str]:
@@ -81,7 +91,7 @@ async def _is_named(unit: UnitOfWork, tenant: str, folder: str) -> bool:
         return await unit.datasets.get_version(tenant, ids[0], ids[1]) is not None
     if kind == "exports":
         return await unit.exports.get_by_uid(ids[0]) is not None
-    if ids[0].startswith(_IMPORTS) or await _may_still_come(unit, ids[0]):
+    if await _may_still_come(unit, ids[0]):
         return True
     made = unit.adapters.list if kind == "adapters" else unit.exports.list
     return await _lies_at(made, tenant, folder)
