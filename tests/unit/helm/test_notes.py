@@ -1,0 +1,62 @@
+"""What Helm says after an installation names objects that are there."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.helm_chart import CHART, NAMESPACE, OLDEST, RELEASE, VALUES, Rendered, render, run_helm
+
+
+@pytest.fixture(scope="module")
+def with_notes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chart with its notes in an object, as Helm shows them of a real installation alone."""
+    chart = tmp_path_factory.mktemp("chart") / "trellis"
+    shutil.copytree(CHART, chart)
+    notes = (chart / "templates" / "NOTES.txt").read_text()
+    head = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: notes}\ndata:\n"
+    shown = '{{- define "notes" -}}' + notes + "{{- end -}}\n" + head + '  notes: {{ include "notes" . | quote }}\n'
+    (chart / "templates" / "notes.yaml").write_text(shown)
+    return chart
+
+
+def notes_of(chart: Path, values: str) -> str:
+    chosen = [
+        "--namespace",
+        NAMESPACE,
+        "--kube-version",
+        OLDEST,
+        "--values",
+        str(CHART / "ci" / f"{values}-values.yaml"),
+    ]
+    done = run_helm("template", RELEASE, str(chart), *chosen, "--show-only", "templates/notes.yaml")
+    assert done.returncode == 0, done.stderr
+    return str(yaml.safe_load(done.stdout)["data"]["notes"])
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_every_command_is_about_what_is_there(with_notes: Path, values: str) -> None:
+    notes, rendered = notes_of(with_notes, values), render(values)
+    assert f"kubectl --namespace {NAMESPACE} rollout status deployment/{rendered.name}-server" in notes
+    assert f"helm test {RELEASE} --namespace {NAMESPACE}" in notes
+    assert re.search(rf"port-forward service/{rendered.name} 50051", notes)
+    secret, key = re.findall(r"get secret (\S+) --output jsonpath='\{\.data\.([\w-]+)\}'", notes)[0]
+    assert key == "admin-key"
+    assert secret == key_secret(rendered)
+    assert notes.count("\n\n\n") == 0
+
+
+def key_secret(rendered: Rendered) -> str:
+    volumes = rendered.one("Deployment", f"{rendered.name}-server")["spec"]["template"]["spec"]["volumes"]
+    return str(next(one["secret"]["secretName"] for one in volumes if one["name"] == "secret"))
+
+
+def test_they_warn_of_what_is_for_a_trial(with_notes: Path) -> None:
+    laptop, production = notes_of(with_notes, "laptop"), notes_of(with_notes, "production")
+    assert "for a trial" in laptop
+    assert "The API speaks plain gRPC" in laptop
+    assert "for a trial" not in production
+    assert "TRELLIS_CA_FILE=ca.crt" in production
+    assert "pod-security.kubernetes.io/enforce=restricted" in production
+    assert "pod-security" not in notes_of(with_notes, "given-secrets")
