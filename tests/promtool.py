@@ -33,10 +33,15 @@ def check_expressions(expressions: Sequence[str]) -> None:
         assert f"{len(rules)} rules found" in promtool("check", "rules", str(path))
 
 
-def play(folder: Path, rules: Sequence[Path], tests: Sequence[dict[str, Any]]) -> None:
+def play(folder: Path, rules: Sequence[Path], tests: Sequence[dict[str, Any]], interval: str) -> None:
     """Let time pass over series, and hold the alerts against what is expected."""
     path = folder / "tests.yaml"
-    path.write_text(
-        yaml.safe_dump({"rule_files": [str(rule) for rule in rules], "evaluation_interval": "1m", "tests": list(tests)})
-    )
+    groups = [group["name"] for rule in rules for group in yaml.safe_load(rule.read_text())["groups"]]
+    story = {
+        "rule_files": [str(rule) for rule in rules],
+        "evaluation_interval": interval,
+        "group_eval_order": groups,
+        "tests": list(tests),
+    }
+    path.write_text(yaml.safe_dump(story))
     promtool("test", "rules", str(path))

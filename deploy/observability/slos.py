@@ -38,10 +38,11 @@ class Slo:
         yield "warning", self._faster_than(_SLOW), "15m"
 
     def _faster_than(self, pairs: tuple[tuple[str, str, float], ...]) -> str:
-        return " or ".join(
+        either = " or ".join(
             f"({self._series(long)} > {factor:g} and on (namespace) {self._series(short)} > {factor:g})"
             for long, short, factor in pairs
         )
+        return f"max by (namespace) ({either})"  # one alert, whichever windows it is
 
     def _series(self, window: str) -> str:
         return f'{BURN}{{slo="{self.name}", window="{window}"}}'
