@@ -83,6 +83,10 @@ class Kubelet:
         state = _containers(pod, {"terminated": said}, ready=False)
         self._store.set_status(PODS, namespace, name, {"phase": phase, "containerStatuses": state})
 
+    def processes(self) -> list[asyncio.subprocess.Process]:
+        """Those that run."""
+        return [process for process in self._processes.values() if process.returncode is None]
+
     async def kill(self, uid: str) -> None:
         """End the process of a pod, and all that it started."""
         process = self._processes.pop(uid, None)
