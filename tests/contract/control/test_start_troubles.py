@@ -135,6 +135,21 @@ async def test_one_that_was_ended_for_its_memory_is_tried_with_less(platform: Pl
     assert "with 1/2 of the work in one pass" in (await warnings(platform))[-1]
 
 
+async def test_a_worker_that_was_ended_for_its_memory_is_heard_of_after_its_driver_gave_up(platform: Platform) -> None:
+    server = await starting(platform)
+    await platform.begin(RUN)
+    platform.cluster.runs[RUN].trouble = OUT_OF_MEMORY
+    await platform.fail(RUN)
+    assert (await platform.job()).memory_halvings == 0, "the driver saw a worker die, and does not know of what"
+    for _ in range(2):
+        await server.reap.once()
+    job = await platform.job()
+    assert (job.state, job.memory_halvings, job.failure_count) == (JobState.QUEUED, 1, 1)
+    said = f"Of attempt 1 the cluster says: {OUT_OF_MEMORY.message} The job goes on with 1/2 of the work in one pass."
+    assert (await warnings(platform)).count(said) == 1
+    await check_invariants(platform, [UID])
+
+
 async def test_one_that_the_cluster_ended_is_tried_again_and_told_why(platform: Platform) -> None:
     server = await starting(platform)
     await platform.begin(RUN)

@@ -123,7 +123,7 @@ async def test_before_there_is_a_dashboard_an_engine_is_starting(
                 return said
             await asyncio.sleep(0.05)
 
-    said = await asyncio.wait_for(message(), 10.0)
+    said = await asyncio.wait_for(message(), 60.0)
     assert "the engines' cluster waits for a node: none has" in said
 
 
@@ -148,7 +148,7 @@ async def test_a_dashboard_that_is_gone_for_a_while_says_nothing_new(
     host: ServeCluster, dashboard: Dashboard, cluster: Kube
 ) -> None:
     await host.ensure([BASE])
-    async with asyncio.timeout(10.0):
+    async with asyncio.timeout(60.0):
         while service(cluster).get("status", {}).get("serviceStatus") != "Running":
             await asyncio.sleep(0.05)
     dashboard.is_up = False

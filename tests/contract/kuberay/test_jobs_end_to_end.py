@@ -53,7 +53,7 @@ class OnKubernetes(Platform):
 
     async def until(self, is_so: Callable[[], Awaitable[bool] | bool], *steps: Callable[[], Awaitable[object]]) -> None:
         """The loops go round until it is so."""
-        async with asyncio.timeout(20.0):
+        async with asyncio.timeout(60.0):
             while True:
                 found = is_so()
                 if found if isinstance(found, bool) else await found:

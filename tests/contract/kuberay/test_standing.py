@@ -179,6 +179,6 @@ async def test_pods_that_find_no_node_are_told(api: KubeApi, cluster: Kube) -> N
                 return kept
             await asyncio.sleep(0.05)
 
-    kept = await asyncio.wait_for(told(), 10.0)
+    kept = await asyncio.wait_for(told(), 60.0)
     assert kept.trouble is not None
     assert kept.trouble.message.startswith(("A worker of the trainers' cluster waits", "The head of the trainers'"))

@@ -30,7 +30,7 @@ def jobs(ray: FakeJobCluster, api: KubeApi) -> StandingJobs:
 
 
 async def settled(jobs: StandingJobs, *, troubled: bool) -> RunReport:
-    async with asyncio.timeout(10.0):
+    async with asyncio.timeout(60.0):
         while True:
             try:
                 report = await jobs.status(RUN.submission_id)

@@ -9,6 +9,7 @@ from trellis.server.app.hosts import RunStatus
 from trellis.server.app.keys import upload_prefix
 from trellis.server.control.context import ControlContext
 from trellis.server.control.each import for_each
+from trellis.server.control.late_word import hear_late_word
 from trellis.server.domain.dataset import Upload
 from trellis.server.domain.tuning_job import Attempt
 
@@ -38,8 +39,10 @@ class ReapRuns:
             await self._mark(attempt, "")  # it had no run of its own
             return
         cluster = self._context.cluster
-        status = (await cluster.status(attempt.submission_id)).status
-        if status in _ALIVE:
+        report = await cluster.status(attempt.submission_id)
+        if attempt.outcome != COMPLETED:
+            await hear_late_word(self._context, attempt, report.trouble)
+        if report.status in _ALIVE:
             # A process that ended well is given the time to leave by itself.
             if attempt.outcome != COMPLETED or self._overdue(attempt):
                 await cluster.stop(attempt.submission_id)

@@ -128,9 +128,8 @@ class KubeRayCluster:
             wrong = RunTrouble(TroubleCode.CONFIGURATION, "The cluster does not take the run as it is set up.")
             return RunReport(RunStatus.UNKNOWN, refused, wrong)
         status = run_status(found)
-        trouble: RunTrouble | None = None
-        if status in {RunStatus.PENDING, RunStatus.FAILED}:
-            trouble = await self._sight.trouble(found)
+        # Also of one that runs: a worker of it may have been ended, which the rest has not noticed or can't explain.
+        trouble = await self._sight.trouble(found) if status is not RunStatus.SUCCEEDED else None
         return RunReport(status, run_message(found), trouble)
 
     async def stop(self, submission_id: str) -> None:
