@@ -1,3 +1,4 @@
+import socket
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,12 @@ def test_free_ports_differ_and_are_free() -> None:
     ports = free_ports(20)
     assert len(set(ports)) == 20
     assert all(is_free(port) for port in ports)
+    with socket.socket() as server, socket.socket() as client:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        client.connect(server.getsockname())
+        first_of_clients = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+        assert max(ports) < first_of_clients <= client.getsockname()[1], "no client is given one of them"
 
 
 def test_ray_listens_on_the_loopback_interface_only_and_asks_for_a_token(tmp_path: Path) -> None:
