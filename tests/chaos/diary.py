@@ -59,8 +59,6 @@ class Diary:
     """By id, whether their making was acknowledged."""
     aliases: dict[tuple[str, str], str | None] = field(default_factory=dict)
     """By tenant and alias, the adapter that it was last pointed at; None when that is in doubt."""
-    unanswered_tokens: int = 0
-    """What calls that did not end well may have taken at the most, in tokens that were written."""
     told: Counter[str] = field(default_factory=Counter)
     """How often which act ended how."""
     unexplained: list[str] = field(default_factory=list)

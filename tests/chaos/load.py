@@ -165,7 +165,8 @@ class Load:
                 if not answered or said.usage.completion_tokens != len(said.token_ids):
                     self.diary.unexplained.append(f"an answer of {model} ended without a word: {said}")
         finally:
-            self.diary.unanswered_tokens += 0 if answered else 100 * TOKENS
+            if not answered:  # as a person does, not at once
+                await asyncio.sleep(1.0)
 
     async def place(self, tenant: Tenant, chance: random.Random, number: int) -> None:
         """Deploy an adapter or take it away, and move an alias."""
