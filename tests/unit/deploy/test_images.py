@@ -17,6 +17,16 @@ from trellis.native.targets import targets_of
 SECONDS = 100.0
 CPU = "server,ray,train,serve"
 """What a laptop's image has; the CUDA image's bitsandbytes is not in the environment that the tests run in."""
+EVERY_MODULE = """
+import importlib, pkgutil
+for package in ("trellis.server", "trellis.cli", "trellis.client", "trellis.base_cache", "trellis.isolation"):
+    for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+        if not module.name.endswith("__main__") and ".migrations." not in module.name:
+            try:
+                importlib.import_module(module.name)
+            except ImportError as error:
+                print(f"{module.name}: {error}")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +69,11 @@ def test_the_server_s_image_has_no_torch_and_no_ray(server: Stage) -> None:
     for name in ("torch", "ray", "transformers", "deepspeed"):
         done = run(server, "python", "-c", f"import {name}")
         assert f"No module named '{name}'" in done.stderr
+
+
+def test_every_module_of_the_control_plane_finds_what_it_imports(server: Stage) -> None:
+    done = run(server, "python", "-c", EVERY_MODULE)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_the_command_line_of_the_server_s_image(server: Stage) -> None:
