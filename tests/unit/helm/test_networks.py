@@ -143,12 +143,8 @@ def test_a_laptop_s_database_is_reached_by_servers_and_migrations_alone(laptop: 
     found = reached(laptop, read_settings(laptop, tmp_path))
     assert {source for (source, target) in found if target == "postgresql"} == {"server", "migration"}
     assert {target for (source, target) in found if source == "postgresql"} == set()
-    assert {source for (source, target), ports in found.items() if target == "internet"} == {
-        "server",
-        "bases",
-        "trainers head",
-        "engines head",
-    }
+    assert {source for (source, target) in found if target == "internet"} == {"bases"}
+    assert found["server", "Kubernetes"] == {HTTPS}
     for name, ports in COMMON.items():
         assert ports <= found[name], name
 

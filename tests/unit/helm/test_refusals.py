@@ -75,6 +75,7 @@ def test_a_value_of_the_wrong_kind_is_named_with_its_place(change: str, place: s
         ("laptop", ["server.service.type=LoadBalancer"], "networkPolicy.clients is empty"),
         ("production", ["networkPolicy.store.to=[]"], "networkPolicy.store.to is empty"),
         ("production", ["networkPolicy.monitoring=[]"], "networkPolicy.monitoring is empty"),
+        ("production", ["networkPolicy.tracing.to=[]"], "networkPolicy.tracing.to is empty"),
         ("laptop", ["networkPolicy.operator=[]"], "networkPolicy.operator is empty"),
         ("laptop", ["bases.cache.mode=none"], "choose pvc or hostPath"),
         ("production", ["bases.models[1].revision=main"], "the revision of house-model must be sha256:"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tests.helm_chart import CHART, Rendered, environment, granted, mounted, read_settings, refused, render, rules
-from tests.kubernetes_schemas import at_hand, custom_errors, template_errors
+from tests.kubernetes_schemas import at_hand, core_errors, custom_errors, template_errors
 from tests.pod_security import restricted_errors
 
 from trellis.base_cache.cache import split_revision
@@ -76,7 +76,7 @@ def config(rendered: Rendered) -> ServerConfig:
 
 def test_every_variable_is_a_setting_with_a_value_that_the_server_takes(rendered: Rendered) -> None:
     variables = {name for name in environment(server(rendered)[1]) if name.startswith("TRELLIS_")}
-    assert variables - {"TRELLIS_MIGRATE"} <= known_settings()  # which is to come
+    assert variables <= known_settings()
     read = config(rendered)
     assert not read.is_alone
     assert read.worker_address is not None
@@ -180,6 +180,8 @@ class TestRay:
                 refused_by = restricted_errors(template["spec"])
                 host_path = settings.base_cache is not None and settings.base_cache.host_path
                 assert all("hostPath" in error for error in refused_by) if host_path else refused_by == [], one["kind"]
+        policy = manifests.run_network_policy(settings, RunRequest("run-1", (), {}, 0.0, 0.0, {}), "uid")
+        assert core_errors(policy) == []
         if at_hand("RayCluster", "ray.io/v1") is None:
             pytest.skip("KubeRay's definitions are not at hand")
         for one in made:
