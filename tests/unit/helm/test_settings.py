@@ -205,8 +205,20 @@ class TestRay:
 class TestRoles:
     def test_the_servers_may_do_what_they_do_and_nothing_else(self, rendered: Rendered) -> None:
         assert granted(rendered, "server") == PERMISSIONS
-        (configmaps,) = (one for one in rules(rendered, "server") if one["resources"] == ["configmaps"])
-        assert configmaps["resourceNames"] == [f"{rendered.name}-ray"]
+
+    def test_they_read_and_change_their_own_standing_objects_alone(
+        self, rendered: Rendered, settings: KubeRaySettings
+    ) -> None:
+        named = {
+            (resource, verb): rule.get("resourceNames")
+            for rule in rules(rendered, "server")
+            for resource in rule["resources"]
+            for verb in rule["verbs"]
+        }
+        for verb in ("get", "patch"):
+            assert named["rayclusters", verb] == [manifests.trainers_name(settings)]
+            assert named["rayservices", verb] == [manifests.engines_name(settings)]
+        assert named["configmaps", "get"] == [settings.owner]
 
     def test_the_autoscaler_may_do_what_kuberay_would_let_it(self, rendered: Rendered) -> None:
         pods = {("", "pods", verb) for verb in ("get", "list", "watch")}
