@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from sqlalchemy import Boolean, Connection, DateTime, MetaData, Table, insert, select, text
+from sqlalchemy import Boolean, Connection, DateTime, Table, insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from tests.database_rows import contents, tables_of
 from tests.server_fakes import TINY, World, make_world, submit
 
 from trellis.server.app import adapters, tuning_jobs
@@ -24,7 +25,6 @@ from trellis.server.store.engine import create_engine_for
 from trellis.server.store.migrations import downgrade, migrate
 from trellis.server.store.unit_of_work import SqlUnitOfWorkFactory
 
-Rows = dict[str, list[tuple[tuple[str, object], ...]]]
 _RECORDED: dict[str, list[dict[str, Any]]] = json.loads(
     Path(__file__).with_name("first_release.json").read_text().replace("{tiny}", str(TINY))
 )
@@ -77,14 +77,8 @@ async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
     await made.dispose()
 
 
-def _tables(connection: Connection) -> MetaData:
-    found = MetaData()
-    found.reflect(connection)
-    return found
-
-
 def _fill(connection: Connection) -> None:
-    for table in _tables(connection).sorted_tables:
+    for table in tables_of(connection).sorted_tables:
         if rows := _RECORDED.get(table.name):
             connection.execute(insert(table), [_typed(table, row) for row in rows])
 
@@ -97,28 +91,6 @@ def _value(kind: object, value: Any) -> Any:
     if isinstance(kind, DateTime) and isinstance(value, str):
         return datetime.fromisoformat(value).replace(tzinfo=UTC)
     return bool(value) if isinstance(kind, Boolean) and value is not None else value
-
-
-def _read(connection: Connection) -> Rows:
-    found: Rows = {}
-    for table in _tables(connection).sorted_tables:
-        if table.name != "alembic_version":
-            rows = connection.execute(select(table)).mappings().all()
-            found[table.name] = sorted(
-                (tuple((str(k), _plain(v)) for k, v in sorted(row.items())) for row in rows), key=repr
-            )
-    return found
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, datetime):
-        return value.replace(tzinfo=UTC).isoformat() if value.tzinfo is None else value.astimezone(UTC).isoformat()
-    return value
-
-
-async def contents(engine: AsyncEngine) -> Rows:
-    async with engine.connect() as connection:
-        return await connection.run_sync(_read)
 
 
 async def test_up_down_and_up_again_loses_nothing(engine: AsyncEngine, database_url: str) -> None:
@@ -146,7 +118,7 @@ async def test_what_taking_it_back_drops_is_known(engine: AsyncEngine, database_
 
 async def columns(engine: AsyncEngine) -> dict[str, set[str]]:
     async with engine.connect() as connection:
-        found = await connection.run_sync(_tables)
+        found = await connection.run_sync(tables_of)
     return {table.name: {column.name for column in table.columns} for table in found.sorted_tables}
 
 

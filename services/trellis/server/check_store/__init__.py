@@ -1,0 +1,1 @@
+"""Whether the store has what the database names: `python -m trellis.server.check_store`."""
