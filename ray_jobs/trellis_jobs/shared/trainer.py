@@ -16,6 +16,7 @@ from trellis_jobs.failure import JobStoppedError, is_out_of_memory
 from trellis_jobs.server import FencedError
 from trellis_jobs.shared.attempt import Attempt
 from trellis_jobs.shared.packer import Pass, Turns, fill
+from trellis_jobs.shared.pass_budget import PassBudget
 from trellis_jobs.shared.tenant import Surroundings, Tenant
 from trellis_jobs.shared.watchdog import Watchdog
 from trellis_jobs.shared.work import Compute, Lane, Slice, Wait
@@ -38,7 +39,7 @@ class Trainer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._around = around
-        self._budget = pass_tokens
+        self._budget = PassBudget(pass_tokens)
         self._watchdog = watchdog
         self._on_departure = on_departure
         self._clock = clock
@@ -191,7 +192,7 @@ class Trainer:
             return True
         alone = lane in self._suspects
         others = [lane] if alone else [other for other in owners if other not in self._suspects]
-        self._run_pass(fill(lane, others, self._budget), owners)
+        self._run_pass(fill(lane, others, self._budget.tokens), owners)
         return True
 
     def _run_slice(self, tenant: Tenant, lane: Lane, work: Slice) -> None:
@@ -220,6 +221,8 @@ class Trainer:
             self._replay(work, owners, error)
             return
         self._account(work, owners, self._clock() - began)
+        if self._budget.fitted(work.tokens):
+            _log.info("Passes may have %d tokens again.", self._budget.tokens)
         for (lane, _), finding in zip(work.pieces, found, strict=True):
             assert isinstance(lane.request, Compute)
             lane.request.found.append(finding)
@@ -251,10 +254,10 @@ class Trainer:
         if len(work.pieces) == 1 or (len(lanes) == 1 and not out_of_memory):
             self._advance(owners[lanes[0]], partial(lanes[0].throw, error))
         elif out_of_memory:
-            self._budget = max(1, min(self._budget, work.tokens) // 2)
+            self._budget.ran_out(work.tokens)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            _log.warning("A pass of %d tokens ran out of memory; from now on they have %d.", work.tokens, self._budget)
+            _log.warning("A pass of %d tokens ran out of memory; now they have %d.", work.tokens, self._budget.tokens)
         else:
             _log.warning("A pass of %d jobs failed (%s); each is tried by itself.", len(lanes), error)
             self._suspects.update(lanes)

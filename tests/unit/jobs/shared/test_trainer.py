@@ -1,6 +1,7 @@
 """The trainer's loop: passes that fail, and what jobs are charged."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from tests.tiny_llama import write_tiny_llama
 
 from trellis.spec import Lora
 from trellis.v1.worker_pb2 import END_CAUSE_OUT_OF_MEMORY, END_CAUSE_USER
+from trellis_jobs.shared import trainer
 from trellis_jobs.shared.chunk import Chunk
 from trellis_jobs.shared.fused import FusedModel
+from trellis_jobs.shared.pass_budget import PassBudget
 
 WORKS = {"one": {"max_steps": 6}, "two": {"max_steps": 4, "lora": Lora(rank=12), "seed": 1}}
 
@@ -52,6 +55,33 @@ async def test_a_pass_that_ran_out_of_memory_is_replayed_in_smaller_ones(
     async with serving(world.platform()) as platform:
         attempts = await LocalTrainer(platform).run(*(world.work(job, **changes) for job, changes in WORKS.items()))
     assert failures
+    assert [attempt.losses() for attempt in attempts] == losses
+    assert [world.weights(job) for job in WORKS] == weights
+
+
+async def test_passes_grow_again_when_there_is_memory_and_the_bits_stay(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses, weights = await expected(world, **WORKS)
+    backward = FusedModel.backward
+    failed: list[int] = []
+    since: list[int] = []
+
+    def scarce(self: FusedModel, losses: Sequence[torch.Tensor]) -> None:
+        if len(losses) > 1 and not failed:
+            failed.append(len(losses))
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        backward(self, losses)
+        if failed:
+            since.append(len(losses))
+
+    monkeypatch.setattr(FusedModel, "backward", scarce)
+    monkeypatch.setattr(trainer, "PassBudget", partial(PassBudget, patience=1))
+    async with serving(world.platform()) as platform:
+        attempts = await LocalTrainer(platform).run(*(world.work(job, **changes) for job, changes in WORKS.items()))
+    assert len(failed) == 1
+    assert since[0] < failed[0]
+    assert max(since) >= failed[0], "they stayed small"
     assert [attempt.losses() for attempt in attempts] == losses
     assert [world.weights(job) for job in WORKS] == weights
 
