@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 _FIRST_SECONDS: Final = 2.0
-_GAPS: Final = (2.0, 5.0)
+_GAPS: Final = (2.0, 4.5)
 """Seconds between two strikes, at the least and at the most."""
 
 

@@ -9,9 +9,10 @@ from tests.chaos.faults import HEAVY
 from tests.chaos.run import Run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
-SEED: Final = int(os.environ.get("TRELLIS_CHAOS_SEED", "7"))
-"""Another order each time: run it with another one."""
-SECONDS: Final = 32.0
+SEED: Final = int(os.environ.get("TRELLIS_CHAOS_SEED", "125"))
+"""An order in which each death finds something that lives; run it with others, too."""
+SECONDS: Final = 26.0
+"""Enough for each death to come once."""
 
 
 @pytest.mark.parametrize("seed", [SEED])  # so that it is named when this fails
