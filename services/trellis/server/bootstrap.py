@@ -127,6 +127,7 @@ def build(config: ServerConfig) -> Platform:
         hosts.engines,
         ThreadedObjects(store),
         _control_settings(config, secret, lease, prices),
+        apart=hosts.attempts if hosts.attempts is not hosts.cluster else None,
     )
     context = Context(
         units,

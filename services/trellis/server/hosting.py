@@ -16,7 +16,12 @@ class Hosts(Protocol):
 
     @property
     def cluster(self) -> JobCluster:
-        """Of jobs, shared trainers and exports."""
+        """Of shared trainers and exports."""
+        ...
+
+    @property
+    def attempts(self) -> JobCluster:
+        """Of attempts with workers of their own."""
         ...
 
     @property
@@ -41,7 +46,7 @@ class RayHosts:
 
     def __init__(self, dashboard_url: str, engines: EngineSettings, token: str | Path) -> None:
         self.engines = ServeCluster(dashboard_url, engines, token)
-        self.cluster = RayJobCluster(dashboard_url, token)
+        self.cluster = self.attempts = RayJobCluster(dashboard_url, token)
 
     async def close(self) -> None:
         """Closes the connections."""

@@ -26,7 +26,7 @@ def ray() -> FakeJobCluster:
 
 @pytest.fixture
 def jobs(ray: FakeJobCluster, api: KubeApi) -> StandingJobs:
-    return StandingJobs(ray, api, SETTINGS)
+    return StandingJobs(ray, api, SETTINGS, seconds=0.0)
 
 
 async def settled(jobs: StandingJobs, *, troubled: bool) -> RunReport:
@@ -72,6 +72,18 @@ async def test_a_head_that_is_not_there_yet_is_no_lost_run(
     assert report.status is RunStatus.PENDING, "a run that is unknown would be started, or taken for lost"
     assert report.trouble is not None
     assert report.trouble.code is TroubleCode.IMAGE_PULL
+
+
+async def test_many_who_ask_are_told_what_was_seen_lately(ray: FakeJobCluster, cluster: Kube, api: KubeApi) -> None:
+    now = [100.0]
+    jobs = StandingJobs(ray, api, SETTINGS, clock=lambda: now[0])
+    await jobs.submit(RUN)
+    for _ in range(5):
+        await jobs.status(RUN.submission_id)
+    assert len(cluster.server.asked) == 1
+    now[0] += 5.0
+    await jobs.status(RUN.submission_id)
+    assert len(cluster.server.asked) == 2
 
 
 async def test_what_kubernetes_does_not_say_is_no_fault(jobs: StandingJobs, ray: FakeJobCluster, cluster: Kube) -> None:

@@ -71,6 +71,7 @@ async def test_a_file_of_pods_makes_kuberay_the_host(tmp_path: Path) -> None:
     hosts = hosts_for(configured(tmp_path, variables=variables, trainers=GROUPS), EngineSettings("/objects", "hush"))
     assert isinstance(hosts, KubeRayHosts)
     assert hosts.standing is not None
+    assert hosts.attempts is not hosts.cluster
     await hosts.close()
 
 
@@ -79,6 +80,7 @@ async def test_else_a_ray_cluster_is(tmp_path: Path) -> None:
     hosts = hosts_for(config, EngineSettings("/objects", "hush"))
     assert isinstance(hosts.cluster, RayJobCluster)
     assert hosts.standing is None
+    assert hosts.attempts is hosts.cluster
     await hosts.close()
 
 

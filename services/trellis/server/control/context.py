@@ -78,6 +78,13 @@ class ControlContext:
     engines: EngineHost
     objects: Objects
     settings: ControlSettings
+    apart: JobCluster | None = None
+    """Where attempts run that get nodes of their own; None where they are on `cluster` too."""
+
+    @property
+    def attempts(self) -> JobCluster:
+        """Where attempts run that are not on a trainer."""
+        return self.apart or self.cluster
 
     def claim(self, lease: timedelta) -> Claim:
         """A fresh claim that lasts so long from now on."""

@@ -49,10 +49,10 @@ class LaunchJobs:
 
     async def _launch(self, job: TuningJob, attempt: Attempt, claim: Claim) -> None:
         # A run that ended before its first call is known too: ending its attempt is the watch's work.
-        status = (await self._context.cluster.status(attempt.submission_id)).status
+        status = (await self._context.attempts.status(attempt.submission_id)).status
         if status is not RunStatus.UNKNOWN or not await self._is_still_ours(attempt, claim):
             return
-        await self._context.cluster.submit(self._request(job, attempt))
+        await self._context.attempts.submit(self._request(job, attempt))
         _log.info("run_submitted", tenant=job.tenant, job=job.name, run=attempt.submission_id)
 
     async def _is_still_ours(self, attempt: Attempt, claim: Claim) -> bool:

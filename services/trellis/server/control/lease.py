@@ -107,6 +107,7 @@ class Lease:
             cluster=_Fenced(context.cluster, self),
             engines=_Fenced(context.engines, self),
             objects=_Fenced(context.objects, self),
+            apart=_Fenced(context.apart, self) if context.apart is not None else None,
         )
 
     async def check(self, unit: UnitOfWork) -> None:

@@ -3,20 +3,22 @@
 from datetime import datetime
 
 from trellis.errors import Unavailable
+from trellis.server.app.hosts import JobCluster
 from trellis.server.control.context import ControlContext
 
 
 class Outages:
     """Remembers the last time that the cluster did not answer."""
 
-    def __init__(self, context: ControlContext) -> None:
+    def __init__(self, context: ControlContext, cluster: JobCluster) -> None:
         self._context = context
+        self._cluster = cluster
         self._last: datetime | None = None
 
     async def runs(self) -> set[str]:
         """The submission ids of all runs that have not ended. Raises Unavailable."""
         try:
-            return set(await self._context.cluster.list())
+            return set(await self._cluster.list())
         except Unavailable:
             self._last = self._context.now()
             raise

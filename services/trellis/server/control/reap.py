@@ -38,7 +38,7 @@ class ReapRuns:
         if attempt.trainer_uid:
             await self._mark(attempt, "")  # it had no run of its own
             return
-        cluster = self._context.cluster
+        cluster = self._context.attempts
         report = await cluster.status(attempt.submission_id)
         if attempt.outcome != COMPLETED:
             await hear_late_word(self._context, attempt, report.trouble)
@@ -85,7 +85,7 @@ class ReapOrphans:
 
     async def _stop_runs(self) -> None:
         # Asked before the database is read: what is submitted in between is not in this list.
-        runs = [run for run in await self._context.cluster.list() if run.startswith(self._prefix)]
+        runs = [run for run in await self._context.attempts.list() if run.startswith(self._prefix)]
         await for_each(runs, self._stop_if_orphan)
 
     async def _stop_if_orphan(self, run: str) -> None:
@@ -95,7 +95,7 @@ class ReapOrphans:
         # One that was cleaned up and runs was submitted too late, by a server that had been held up.
         if attempt is None or attempt.cleaned_up:
             _log.warning("orphan_run_stopped", run=run)
-            await self._context.cluster.stop(run)
+            await self._context.attempts.stop(run)
 
     async def _drop_uploads(self) -> bool:
         context = self._context

@@ -29,7 +29,7 @@ class WatchAttempts:
     def __init__(self, context: ControlContext) -> None:
         self._context = context
         self._listening = Listening(context.settings.lease, context.now())
-        self._outages = Outages(context)
+        self._outages = Outages(context, context.attempts)
 
     async def once(self) -> bool:
         """One look at all attempts that are not over."""
@@ -59,7 +59,7 @@ class WatchAttempts:
     async def _judge(self, attempt: Attempt) -> None:
         # A process says how it ended before it ends; if the cluster calls it dead and it did not, it was killed.
         # A run that the cluster does not know, or no longer, is still to be submitted, or was lost with the cluster.
-        report = await self._context.cluster.status(attempt.submission_id)
+        report = await self._context.attempts.status(attempt.submission_id)
         if report.status in _DEAD:
             said = f" ({report.message.strip().splitlines()[-1]})" if report.message.strip() else ""
             message = f"The training process ended without a word; the cluster says {report.status}{said}."
@@ -87,7 +87,7 @@ class WatchAttempts:
         try:
             if attempt.trainer_uid:
                 return RunReport(RunStatus.UNKNOWN)
-            return await self._context.cluster.status(attempt.submission_id)
+            return await self._context.attempts.status(attempt.submission_id)
         except Unavailable:
             return RunReport(RunStatus.UNKNOWN)
 

@@ -1,6 +1,6 @@
 """Tells of starting jobs what keeps the cluster from them; only words, for a start that is late is not one that failed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import structlog
@@ -31,12 +31,10 @@ class WatchStarts:
             attempts = await unit.jobs.open_attempts(_BATCH) if jobs else []
             trainers = await unit.trainers.live() if jobs else []
         begins = {trainer.uid: trainer.submission_id for trainer in trainers if trainer.start_time is None}
-        runs = {
-            attempt.job_uid: begins.get(attempt.trainer_uid, "") if attempt.trainer_uid else attempt.submission_id
-            for attempt in attempts
-            if attempt.start_time is None
-        }
-        troubles = await self._ask(sorted({run for job in jobs if (run := runs.get(job.uid))}))
+        waiting = {attempt.job_uid: attempt for attempt in attempts if attempt.start_time is None}
+        runs = {uid: begins.get(one.trainer_uid, "") or one.submission_id for uid, one in waiting.items()}
+        asked = {runs[job.uid]: bool(waiting[job.uid].trainer_uid) for job in jobs if runs.get(job.uid)}
+        troubles = await self._ask(asked)
 
         async def tell(job: TuningJob) -> None:
             run = runs.get(job.uid, "")
@@ -46,20 +44,21 @@ class WatchStarts:
         await for_each(jobs, tell)
         return False
 
-    async def _ask(self, runs: Sequence[str]) -> Mapping[str, RunTrouble | None]:
-        """By run, of those of which the cluster says anything."""
+    async def _ask(self, runs: Mapping[str, bool]) -> Mapping[str, RunTrouble | None]:
+        """By run, of those of which its cluster says anything; `runs` says whether it is a trainer's."""
         troubles: dict[str, RunTrouble | None] = {}
 
         async def ask(run: str) -> None:
+            cluster = self._context.cluster if runs[run] else self._context.attempts
             try:
-                report = await self._context.cluster.status(run)
+                report = await cluster.status(run)
             except Unavailable as error:
                 _log.warning("cluster_unreachable", loop=self.name, why=str(error))
                 return
             is_waiting = report.status in {RunStatus.PENDING, RunStatus.UNKNOWN}
             troubles[run] = report.trouble if is_waiting else None
 
-        await for_each(runs, ask)
+        await for_each(sorted(runs), ask)
         return troubles
 
     async def _tell(self, seen: TuningJob, trouble: RunTrouble | None) -> None:

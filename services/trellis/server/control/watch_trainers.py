@@ -35,7 +35,7 @@ class WatchTrainers:
     def __init__(self, context: ControlContext) -> None:
         self._context = context
         self._listening = Listening(context.settings.lease, context.now())
-        self._outages = Outages(context)
+        self._outages = Outages(context, context.cluster)
 
     async def once(self) -> bool:
         """One look at all trainers, and at what ended ones have left behind."""

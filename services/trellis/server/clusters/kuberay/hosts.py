@@ -3,11 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-from trellis.server.app.hosts import StandingClusters
+from trellis.server.app.hosts import JobCluster, StandingClusters
 from trellis.server.clusters.kuberay.api import KubeApi
 from trellis.server.clusters.kuberay.connection import Connect, in_cluster_or_kubeconfig
 from trellis.server.clusters.kuberay.engines import RayServiceApplications
 from trellis.server.clusters.kuberay.jobs import KubeRayCluster
+from trellis.server.clusters.kuberay.no_cluster import NoCluster
 from trellis.server.clusters.kuberay.places import Places
 from trellis.server.clusters.kuberay.settings import KubeRaySettings
 from trellis.server.clusters.kuberay.standing import KubeRayStanding
@@ -30,8 +31,11 @@ class KubeRayHosts:
     ) -> None:
         self._api = KubeApi(settings.namespace, connect)
         self._ray = RayJobCluster(places.jobs_dashboard, token)
-        standing = self._ray if settings.trainers is None else StandingJobs(self._ray, self._api, settings)
-        self.cluster = KubeRayCluster(self._api, settings, standing)
+        # Neither waits for the other: a Ray cluster that does not answer keeps no RayJob from its start or its end.
+        self.cluster: JobCluster = (
+            self._ray if settings.trainers is None else StandingJobs(self._ray, self._api, settings)
+        )
+        self.attempts = KubeRayCluster(self._api, settings, NoCluster())
         dashboard = DashboardApplications(places.engines_dashboard, token)
         declared = dashboard if settings.engines is None else RayServiceApplications(self._api, settings, dashboard)
         reached = replace(engines, http_host=places.serve_host)
@@ -41,6 +45,6 @@ class KubeRayHosts:
     async def close(self) -> None:
         """Closes the connections."""
         await self.engines.close()
-        await self.cluster.close()
+        await self.attempts.close()
         await self._ray.close()
         await self._api.close()

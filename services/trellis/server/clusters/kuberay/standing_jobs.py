@@ -1,6 +1,8 @@
 """The jobs of the standing cluster, with what keeps its pods from working."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from trellis.errors import Unavailable
 from trellis.server.app.hosts import JobCluster, RunReport, RunRequest, RunStatus
@@ -11,15 +13,31 @@ from trellis.server.clusters.kuberay.resources import RAY_CLUSTERS
 from trellis.server.clusters.kuberay.settings import KubeRaySettings
 from trellis.server.domain.run_trouble import RunTrouble
 
+_SECONDS: Final = 5.0
+"""So long an answer of Kubernetes counts: each run that waits is asked about all the time."""
+
 
 class StandingJobs:
     """`JobCluster` over another one, which asks Kubernetes too why a run does not start."""
 
-    def __init__(self, inner: JobCluster, api: KubeApi, settings: KubeRaySettings) -> None:
+    def __init__(
+        self,
+        inner: JobCluster,
+        api: KubeApi,
+        settings: KubeRaySettings,
+        *,
+        seconds: float = _SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._inner = inner
         self._api = api
         self._settings = settings
         self._sight = ClusterSight(api, settings)
+        self._seconds = seconds
+        self._clock = clock
+        self._seen: RunTrouble | None = None
+        self._look_time = 0.0
+        """Not to be looked before."""
 
     async def submit(self, request: RunRequest) -> None:
         """Starts the run unless a run of that id is there."""
@@ -54,6 +72,12 @@ class StandingJobs:
         return await self._inner.list()
 
     async def _trouble(self) -> RunTrouble | None:
+        if self._clock() >= self._look_time:
+            self._seen = await self._look()
+            self._look_time = self._clock() + self._seconds
+        return self._seen
+
+    async def _look(self) -> RunTrouble | None:
         try:
             live = await self._api.get(RAY_CLUSTERS, trainers_name(self._settings))
         except Unavailable:
