@@ -24,6 +24,7 @@ from trellis.server.app.authentication import authenticate
 from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.clusters.kuberay.api import KubeApi
 from trellis.server.clusters.kuberay.jobs import KubeRayCluster
+from trellis.server.clusters.kuberay.resources import name_of
 from trellis.server.control.attempts import submission_id_for
 from trellis.server.domain.tuning_job import JobState
 
@@ -89,7 +90,7 @@ class World:
         run = submission_id_for("here", f"uid-acme-{number}", 1)
         if run not in self.kube.operator.started:
             return
-        (secret,) = [one for one in self._servers.objects("Secret") if one["metadata"]["name"] == run] or [None]
+        secret = next((one for one in self._servers.objects("Secret") if name_of(one) == run), None)
         state = (await self.platform.job(f"uid-acme-{number}")).state
         if secret is None or state not in {JobState.STARTING, JobState.RUNNING}:
             return

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import groupby
 
 import pytest
 from tests.contract.kuberay_runs.rig import Servers, printing, until, until_in, until_it_prints
@@ -14,7 +15,7 @@ from tests.kuberay_settings import LAPTOP
 from trellis.errors import Unavailable
 from trellis.server.app.hosts import RunStatus
 from trellis.server.clusters.kuberay import api as api_module
-from trellis.server.clusters.kuberay.api import KubeApi
+from trellis.server.clusters.kuberay.api import Change, KubeApi
 from trellis.server.clusters.kuberay.informer import Informer
 from trellis.server.clusters.kuberay.refusals import Gone
 from trellis.server.clusters.kuberay.resources import CONFIG_MAPS, PODS, RAY_JOBS, SECRETS, Object, name_of, uid_of
@@ -240,11 +241,21 @@ class TestWatching:
         stand_in.faults.events_come_twice = True
         async with informed(api) as informer:
             stand_in.store.create(CONFIG_MAPS, "trellis", config_map("a", "1"))
-            stand_in.store.delete(CONFIG_MAPS, "trellis", "a")
-            stand_in.store.create(CONFIG_MAPS, "trellis", config_map("a", "2"))
+            stand_in.store.patch(CONFIG_MAPS, "trellis", "a", {"data": {"value": "2"}})
+            stand_in.store.create(CONFIG_MAPS, "trellis", config_map("b", "3"))
+            stand_in.store.delete(CONFIG_MAPS, "trellis", "b")
             stand_in.store.create(CONFIG_MAPS, "trellis", config_map("last"))
+            taken: list[str] = []
+            take = informer._take
+
+            def spy(change: Change) -> None:
+                take(change)
+                taken.append(" ".join(f"{name}={value}" for name, value in values(informer).items()))
+
+            informer._take = spy  # type: ignore[method-assign]
             await until(lambda: "last" in values(informer))
             assert values(informer) == {"a": "2", "last": ""}
+            assert [state for state, _ in groupby(taken)] == ["a=1", "a=2", "a=2 b=3", "a=2", "a=2 last="]
 
     async def test_an_event_that_is_lost_is_made_good(self, api: KubeApi, stand_in: Kube) -> None:
         stand_in.store.create(CONFIG_MAPS, "trellis", config_map("a", "1"))

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from tests.contract.kuberay_runs.rig import ENDED, Servers, printing, until, until_in, until_it_prints
@@ -151,6 +152,7 @@ class TestEnding:
         await until_it_prints(cluster, run, "its last words")
         await cluster.stop(run.submission_id)
         await until_in(cluster, run, RunStatus.STOPPED)
+        assert servers.objects("RayJob")[0]["spec"]["ttlSecondsAfterFinished"] == 0, "whatever time others are kept"
         await until(lambda: servers.names("RayCluster") == [])
         await until(lambda: len(servers.names("Pod")) == 1)
         assert (await cluster.log_tail(run.submission_id, 1000)).endswith("\nits last words\n")
@@ -167,6 +169,8 @@ class TestEnding:
         await cluster.stop(run.submission_id)
         await until_in(cluster, run, RunStatus.STOPPED)
         assert await cluster.list() == []
+        moment = datetime.now(UTC)
+        servers.kube.operator.now = lambda: moment  # the second that it has is long enough for everything
         servers.kube.operator.admit(run.submission_id)  # too late
         await until(lambda: servers.objects("RayJob")[0]["status"]["jobDeploymentStatus"] in {"Failed", "Complete"})
         await until_in(cluster, run, RunStatus.STOPPED)
