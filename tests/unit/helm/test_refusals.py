@@ -85,6 +85,7 @@ def names_place(said: str, place: str) -> bool:
         ("laptop", ["networkPolicy.operator=[]"], "networkPolicy.operator is empty"),
         ("laptop", ["bases.cache.mode=none"], "choose pvc or hostPath"),
         ("production", ["bases.models[1].revision=main"], "the revision of house-model must be sha256:"),
+        ("production", ["bases.models[1].name=llama-3-1-8b"], "bases.models has llama-3-1-8b twice"),
         ("laptop", ["ray.user=2000"], "ray.user must be 1000"),
         ("laptop", ["server.settings.TRELLIS_TRAINER_CPUS=2"], "No pod of ray.trainers.groups has room"),
         ("one-gpu", ["server.settings.TRELLIS_ENGINE_GPUS=2"], "TRELLIS_ENGINE_GPUS (2) in server.settings reserve"),

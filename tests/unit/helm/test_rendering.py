@@ -148,14 +148,15 @@ class TestMigration:
         assert hooks["helm.sh/hook"] == "pre-upgrade"
         assert hooks["helm.sh/hook-delete-policy"] == "before-hook-creation"
 
-    def test_its_name_goes_with_its_image_as_a_job_can_not_be_changed(self, production: Rendered) -> None:
-        newer = render("production", "--set", "image.server.tag=0.2.0")
-        names = [
-            next(one["metadata"]["name"] for one in each.all("Job") if "-migrate-" in one["metadata"]["name"])
-            for each in (production, newer, render("production"))
-        ]
-        assert names[0] != names[1]
-        assert names[0] == names[2]
+
+def test_a_job_s_name_goes_with_all_of_it_as_none_can_be_changed(production: Rendered) -> None:
+    changes = ["image.server.tag=0.2.0", "labels.a=b", "bases.fetch.retries=3", "image.pullPolicy=Always"]
+    seen = {one["metadata"]["name"]: one["spec"] for one in production.all("Job")}
+    assert len(seen) == 3
+    for each in (render("production"), *(render("production", "--set", change) for change in changes)):
+        for one in each.all("Job"):
+            assert seen.setdefault(one["metadata"]["name"], one["spec"]) == one["spec"]
+    assert len(seen) > 3 + 3
 
 
 class TestServers:

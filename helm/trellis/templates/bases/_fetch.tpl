@@ -1,7 +1,7 @@
 {{/* The pod that fetches one base model: (list . model). */}}
 {{- define "trellis.fetchContainer" -}}
 {{- $root := index . 0 -}}{{- $model := index . 1 -}}
-- name: fetch-{{ $model.name | lower | replace "." "-" | replace "_" "-" }}
+- name: {{ printf "fetch-%s" $model.name | trunc 63 | trimSuffix "-" }}
   image: {{ include "trellis.image" (list $root $root.Values.image.server) | quote }}
   imagePullPolicy: {{ $root.Values.image.pullPolicy }}
   command: [python, -m, trellis.base_cache, {{ $model.source | quote }}]
@@ -31,4 +31,34 @@
   volumeMounts:
     - {name: scratch, mountPath: /tmp}
     - {name: bases, mountPath: {{ $root.Values.bases.cache.path }}}
+{{- end -}}
+
+{{/* The Job that fetches one base model into the volume: (list . model). */}}
+{{- define "trellis.fetchSpec" -}}
+{{- $root := index . 0 -}}{{- $model := index . 1 -}}
+backoffLimit: {{ $root.Values.bases.fetch.retries }}
+podFailurePolicy:
+  rules:
+    - action: FailJob {{- /* what was asked for can't be had */}}
+      onExitCodes: {operator: In, values: [2]}
+template:
+  metadata:
+    labels:
+      {{- include "trellis.labels" (list $root "bases") | nindent 6 }}
+    annotations:
+      trellis.dev/base-model: {{ $model.name }}
+  spec:
+    restartPolicy: Never
+    serviceAccountName: {{ include "trellis.fullname" $root }}-ray
+    automountServiceAccountToken: false
+    {{- include "trellis.pullSecrets" $root | nindent 4 }}
+    securityContext:
+      {{- include "trellis.podSecurity" $root | nindent 6 }}
+    containers:
+      {{- include "trellis.fetchContainer" . | nindent 6 }}
+    volumes:
+      {{- include "trellis.scratchVolume" "2Gi" | nindent 6 }}
+      - name: bases
+        persistentVolumeClaim:
+          claimName: {{ include "trellis.basesClaim" $root }}
 {{- end -}}
