@@ -104,6 +104,8 @@ class Faults:
 
     def _signal(self, number: signal.Signals, pids: list[int]) -> tuple[Act, Act]:
         async def begin() -> None:
+            if not pids:
+                self.there.say("there is nobody whom this strikes")
             send(number, *pids)
 
         async def mend() -> None:

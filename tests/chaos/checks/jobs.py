@@ -1,9 +1,11 @@
 """Every job ended lawfully, and the same work gave the same adapter whatever happened on the way."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
+import trellis
 from tests.chaos.diary import Diary, Submitted
 from tests.chaos.load import RECIPES, Tenant
 from trellis.client.types import JobEvent, JobState, TuningJob
@@ -17,7 +19,7 @@ _BY_FAULTS = frozenset({Reason.ATTEMPTS_EXHAUSTED})
 async def job_faults(diary: Diary, tenants: list[Tenant]) -> list[str]:
     """In sentences."""
     wrong: list[str] = []
-    made: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    made: dict[tuple[str, str], dict[Result, list[str]]] = defaultdict(lambda: defaultdict(list))
     for tenant in tenants:
         listed = [job async for job in tenant.client.jobs.list()]
         asked = {job.title: job for job in diary.jobs if job.tenant == tenant.name}
@@ -34,7 +36,9 @@ async def job_faults(diary: Diary, tenants: list[Tenant]) -> list[str]:
                 made[tenant.name, submitted.recipe][result].append(job.name)
     for (tenant_name, recipe), results in made.items():
         if len(results) > 1:
-            wrong.append(f"{tenant_name}'s recipe {recipe} gave {len(results)} results: {list(results.values())}")
+            client = next(tenant.client for tenant in tenants if tenant.name == tenant_name)
+            told = await _differences(client, results)
+            wrong.append(f"{tenant_name}'s recipe {recipe} gave {len(results)} results:\n    {told}")
     return wrong
 
 
@@ -87,9 +91,31 @@ async def _success_faults(tenant: Tenant, job: TuningJob, submitted: Submitted) 
     return wrong
 
 
-async def _result(tenant: Tenant, job: TuningJob) -> str:
-    """The losses and the adapter's weights, which are the same for the same recipe on the same data."""
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What the same recipe on the same data gives each time, to the last bit."""
+
+    losses: tuple[float, ...]
+    files: str
+    """The adapter's, with their hashes."""
+
+
+async def _result(tenant: Tenant, job: TuningJob) -> Result:
     points = [point async for point in tenant.client.jobs.metrics(job.name) if "train_loss" in point.values]
     adapter = await tenant.client.adapters.get(job.adapter)
     assert adapter.manifest is not None
-    return f"{[point.values['train_loss'] for point in points]} {adapter.manifest['files']}"
+    return Result(tuple(point.values["train_loss"] for point in points), str(adapter.manifest["files"]))
+
+
+async def _differences(client: trellis.AsyncClient, results: Mapping[Result, Sequence[str]]) -> str:
+    """Where results part, and what happened to each job."""
+    lines = []
+    usual = max(results, key=lambda result: len(results[result]))
+    for result, names in results.items():
+        both = zip(result.losses, usual.losses, strict=True)
+        parts = next((f"{n}: {a!r} and not {b!r}" for n, (a, b) in enumerate(both, 1) if a != b), "none")
+        for name in names:
+            events = [event async for event in client.jobs.watch(name, timeout=60)]
+            said = " ".join(event.message for event in events if "attempt" in event.message.lower() or event.state)
+            lines.append(f"{name} parts from the usual losses at step {parts}; {said}")
+    return "\n    ".join(lines)
