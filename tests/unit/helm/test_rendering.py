@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-from tests.helm_chart import CHART, OLDEST, VALUES, Rendered, environment, render, run_helm, template
+from tests.helm_chart import CHART, OLDEST, VALUES, Rendered, environment, read_settings, render, run_helm, template
 from tests.kubernetes_schemas import core_errors
 from tests.pod_security import restricted_errors
 
@@ -40,6 +40,29 @@ def test_every_object_is_valid_from_the_oldest_to_the_newest_kubernetes(rendered
             assert one["apiVersion"] == OTHERS[one["kind"]], where
         else:
             assert core_errors(one) == [], where
+
+
+@pytest.mark.parametrize(
+    ("values", "changes"),
+    [
+        ("laptop", "networkPolicy.enabled=false,tests.enabled=false,ray.auth.enabled=false"),
+        ("laptop", "networkPolicy.enabled=false,bases.cache.mode=none"),
+        ("laptop", "bases.models=null,database.bundled.storageClass=fast,store.pvc.storageClass=fast"),
+        ("laptop", "store.pvc.existingClaim=mine,bases.cache.pvc.existingClaim=theirs"),
+        ("production", "tls.jobsTrustCa=false,store.existingSecret=,store.region=,gateway.hostnames=null"),
+        ("production", "server.prices=currency = 'EUR',server.maxUnavailable=50%,server.podAnnotations.a=b"),
+        ("given-secrets", "tls.clientCaSecret=,server.oidc=,server.service.type=NodePort"),
+    ],
+)
+def test_the_other_sides_of_choices_are_valid_too(values: str, changes: str, tmp_path: Path) -> None:
+    rendered = render(values, "--set", changes)
+    for one in rendered.objects:
+        assert one["kind"] in OTHERS or core_errors(one) == [], f"{one['kind']} {one['metadata']['name']}"
+    read_settings(rendered, tmp_path)
+    for where, _, spec in rendered.pods():
+        named = {volume["name"] for volume in spec.get("volumes", ())} | {"data"}
+        for container in [*spec["containers"], *spec.get("initContainers", ())]:
+            assert {mount["name"] for mount in container.get("volumeMounts", ())} <= named, where
 
 
 def test_every_object_is_in_the_release_s_namespace_with_its_labels(rendered: Rendered) -> None:
