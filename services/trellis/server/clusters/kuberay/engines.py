@@ -10,12 +10,15 @@ from trellis.errors import Reason, Unavailable
 from trellis.server.clusters.kuberay.api import KubeApi
 from trellis.server.clusters.kuberay.cluster_sight import ClusterSight
 from trellis.server.clusters.kuberay.manifests import engines_name
+from trellis.server.clusters.kuberay.refusals import Conflict
 from trellis.server.clusters.kuberay.resources import RAY_SERVICES, Object, is_going, version_of
 from trellis.server.clusters.kuberay.settings import KubeRaySettings
 from trellis.server.clusters.serve_applications import Applications
 
 _STATUSES: Final = ("pendingServiceStatus", "activeServiceStatus")
 """In KubeRay's status; what the active cluster says is the last word."""
+_TRIES: Final = 5
+"""KubeRay writes the status of the same object, which is then another version."""
 _STARTING: Final = "The engines' cluster is starting."
 
 
@@ -50,13 +53,24 @@ class RayServiceApplications:
 
     async def declare(self, config: Mapping[str, Any]) -> None:
         """Have Serve run just what this configuration says, now and after the loss of its head."""
-        service = await self._service()
-        # Only onto what was read: another server may have declared something meanwhile.
-        change = {
-            "metadata": {"resourceVersion": version_of(service)},
-            "spec": {"serveConfigV2": json.dumps(config, sort_keys=True)},
-        }
-        await self._api.patch(RAY_SERVICES, self._name, change)
+        read = service = await self._service()
+        for _ in range(_TRIES):
+            # Only onto what was read: another server may have declared something meanwhile.
+            change = {
+                "metadata": {"resourceVersion": version_of(service)},
+                "spec": {"serveConfigV2": json.dumps(config, sort_keys=True)},
+            }
+            try:
+                await self._api.patch(RAY_SERVICES, self._name, change)
+            except Conflict:
+                service = await self._service()
+                if _served(service) != _served(read):
+                    raise
+            else:
+                return
+        raise Unavailable(
+            Reason.ENGINE_UNAVAILABLE, f"The RayService {self._name!r} changes too fast.", retry_after=2.0
+        )
 
     async def close(self) -> None:
         """Closes the connections to the dashboard."""
@@ -88,9 +102,13 @@ def _is_up(service: Object) -> bool:
     return any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
 
 
+def _served(service: Object) -> str:
+    return str(service["spec"].get("serveConfigV2") or "")
+
+
 def _declared(service: Object) -> list[dict[str, Any]]:
     try:
-        config = yaml.safe_load(str(service["spec"].get("serveConfigV2") or ""))
+        config = yaml.safe_load(_served(service))
     except yaml.YAMLError:  # somebody else's: it is written anew
         return []
     applications = config.get("applications") if isinstance(config, dict) else None

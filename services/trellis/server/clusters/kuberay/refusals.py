@@ -17,6 +17,10 @@ class Refused(Unavailable):
     """Kubernetes does not take an object as it is written; `str()` says why. Asking again does not help."""
 
 
+class Conflict(Unavailable):
+    """Somebody has changed the object since it was read, if only its status: read it again."""
+
+
 class Unreachable(Unavailable):
     """Nothing was answered, or not all of it."""
 
@@ -91,6 +95,8 @@ def failure(said: Answer, verb: str, resource: Resource, namespace: str, part: s
         message = f"Kubernetes does not take what the server wants to {verb} in {what}{group}: {said.message}"
         return Refused(Reason.ENGINE_UNAVAILABLE, message, retry_after=_LONG_SECONDS)
     message = f"Kubernetes answered {said.status} to a {verb} of {what}: {said.message}"
+    if said.status == 409:
+        return Conflict(Reason.ENGINE_UNAVAILABLE, message, retry_after=_SECONDS)
     return _unavailable(message, said.retry_after or _SECONDS)
 
 

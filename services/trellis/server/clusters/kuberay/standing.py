@@ -1,6 +1,7 @@
 """The clusters that stay: a RayCluster for shared trainers and exports, a RayService for engines."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from trellis.errors import Reason, Unavailable
@@ -11,11 +12,13 @@ from trellis.server.clusters.kuberay.cluster_sight import ClusterSight
 from trellis.server.clusters.kuberay.likeness import covers
 from trellis.server.clusters.kuberay.owner import Owner
 from trellis.server.clusters.kuberay.pods import INSTANCE
+from trellis.server.clusters.kuberay.refusals import Conflict
 from trellis.server.clusters.kuberay.resources import RAY_CLUSTERS, RAY_SERVICES, Object, Resource, is_going, version_of
 from trellis.server.clusters.kuberay.settings import ClusterSettings, KubeRaySettings
 
 NOTHING_SERVED: Final = '{"applications": []}'
 """What an engines' cluster runs until engines are declared."""
+_TRIES: Final = 5
 _AUTOSCALERS: Final = frozenset({"replicas", "scaleStrategy"})
 """Of a group: what Ray's autoscaler writes."""
 
@@ -48,6 +51,14 @@ class KubeRayStanding:
         return kept
 
     async def _keep(self, resource: Resource, wanted: Object, cluster: ClusterSettings) -> KeptCluster:
+        for _ in range(_TRIES - 1):
+            try:
+                return await self._keep_once(resource, wanted, cluster)
+            except Conflict:
+                continue  # who changed it meanwhile is looked at, be it only KubeRay's word on it
+        return await self._keep_once(resource, wanted, cluster)
+
+    async def _keep_once(self, resource: Resource, wanted: Object, cluster: ClusterSettings) -> KeptCluster:
         name = str(wanted["metadata"]["name"])
         live = await self._api.get(resource, name)
         if live is None:
@@ -63,7 +74,7 @@ class KubeRayStanding:
         scaled = _as_scaled(wanted, live) if cluster.autoscales else wanted
         change = ""
         if not _is_kept(scaled, live):
-            # Only as it was read: who changed it meanwhile is looked at again.
+            # Only as it was read: the autoscaler may have changed it meanwhile.
             metadata = {**scaled["metadata"], "resourceVersion": version_of(live)}
             await self._api.apply(resource, {**scaled, "metadata": metadata})
             change = "corrected"
@@ -74,7 +85,8 @@ class KubeRayStanding:
         live = await self._api.get(RAY_SERVICES, name)
         if live is not None and not live["spec"].get("serveConfigV2"):
             change = {"metadata": {"resourceVersion": version_of(live)}, "spec": {"serveConfigV2": NOTHING_SERVED}}
-            await self._api.patch(RAY_SERVICES, name, change)
+            with suppress(Conflict):  # the next round does it, if nobody has by then
+                await self._api.patch(RAY_SERVICES, name, change)
 
 
 def _is_kept(wanted: Object, live: Object) -> bool:
