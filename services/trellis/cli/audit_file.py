@@ -11,6 +11,7 @@ import click
 
 from trellis.cli.output import document
 from trellis.client.types import AuditEvent
+from trellis.secret_files import open_secret_file
 
 _TAIL_BYTES = 8 << 20
 _OVERLAP = timedelta(minutes=10)
@@ -29,7 +30,7 @@ class AuditFile:
         self.last_sequence = 0
 
     def __enter__(self) -> Self:
-        self._file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
+        self._file = os.fdopen(open_secret_file(self._path, os.O_RDWR), "r+b")
         try:
             self._read_tail()
         except (ValueError, KeyError, TypeError) as error:

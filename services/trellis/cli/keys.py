@@ -1,6 +1,5 @@
 """`trellis keys …`."""
 
-import os
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -12,6 +11,7 @@ from trellis.cli.commands import group
 from trellis.cli.output import print_json, print_many, print_one, said
 from trellis.cli.state import State
 from trellis.client.types import CreatedApiKey, Role, Scope
+from trellis.secret_files import write_secret_file
 
 _UNITS = {"m": 60, "h": 3600, "d": 86400}
 
@@ -105,7 +105,7 @@ def _must_be_new(path: Path | None) -> None:
 
 def _show(state: State, made: CreatedApiKey, secret_file: Path | None) -> None:
     if secret_file:
-        _write(secret_file, made.secret)
+        write_secret_file(secret_file, made.secret + "\n")
     if state.json:
         print_json({"api_key": made.api_key, "secret": None if secret_file else made.secret})
         return
@@ -115,11 +115,6 @@ def _show(state: State, made: CreatedApiKey, secret_file: Path | None) -> None:
     else:
         click.echo(f"secret        {made.secret}")
         said("Keep the secret now: it is not shown again.", as_json=False)
-
-
-def _write(path: Path, secret: str) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-        stream.write(secret + "\n")
 
 
 @keys.command("get")

@@ -1,15 +1,15 @@
 """Profiles: named endpoints and keys in a file that only its owner may read."""
 
-import contextlib
 import json
 import os
 import re
-import tempfile
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from trellis.secret_files import replace_secret_file
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
@@ -91,14 +91,7 @@ def save_profiles(path: Path, profiles: Profiles) -> None:
         if not _NAME.fullmatch(name):
             raise ProfileError(f"{name!r} can't name a profile: use 1 to 63 of letters, digits, '_' and '-'.")
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=".config.")  # mode 600
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(_to_toml(profiles))
-        Path(scratch).replace(path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            Path(scratch).unlink()
+    replace_secret_file(path, _to_toml(profiles))
 
 
 def _to_toml(profiles: Profiles) -> str:

@@ -21,6 +21,7 @@ from trellis.local.layout import DataDir
 from trellis.local.ports import is_free
 from trellis.local.processes import MARKER, Child, sweep
 from trellis.local.ray_head import RayPorts, ray_command, ray_environment
+from trellis.secret_files import make_secret_file
 
 _POLL_SECONDS = 0.2
 _READY_SECONDS = 180.0
@@ -280,12 +281,5 @@ def _locked(lock: BinaryIO) -> bool:
 
 
 def _write_secret(path: Path) -> None:
-    if path.exists():
-        return
-    # Only one does this at a time; written elsewhere first, so that no crash leaves half of it behind.
-    scratch = path.with_name(f".{path.name}")
-    scratch.unlink(missing_ok=True)
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as stream:
-        stream.write(secrets.token_hex(32))
-    scratch.replace(path)
+    if not path.exists():
+        make_secret_file(path, secrets.token_hex(32))

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import re
 from hashlib import sha256
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Final
 import structlog
 
 from trellis.errors import AlreadyExists, Unauthenticated
+from trellis.secret_files import write_secret_file
 from trellis.server.app.authentication import authenticate, create_first_admin_key
 from trellis.server.app.context import Context
 from trellis.server.config import ConfigError
@@ -28,11 +28,7 @@ async def ensure_admin_key(context: Context, path: Path) -> None:
     """
     secret = context.ids.new_secret("trk")
     draft = path.with_name(f"{path.name}{_DRAFT}{sha256(secret.encode()).hexdigest()[:16]}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as stream:
-        stream.write(secret + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    write_secret_file(draft, secret + "\n")
     if await create_first_admin_key(context, secret) is not None:
         _log.info("admin_key_written", path=str(path))
     # There is an admin now, so that a draft which opens nothing never will; another server may be doing the same.
