@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
@@ -16,7 +17,7 @@ from tests.server_process import SECONDS, Server
 import trellis
 from trellis.local.ports import free_ports
 
-pytestmark = [pytest.mark.postgres, pytest.mark.slow]
+pytestmark = [pytest.mark.postgres, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
@@ -137,11 +138,22 @@ async def test_no_acknowledged_job_is_lost_or_made_twice(
         assert set(found) == set(callers.jobs.values()), "each was made once, and is there"
         assert {error.STATUS for error in callers.refused} <= {"UNAVAILABLE", "ABORTED"}
         await takes_no_writes(postgres, server)
+        await hangs(postgres, server)
         # What the loops do goes on: the data is validated.
         other = tmp_path / "other.jsonl"
         other.write_bytes(LINES * 2)
         version = await client.datasets.upload(other, dataset="others")
         assert version.state is trellis.DatasetVersionState.READY
+
+
+async def hangs(postgres: PostgresServer, server: Server) -> None:
+    """Whoever asks for readiness hears of it soon, and of its end."""
+    postgres.signal(signal.SIGSTOP)
+    try:
+        await until_said(server, "The database does not answer: nothing came back.")
+    finally:
+        postgres.signal(signal.SIGCONT)
+    await until_said(server, "ok")
 
 
 async def takes_no_writes(postgres: PostgresServer, server: Server) -> None:

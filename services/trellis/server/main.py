@@ -105,9 +105,16 @@ async def _missing(platform: Platform, stop: asyncio.Event) -> str | None:
     """A sentence on why no call should come here; None if any may."""
     if stop.is_set():
         return "The server is stopping."
-    try:
-        async with asyncio.timeout(_READY_SECONDS), platform.context.units(write=False) as unit:
-            await unit.base_models.default()
-    except (TrellisError, TimeoutError) as error:
-        return f"The database does not answer: {str(error) or 'nothing came back'}"
-    return None
+    # Not cancelled when it is late: to give a connection up takes the driver longer than whoever asks here waits.
+    asking = asyncio.create_task(_ask_database(platform))
+    asking.add_done_callback(lambda task: task.cancelled() or task.exception())
+    done, _ = await asyncio.wait({asking}, timeout=_READY_SECONDS)
+    if not done:
+        return "The database does not answer: nothing came back."
+    error = asking.exception()
+    return f"The database does not answer: {error}" if error else None
+
+
+async def _ask_database(platform: Platform) -> None:
+    async with platform.context.units(write=False) as unit:
+        await unit.base_models.default()

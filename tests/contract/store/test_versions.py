@@ -42,12 +42,12 @@ async def test_a_server_waits_for_migrations_and_refuses_a_database_that_is_too_
     waiting = asyncio.create_task(until_usable(database_url, "wait", readiness, stop))
     await sentence(readiness, "The server waits for migrations: The database is empty")
     head = await migrate(database_url)
-    assert await asyncio.wait_for(waiting, 20)
+    assert await asyncio.wait_for(waiting, 60)
     await downgrade(database_url, "v0003")
     waiting = asyncio.create_task(until_usable(database_url, "wait", readiness, stop))
     await sentence(readiness, "The server waits for migrations: The database is at v0003")
     stop.set()
-    assert not await asyncio.wait_for(waiting, 20)
+    assert not await asyncio.wait_for(waiting, 60)
     stop.clear()
     assert await until_usable(database_url, "at_start", readiness, stop)
     await pretend(database_url, "v9999", head.wanted)
@@ -60,7 +60,7 @@ async def test_a_server_waits_for_migrations_and_refuses_a_database_that_is_too_
 
 
 async def sentence(readiness: Readiness, beginning: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not (await readiness.missing() or "").startswith(beginning):
             await asyncio.sleep(0.02)
 
@@ -75,7 +75,7 @@ async def test_a_server_that_starts_before_its_database_waits_for_it(postgres_se
         waiting = asyncio.create_task(until_usable(url, "at_start", readiness, stop))
         await sentence(readiness, "The server waits for its database, which can't be reached.")
         proxy.heal()
-        assert await asyncio.wait_for(waiting, 20)
+        assert await asyncio.wait_for(waiting, 60)
         assert (await look(url)).place is Place.CURRENT
     postgres_server.drop_database(name)
 
