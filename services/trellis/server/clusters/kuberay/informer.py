@@ -46,6 +46,7 @@ class Informer:
         self._deleted: set[str] = set()
         self._version = ""
         self._task: asyncio.Task[None] | None = None
+        self._ends = False
         self._open = asyncio.Event()
         self._pause = _FIRST_PAUSE_SECONDS
 
@@ -57,11 +58,13 @@ class Informer:
     def start(self) -> None:
         """Begins, unless it has."""
         if self._task is None or self._task.done():
+            self._ends = False
             self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
         """Ends it."""
         task, self._task = self._task, None
+        self._ends = True
         self._open.clear()
         if task is not None:
             task.cancel()
@@ -90,7 +93,7 @@ class Informer:
         self._drop(one)
 
     async def _run(self) -> None:
-        while True:
+        while not self._ends:
             try:
                 listing = await self._api.list(self._resource, self._selector)
                 self._objects = {name_of(one): one for one in listing.items if uid_of(one) not in self._deleted}
@@ -104,7 +107,7 @@ class Informer:
                 await self._stumble(error)
 
     async def _follow(self, until: float) -> None:
-        while (left := until - self._clock()) > 0:
+        while not self._ends and (left := until - self._clock()) > 0:
             began = self._clock()
             try:
                 async for change in self._api.watch(self._resource, self._version, left, self._selector):
