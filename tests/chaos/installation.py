@@ -173,7 +173,7 @@ class Installation:
         environment = {**mine, MARKER: self.marker, **self._s3_variables()}
         ray = ray_environment(environment, self._token_file)
         # A node whose head is another one now should find out before the run is over; a minute is what Ray takes.
-        ray |= {"RAY_gcs_rpc_server_reconnect_timeout_s": "15", "RAY_raylet_start_wait_time_s": "120"}
+        ray |= {"RAY_gcs_rpc_server_reconnect_timeout_s": "15"}
         target = self.door._target
         s3 = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(target)]
         commands = {
