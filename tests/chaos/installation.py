@@ -178,7 +178,10 @@ class Installation:
         s3 = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(target)]
         commands = {
             "s3": (s3, environment),
-            HEAD: (ray_command(self.ray_ports, self._ray_folder, 1), ray),
+            HEAD: (
+                ray_command(self.ray_ports, self._ray_folder, 2),
+                ray,
+            ),  # room for a trainer and the engine beside it
             NODE: (self._node_command(), ray),
         }
         for name in SERVERS:
