@@ -213,6 +213,10 @@ async def test_operators_see_the_trainers_and_what_they_do(scene: Scene) -> None
     assert REGISTRY.get_sample_value("trellis_trainers", {**labels, "state": "RUNNING"}) == 1
     assert REGISTRY.get_sample_value("trellis_trainer_jobs", labels) == 2
     assert REGISTRY.get_sample_value("trellis_trainer_tokens_per_second", {"base_model": base}) == 81.5
+    assert REGISTRY.get_sample_value("trellis_trainer_room", {**labels, "of": "rank_rows"}) == ROOM.rank_rows
+    silent = REGISTRY.get_sample_value("trellis_trainer_silent_seconds", labels)
+    assert silent is not None
+    assert 0 <= silent < scene.control.settings.lease.total_seconds()
     said = await refused(stub.ListTrainers(pb.ListTrainersRequest(), metadata=scene.door.key("tenant-admin")))
     assert said.code == "PERMISSION_DENIED"
 

@@ -1,6 +1,6 @@
 """What an engine answers, a piece at a time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from trellis.errors import TrellisError
@@ -56,7 +56,7 @@ class Output:
     """Of the prompt's, those that were remembered from an earlier request."""
     completion_tokens: int = 0
     """So far, of all the request's answers together."""
-    queued_seconds: float | None = None
+    queued_seconds: float | None = field(default=None, compare=False)
     """How long the request waited before its first answer began; None while it waits."""
     is_last: bool = False
     """Whether nothing comes after it for this request."""

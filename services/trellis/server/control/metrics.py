@@ -1,13 +1,14 @@
 """What the loops measure, for Prometheus. Every label has a handful of values; tenants and jobs are in the logs."""
 
 from collections import Counter as CountOf
+from collections.abc import Sequence
 from datetime import datetime
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from trellis.server.app.report_pace import ReportPace
 from trellis.server.control.context import ControlContext
-from trellis.server.domain.trainer import TrainerState
+from trellis.server.domain.trainer import Trainer, TrainerState
 from trellis.server.domain.tuning_job import ACTIVE, JobState
 
 JOBS = Gauge("trellis_jobs", "Tuning jobs in each state.", ["state"])
@@ -31,6 +32,14 @@ TRAINER_TOKENS = Gauge(
     "trellis_trainer_tokens_per_second", "What the shared trainers of each base model train, over their last steps.",
     ["base_model"],
 )  # fmt: skip
+TRAINER_ROOM = Gauge(
+    "trellis_trainer_room",
+    "What running trainers said that they have room for: `jobs`, `rank_rows`.",
+    ["base_model", "of"],
+)
+TRAINER_SILENCE = Gauge(
+    "trellis_trainer_silent_seconds", "How long the most silent running trainer was not heard of.", ["base_model"]
+)
 TRAINERS_LOST = Counter(
     "trellis_trainers_lost_total",
     "Shared trainers that did not leave by themselves: not_started, silent, dead.",
@@ -124,4 +133,15 @@ class MeasureTrainers:
             TRAINER_JOBS.labels(base).set(jobs[base])
             speeds = [trainer.tokens_per_second for trainer in trainers if trainer.base_model == base]
             TRAINER_TOKENS.labels(base).set(sum(speeds))
+        self._measure_room(trainers)
         return False
+
+    def _measure_room(self, trainers: Sequence[Trainer]) -> None:
+        now, lease = self._context.now(), self._context.settings.lease
+        for base in self._bases:
+            running = [one for one in trainers if one.base_model == base and one.state is TrainerState.RUNNING]
+            rooms = [one.room for one in running if one.room is not None]
+            TRAINER_ROOM.labels(base, "jobs").set(sum(room.jobs for room in rooms))
+            TRAINER_ROOM.labels(base, "rank_rows").set(sum(room.rank_rows for room in rooms))
+            silences = [waited_seconds(one.lease_expire_time - lease, now) for one in running]
+            TRAINER_SILENCE.labels(base).set(max(silences, default=0.0))
