@@ -144,6 +144,21 @@ async def test_queries_a_call_do_not_grow(door: Door, engine: AsyncEngine) -> No
     assert not grown, "\n".join([str(grown), *(f"{name}:\n  " + "\n  ".join(many[name]) for name in grown)])
 
 
+async def test_a_submission_holds_its_tenant_for_few_statements(door: Door, engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(update(tables.tenants).values(quota={"open_jobs": 500, "artifact_bytes": 10**12}))
+    counter = Counter(engine)
+    [method] = [one for one in methods() if one.name == "CreateTuningJob"]
+    await call(door, method, 0)  # has the report made
+    counter.take()
+    await call(door, method, 1)
+    asked = counter.take()
+    reads_of_it = [place for place, one in enumerate(asked) if one.startswith("SELECT tenants.")]
+    assert engine.dialect.name == "sqlite" or "FOR NO KEY UPDATE" in asked[reads_of_it[-1]]
+    from_lock = asked[reads_of_it[-1] :]
+    assert len(from_lock) <= 9, "\n".join(from_lock)
+
+
 async def _next_page(unit: UnitOfWork, name: str, limit: int, cursor: str | None) -> Page[Any]:
     lists: dict[str, Callable[[], Awaitable[Page[Any]]]] = {
         "tenants": lambda: unit.tenants.list(limit, cursor),

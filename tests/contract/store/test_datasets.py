@@ -158,6 +158,24 @@ async def test_deleting_a_dataset_takes_what_is_its_own(units: UnitOfWorkFactory
         assert await unit.jobs.get("acme", "job-1") is not None
 
 
+async def test_a_version_is_read_with_its_report_in_one_go(units: UnitOfWorkFactory) -> None:
+    await samples.seed(units)
+    other = "c" * 64
+    async with units() as unit:
+        assert await unit.datasets.read_on("acme", "faq", "0" * 64, "baseModels/tiny") is None
+        assert await unit.datasets.read_on("acme", "faq", None, "baseModels/tiny") is None, "it has no newest one"
+        for sha256 in (samples.SHA, other):
+            await unit.datasets.add_version(samples.version(sha256))
+        await unit.datasets.add_report(samples.report(other))
+        await unit.datasets.save(replace(samples.dataset(), latest_sha256=other))
+        with_report = samples.version(other), samples.report(other)
+        assert await unit.datasets.read_on("acme", "faq", None, "baseModels/tiny") == with_report
+        assert await unit.datasets.read_on("acme", "faq", other, "baseModels/tiny") == with_report
+        assert await unit.datasets.read_on("acme", "faq", other, "baseModels/else") == (with_report[0], None)
+        assert await unit.datasets.read_on("acme", "faq", samples.SHA, "baseModels/tiny") == (samples.version(), None)
+        assert await unit.datasets.read_on("other", "faq", None, "baseModels/tiny") is None
+
+
 async def _report(unit: UnitOfWork) -> Report | None:
     return await unit.datasets.get_report("acme", "faq", samples.SHA, "baseModels/tiny")
 

@@ -25,7 +25,12 @@ async def reported_data(unit: UnitOfWork, spec: TrainSpec) -> ReportedData | Non
     version = await unit.datasets.get_version(name.tenant, name.dataset, name.version)
     report = await unit.datasets.get_report(name.tenant, name.dataset, name.version, spec.base_model)
     base = await unit.base_models.get(BaseModelName.parse(spec.base_model).base_model)
-    if version is None or report is None or base is None or report.state is not ReportState.DONE:
+    return None if version is None or report is None or base is None else said_of(version, report, base)
+
+
+def said_of(version: DatasetVersion, report: Report, base: BaseModel) -> ReportedData | None:
+    """The three together; None while the report is not there."""
+    if report.state is not ReportState.DONE:
         return None
     if version.state is VersionState.VALIDATING:
         return None  # the report that counts its lines, for another base model, is still to come

@@ -31,10 +31,20 @@ def estimated(estimate: Estimate | None) -> Sums:
     return {meter: quantity for meter, quantity in sums.items() if quantity > 0}
 
 
+async def hold_anew(unit: UnitOfWork, job: TuningJob, now: datetime) -> None:
+    """Hold what a job is estimated to take that is being made, for which nothing can be held yet."""
+    entries = [
+        _entry(job, EntryKind.HOLD, meter, whole, _moment(job, "hold", meter, now, 0), now)
+        for meter, whole in estimated(job.estimate).items()
+    ]
+    if entries:
+        await unit.ledger.append(entries)
+
+
 async def hold(unit: UnitOfWork, job: TuningJob, now: datetime) -> None:
     """Hold what the job is estimated to take from here on, as far as it has come.
 
-    Called when it is submitted, when its estimate is known or has changed, and when it is to go on after an attempt. What
+    Called when its estimate is known or has changed, and when it is to go on after an attempt. What
     is held already is counted; a job that has not begun holds its estimate exactly.
     """
     held = await unit.ledger.held(job.uid)

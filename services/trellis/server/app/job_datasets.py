@@ -4,14 +4,14 @@ from dataclasses import dataclass, replace
 
 from trellis.errors import NotFound, Reason, error_for
 from trellis.formats import Kind
-from trellis.names import DatasetVersionName
+from trellis.names import LATEST, DatasetVersionName
 from trellis.server.app.context import Context
 from trellis.server.app.datasets import present_version
 from trellis.server.app.job_request import JobNames
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.app.reports import ensure_report
 from trellis.server.domain.base_model import BaseModel
-from trellis.server.domain.dataset import DatasetVersion, ReportState
+from trellis.server.domain.dataset import DatasetVersion, Report, ReportState
 from trellis.spec import Method, TrainSpec
 
 _ANSWERS = frozenset({Kind.CHAT, Kind.COMPLETION, Kind.TEXT})
@@ -34,11 +34,16 @@ _KINDS = {
 }
 
 
+_Usable = tuple[DatasetVersion, Report]
+
+
 @dataclass(frozen=True, slots=True)
 class JobDatasets:
-    """The spec with its datasets, and whether some report is still to come."""
+    """The spec with its datasets, the training data's version and report, and whether some report is still to come."""
 
     spec: TrainSpec
+    version: DatasetVersion
+    report: Report
     waits: bool
 
 
@@ -47,34 +52,43 @@ async def with_datasets(
 ) -> JobDatasets:
     """The spec with the versions that the names mean. Raises NotFound, and DATASET_INVALID for what can't be learnt."""
     waits = False
+    found: dict[str, _Usable] = {}
     named = {"training": names.training, "validation": names.validation, "replay": names.replay}
     for part, name in named.items():
         if name is None:
             continue
-        version, done = await _usable_version(context, unit, name, base)
+        version, report = found[part] = await _usable_version(context, unit, name, base)
         _check_kind(version, spec.method, replayed=part == "replay")
-        waits = waits or not done
+        waits = waits or report.state is ReportState.PENDING
         facts = {"dataset": version.name, "sha256": version.sha256, "format": version.file_format}
         spec = replace(spec, **{f"{part}_{field}": value for field, value in facts.items()})  # type: ignore[arg-type]
-    return JobDatasets(spec, waits)
+    return JobDatasets(spec, *found["training"], waits)
 
 
-async def _usable_version(
-    context: Context, unit: UnitOfWork, name: DatasetVersionName, base: BaseModel
-) -> tuple[DatasetVersion, bool]:
-    """The version, and whether its report for this base model is done; refuses one that has errors."""
-    # Locked: a dataset that is being deleted shall not get a new reader.
-    if await unit.datasets.get(name.tenant, name.dataset, for_update=True) is None:
-        raise NotFound.for_resource(name.dataset_name)
-    version = await present_version(unit, name)
-    report = await ensure_report(context, unit, version, base.name)
+async def _usable_version(context: Context, unit: UnitOfWork, name: DatasetVersionName, base: BaseModel) -> _Usable:
+    """The version, and its report for this base model, done or to be made; refuses one that has errors."""
+    version, report = await _locked_version(context, unit, name, base)
     if report.state is ReportState.PENDING:
-        return version, False
+        return version, report
     if report.state is ReportState.FAILED or not report.valid:
         message = f"{version.name} can't be trained on with {base.name}: {report.summary}"
         details = {"dataset_version": version.name, "base_model": base.name}
         raise error_for(Reason.DATASET_INVALID, message, metadata=details)
-    return version, True
+    return version, report
+
+
+async def _locked_version(context: Context, unit: UnitOfWork, name: DatasetVersionName, base: BaseModel) -> _Usable:
+    """Locked: a dataset that is being deleted shall not get a new reader."""
+    sha256 = None if name.version == LATEST else name.version
+    found = await unit.datasets.read_on(name.tenant, name.dataset, sha256, base.name)
+    if found is None:
+        if await unit.datasets.get(name.tenant, name.dataset, for_update=True) is None:
+            raise NotFound.for_resource(name.dataset_name)
+        found = await present_version(unit, name), None
+    version, report = found
+    if report is None or report.state is ReportState.FAILED:
+        report = await ensure_report(context, unit, version, base.name)
+    return version, report
 
 
 def _check_kind(version: DatasetVersion, method: Method, *, replayed: bool) -> None:

@@ -1,13 +1,13 @@
 """What a job is expected to take, reckoned before it starts: what the ledger holds and its start is predicted from."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from trellis.auto import Course, Facts, course_of
 from trellis.server.app.auto_settings import ReportedData
 from trellis.server.app.job_needs import JobNeeds
 from trellis.server.app.ports import UnitOfWork
-from trellis.server.domain.tuning_job import Estimate, TuningJob
+from trellis.server.domain.tuning_job import Estimate
 from trellis.server.scheduler.capacity import Resources
 from trellis.spec import TrainSpec
 
@@ -59,14 +59,13 @@ def estimate_of(spec: TrainSpec, data: ReportedData, needs: JobNeeds, speed: Mea
     return Estimate(needs.of_quota(spec), seconds + _START_SECONDS, taken, tokens, f"{tokens:,} tokens {rule}")
 
 
-async def estimated(unit: UnitOfWork, job: TuningJob, data: ReportedData, needs: JobNeeds) -> TuningJob:
-    """The job, whose settings are all chosen, with its estimate; not saved."""
-    trainer = await unit.trainers.newest_measured(job.spec.base_model)
-    speed = None
-    if trainer is not None:
-        reserved = needs.accelerators(Resources(trainer.cpus, trainer.gpus))
-        speed = MeasuredSpeed(trainer.tokens_per_second, reserved) if reserved else None
-    return replace(job, estimate=estimate_of(job.spec, data, needs, speed))
+async def measured_speed(unit: UnitOfWork, base_model: str, needs: JobNeeds) -> MeasuredSpeed | None:
+    """What the base's newest trainer measured; None where none did."""
+    trainer = await unit.trainers.newest_measured(base_model)
+    if trainer is None:
+        return None
+    reserved = needs.accelerators(Resources(trainer.cpus, trainer.gpus))
+    return MeasuredSpeed(trainer.tokens_per_second, reserved) if reserved else None
 
 
 def _evaluated(spec: TrainSpec, course: Course) -> int:

@@ -22,8 +22,8 @@ from trellis.server.domain.tuning_job import (
 class TuningJobs(Protocol):
     """Jobs, attempts, events, metrics, logs and checkpoints. Parts are kept by the job's `uid`."""
 
-    async def add(self, job: TuningJob) -> None:
-        """Raises AlreadyExists."""
+    async def add(self, job: TuningJob, events: Sequence[JobEvent] = ()) -> TuningJob:
+        """The job with its first events; raises AlreadyExists."""
         ...
 
     async def get(self, tenant: str, job_id: str, *, for_update: bool = False) -> TuningJob | None: ...

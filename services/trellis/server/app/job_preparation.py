@@ -3,9 +3,9 @@
 from dataclasses import replace
 from datetime import datetime
 
-from trellis.server.app.auto_settings import reported_data, resolved
+from trellis.server.app.auto_settings import ReportedData, reported_data, resolved
 from trellis.server.app.holds import hold
-from trellis.server.app.job_estimate import estimated
+from trellis.server.app.job_estimate import MeasuredSpeed, estimate_of, measured_speed
 from trellis.server.app.job_needs import JobNeeds
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.domain.tuning_job import JobState, TuningJob
@@ -14,9 +14,13 @@ from trellis.server.domain.tuning_job import JobState, TuningJob
 async def with_facts(unit: UnitOfWork, job: TuningJob, needs: JobNeeds) -> TuningJob:
     """The job with what can be said of it by now; not saved."""
     data = await reported_data(unit, job.spec)
-    if data is None:
-        return job
-    return await estimated(unit, replace(job, spec=resolved(job.spec, data)), data, needs)
+    return job if data is None else settled(job, data, needs, await measured_speed(unit, job.spec.base_model, needs))
+
+
+def settled(job: TuningJob, data: ReportedData, needs: JobNeeds, speed: MeasuredSpeed | None) -> TuningJob:
+    """The job with all its settings chosen, and its estimate; not saved."""
+    spec = resolved(job.spec, data)
+    return replace(job, spec=spec, estimate=estimate_of(spec, data, needs, speed))
 
 
 async def prepare(unit: UnitOfWork, job: TuningJob, needs: JobNeeds, now: datetime) -> TuningJob | None:

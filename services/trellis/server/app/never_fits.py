@@ -16,13 +16,17 @@ from trellis.server.scheduler.cohorts import Cohort, QuotaLine
 _PLATFORM = "platform"
 
 
-async def require_possible(unit: UnitOfWork, tenant: Tenant, job: TuningJob, needs: JobNeeds) -> None:
+async def cohort_of(unit: UnitOfWork, tenant: Tenant) -> Mapping[str, Quota]:
+    """The quotas of the tenant's cohort, where they bind it; no query elsewhere."""
+    bound = tenant.quota.accelerators is not None and tenant.cohort
+    return await unit.used.cohort(tenant.cohort) if bound else {}
+
+
+def require_possible(tenant: Tenant, members: Mapping[str, Quota], job: TuningJob, needs: JobNeeds) -> None:
     """Raise NEVER_FITS if the job asks for more than the platform has, or than the tenant may have at any time.
 
     What is not known yet, as the report on its dataset is still being made, the scheduler looks at later.
     """
-    bound = tenant.quota.accelerators is not None and tenant.cohort
-    members = await unit.used.cohort(tenant.cohort) if bound else {}
     found = (*_beyond_platform(job, needs), *_beyond_quota(tenant, job, needs, members), *_beyond_budgets(tenant, job))
     if found:
         raise never_fits(found)

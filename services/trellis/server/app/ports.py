@@ -138,6 +138,14 @@ class Datasets(Protocol):
         ...
 
     async def get_report(self, tenant: str, dataset_id: str, sha256: str, base_model: str) -> Report | None: ...
+    async def read_on(
+        self, tenant: str, dataset_id: str, sha256: str | None, base_model: str
+    ) -> tuple[DatasetVersion, Report | None] | None:
+        """A version, the newest one for None, with its report, in one query that locks the dataset; None also where the
+        dataset was changed meanwhile.
+        """
+        ...
+
     async def add_report(self, report: Report) -> bool:
         """False, and nothing changes, if there is one for this version and base model."""
         ...

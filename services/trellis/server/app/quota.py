@@ -45,9 +45,12 @@ _WORDS: Final[Mapping[str, _Words]] = {
 async def limited_tenant(unit: UnitOfWork, tenant_id: str, *limits: str) -> Tenant:
     """The tenant; locked to the end of the unit of work, if its quota sets one of these limits. Raises NotFound."""
     tenant = await present_tenant(unit, tenant_id)
-    if all(getattr(tenant.quota, limit) is None for limit in limits):
-        return tenant
-    return await present_tenant(unit, tenant_id, for_update=True)
+    return await present_tenant(unit, tenant_id, for_update=True) if is_limited(tenant, *limits) else tenant
+
+
+def is_limited(tenant: Tenant, *limits: str) -> bool:
+    """Whether the tenant's quota sets one of these limits."""
+    return any(getattr(tenant.quota, limit) is not None for limit in limits)
 
 
 async def require_job(unit: UnitOfWork, tenant: Tenant) -> None:

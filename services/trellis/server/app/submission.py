@@ -1,31 +1,53 @@
 """The submission of a tuning job: everything is resolved into a TrainSpec before it is accepted."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from trellis.errors import FieldViolation
 from trellis.names import TuningJobName
 from trellis.server.app.audit import record
 from trellis.server.app.authorisation import require_names
+from trellis.server.app.auto_settings import said_of
 from trellis.server.app.base_models import base_model_unavailable, find_base_model, read_facts
 from trellis.server.app.budget_warnings import budget_warnings
 from trellis.server.app.context import Context
 from trellis.server.app.fields import Violations
-from trellis.server.app.holds import hold
+from trellis.server.app.holds import hold_anew
 from trellis.server.app.idempotency import RequestKey, create_once
 from trellis.server.app.initial_adapter import differences, find_start, hold_start
 from trellis.server.app.job_datasets import with_datasets
-from trellis.server.app.job_preparation import with_facts
+from trellis.server.app.job_estimate import MeasuredSpeed, measured_speed
+from trellis.server.app.job_preparation import settled
 from trellis.server.app.job_request import JobNames, NewTuningJob, check_priority, read_names, require_priority
 from trellis.server.app.job_spec import NO_LIMIT, asked_spec
-from trellis.server.app.never_fits import require_possible
+from trellis.server.app.never_fits import cohort_of, require_possible
 from trellis.server.app.ports import UnitOfWork
-from trellis.server.app.quota import limited_tenant, require_job
+from trellis.server.app.quota import is_limited, limited_tenant, require_job
+from trellis.server.app.tenants import present_tenant
 from trellis.server.app.tuning_jobs import present_job
 from trellis.server.domain.base_model import BaseModel
 from trellis.server.domain.caller import Caller
+from trellis.server.domain.quota import Quota
+from trellis.server.domain.tenant import Tenant
 from trellis.server.domain.tuning_job import EventLevel, JobEvent, JobState, QueueCode, QueueReason, TuningJob
 from trellis.spec import TrainSpec
 from trellis.tracing import current_traceparent
+
+_LIMITS: Final = ("open_jobs", "artifact_bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """What was read before the tenant is locked: what may be a moment old."""
+
+    base: BaseModel
+    speed: MeasuredSpeed | None
+    members: Mapping[str, Quota]
+    """The quotas of the tenant's cohort."""
+    warnings: Sequence[JobEvent]
+    limited: bool
+    """Whether the tenant's quota bounds what is asked for here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +55,12 @@ class _Checked:
     """A request in which nothing is wrong, as far as can be told without its datasets."""
 
     names: JobNames
-    base: BaseModel
+    before: _Before
     spec: TrainSpec
+
+    @property
+    def base(self) -> BaseModel:
+        return self.before.base
 
 
 async def create_tuning_job(context: Context, caller: Caller, new: NewTuningJob, key: RequestKey) -> TuningJob:
@@ -44,17 +70,18 @@ async def create_tuning_job(context: Context, caller: Caller, new: NewTuningJob,
     checked = await _checked(context, new, key)
 
     async def create(unit: UnitOfWork) -> tuple[str, TuningJob]:
-        tenant = await limited_tenant(unit, checked.names.tenant, "open_jobs", "artifact_bytes")
+        # From here on others of the tenant wait: each statement counts.
+        tenant = await _limited(unit, checked)
         require_priority(new, tenant.quota)
-        if await unit.base_models.get(checked.base.base_model_id) is None:
+        base = await unit.base_models.get(checked.base.base_model_id)
+        if base is None:
             raise base_model_unavailable(checked.base.name)
-        job = await _new_job(context, unit, new, checked)
-        await require_possible(unit, tenant, job, context.settings.needs)
+        job = await _new_job(context, unit, new, checked, base)
+        require_possible(tenant, checked.before.members, job, context.settings.needs)
         await require_job(unit, tenant)
-        await unit.jobs.add(job)
-        await hold(unit, job, context.now())
         event = JobEvent(context.now(), EventLevel.INFO, "The job was submitted.", state=JobState.QUEUED)
-        saved = await unit.jobs.save(job, [event, *await budget_warnings(unit, tenant, context.now())])
+        saved = await unit.jobs.add(job, [event, *checked.before.warnings])
+        await hold_anew(unit, saved, context.now())
         await record(context, unit, None, saved)
         return job.name, saved
 
@@ -71,7 +98,8 @@ async def _checked(context: Context, new: NewTuningJob, key: RequestKey) -> _Che
     check_priority(new, violations)
     violations.text(new.display_name, "tuning_job.display_name")
     key.check(violations)
-    base = await _find_base(context, new.base_model, violations)
+    before = await _read_before(context, new.base_model, names, violations)
+    base = before.base if before else None
     spec = asked_spec(new, base)
     violations.extend(spec.violations(base.context_length if base else NO_LIMIT))
     violations.extend(_lacking(context, spec))
@@ -79,17 +107,39 @@ async def _checked(context: Context, new: NewTuningJob, key: RequestKey) -> _Che
     if base is not None:
         await _check_modules(base, spec, violations)
     violations.raise_any()
-    if base is None:
+    if before is None:
         raise base_model_unavailable(new.base_model)
     assert names is not None
-    return _Checked(names, base, await _with_start(context, new, names, base, spec))
+    return _Checked(names, before, await _with_start(context, new, names, before.base, spec))
 
 
-async def _find_base(context: Context, name: str, violations: Violations) -> BaseModel | None:
-    if name and not violations.base_model(name, "tuning_job.base_model"):
+async def _read_before(
+    context: Context, base_model: str, names: JobNames | None, violations: Violations
+) -> _Before | None:
+    """None where there is no such base model."""
+    if base_model and not violations.base_model(base_model, "tuning_job.base_model"):
         return None
     async with context.units(write=False) as unit:
-        return await find_base_model(unit, name, "tuning_job.base_model")
+        base = await find_base_model(unit, base_model, "tuning_job.base_model")
+        if base is None:
+            return None
+        tenant = await unit.tenants.get(names.tenant) if names else None
+        if tenant is None:
+            return _Before(base, None, {}, (), limited=False)  # what is wrong is said when the request is checked
+        return _Before(
+            base,
+            await measured_speed(unit, base.name, context.settings.needs),
+            await cohort_of(unit, tenant),
+            await budget_warnings(unit, tenant, context.now()),
+            limited=is_limited(tenant, *_LIMITS),
+        )
+
+
+async def _limited(unit: UnitOfWork, checked: _Checked) -> Tenant:
+    """The tenant, locked where its quota bounds jobs."""
+    if checked.before.limited:
+        return await present_tenant(unit, checked.names.tenant, for_update=True)
+    return await limited_tenant(unit, checked.names.tenant, *_LIMITS)
 
 
 def _lacking(context: Context, spec: TrainSpec) -> tuple[FieldViolation, ...]:
@@ -132,7 +182,9 @@ async def _with_start(
     return asked_spec(new, base, start)
 
 
-async def _new_job(context: Context, unit: UnitOfWork, new: NewTuningJob, checked: _Checked) -> TuningJob:
+async def _new_job(
+    context: Context, unit: UnitOfWork, new: NewTuningJob, checked: _Checked, base: BaseModel
+) -> TuningJob:
     if checked.spec.initial_adapter:
         await hold_start(unit, checked.spec.initial_adapter)
     found = await with_datasets(context, unit, checked.spec, checked.names, checked.base)
@@ -152,7 +204,8 @@ async def _new_job(context: Context, unit: UnitOfWork, new: NewTuningJob, checke
         queue_reason=_first_reason(found.waits),
         traceparent=current_traceparent(),
     )
-    return await with_facts(unit, job, context.settings.needs)
+    data = said_of(found.version, found.report, base)
+    return settled(job, data, context.settings.needs, checked.before.speed) if data else job
 
 
 def _first_reason(waits_for_report: bool) -> QueueReason:

@@ -115,12 +115,15 @@ class SqlTuningJobs(EventRows, AttemptRows, MetricRows, CheckpointRows, LogRows,
         self._locked: set[str] = set()
         """The uids that were read for update in this transaction."""
 
-    async def add(self, job: TuningJob) -> None:
-        assert job.event_count == 0, "events are appended by save"
-        if not await self._transaction.add(tables.tuning_jobs, {**_write(job), "event_count": 0, "log_size": 0}):
+    async def add(self, job: TuningJob, events: Sequence[JobEvent] = ()) -> TuningJob:
+        assert job.event_count == 0, "a new job has the events that are given"
+        values = {**_write(job), "event_count": len(events), "log_size": 0}
+        if not await self._transaction.add(tables.tuning_jobs, values):
             raise already_exists(job.name)
         self._transaction.touched.add(in_state(job.state))
         self._locked.add(job.uid)
+        await self._append_events(job.uid, events, first=1)
+        return replace(job, event_count=len(events))
 
     async def get(self, tenant: str, job_id: str, *, for_update: bool = False) -> TuningJob | None:
         return await self._get([_j.tenant == tenant, _j.job_id == job_id], for_update)
