@@ -58,19 +58,31 @@ async def budget_states(
     settled = {period: await unit.ledger.settled_since(tenants, period.start(now)) for period in sorted(periods)}
     return {
         tenant: tuple(
-            _state(budget, settled[budget.period].get(tenant, {}), held.get(tenant, {}), now)
+            state_of(budget, settled[budget.period].get(tenant, {}), held.get(tenant, {}), now)
             for budget in quotas[tenant].budgets
         )
         for tenant in tenants
     }
 
 
-def budget_sum(meter: BudgetMeter, sums: Sums) -> int:
-    """What of these sums counts against a budget."""
-    return sum(sums.get(each, 0) for each in METERS[meter])
-
-
-def _state(budget: Budget, settled: Sums, held: Sums, now: datetime) -> BudgetState:
+def state_of(budget: Budget, settled: Sums, held: Sums, now: datetime) -> BudgetState:
+    """A budget's state, of what was settled in its period and what is held of the ledger's meters."""
     return BudgetState(
         budget, budget_sum(budget.meter, settled), budget_sum(budget.meter, held), budget.period.end(now)
     )
+
+
+def in_limits_units(meter: BudgetMeter, quantity: int) -> float:
+    """A quantity of the ledger's units as the scheduler takes it, in those of the budget's limit."""
+    return quantity / UNITS[meter]
+
+
+def budget_needs(held: Sums) -> dict[BudgetMeter, float]:
+    """What is held of the ledger's meters, as what it takes of budgets, in the units of their limits."""
+    sums = {meter: budget_sum(meter, held) for meter in METERS}
+    return {meter: in_limits_units(meter, quantity) for meter, quantity in sums.items() if quantity}
+
+
+def budget_sum(meter: BudgetMeter, sums: Sums) -> int:
+    """What of these sums counts against a budget."""
+    return sum(sums.get(each, 0) for each in METERS[meter])

@@ -5,12 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from trellis.server.app.budgets import budget_needs
 from trellis.server.app.job_needs import JobNeeds
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.app.queue_ports import JobHold, Reservation
 from trellis.server.control.context import ControlContext
 from trellis.server.control.export import held_by_exports
-from trellis.server.control.tenant_shares import Holding, Shares, budget_needs, tenant_shares
+from trellis.server.control.tenant_shares import Holding, Shares, tenant_shares
 from trellis.server.domain.fair_share import FairShare
 from trellis.server.domain.ledger import Meter
 from trellis.server.domain.quota import UNLIMITED

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
+from trellis.server.app.budgets import BudgetState, in_limits_units, state_of
+from trellis.server.app.ledger_reading import Sums
 from trellis.server.app.ports import UnitOfWork
 from trellis.server.app.queue_ports import JobHold
 from trellis.server.domain.fair_share import FairShare
@@ -17,13 +19,6 @@ from trellis.server.scheduler.snapshot import TenantShare
 
 _REMEMBERED_EVERY: Final = timedelta(seconds=5)
 """Past use is written so often; in between it is reckoned from what is held."""
-_UNITS: Final[Mapping[Meter, tuple[BudgetMeter, float]]] = {
-    Meter.ACCELERATOR_MILLISECONDS: (BudgetMeter.ACCELERATOR_SECONDS, 1e-3),
-    Meter.TRAINED_TOKENS: (BudgetMeter.TOKENS, 1.0),
-    Meter.PROMPT_TOKENS: (BudgetMeter.TOKENS, 1.0),
-    Meter.COMPLETION_TOKENS: (BudgetMeter.TOKENS, 1.0),
-}
-"""Which budget a meter counts against, and how much of it a unit is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +67,6 @@ async def tenant_shares(
     return Shares(shares, [FairShare(tenant, use[tenant], now) for tenant in sorted(old & shares.keys())])
 
 
-def budget_needs(held: Mapping[Meter, int]) -> dict[BudgetMeter, float]:
-    """What is held of the ledger's meters, as what it takes of budgets."""
-    found: dict[BudgetMeter, float] = defaultdict(float)
-    for meter, quantity in held.items():
-        if meter in _UNITS:
-            budget, unit = _UNITS[meter]
-            found[budget] += quantity * unit
-    return dict(found)
-
-
 def _is_old(past: FairShare | None, now: datetime) -> bool:
     return past is None or now - past.time >= _REMEMBERED_EVERY
 
@@ -108,8 +93,8 @@ class _Budgets:
     def __init__(
         self,
         now: datetime,
-        settled: Mapping[Period, Mapping[str, Mapping[Meter, int]]],
-        held: Mapping[str, Mapping[BudgetMeter, float]],
+        settled: Mapping[Period, Mapping[str, Sums]],
+        held: Mapping[str, Sums],
     ) -> None:
         self._now = now
         self._settled = settled
@@ -126,25 +111,24 @@ class _Budgets:
         sums: dict[str, dict[Meter, int]] = defaultdict(lambda: defaultdict(int))
         for hold in held:
             sums[hold.tenant][hold.meter] += hold.quantity
-        return cls(now, settled, {tenant: budget_needs(of_tenant) for tenant, of_tenant in sums.items()})
+        return cls(now, settled, sums)
 
     def applied(self, tenant: Tenant, share: TenantShare) -> TenantShare:
         """The share with what is left of the tenant's budgets."""
-        left: dict[BudgetMeter, float] = {}
+        states = [self._state(tenant.tenant_id, budget) for budget in tenant.quota.budgets]
+        left: dict[BudgetMeter, int] = {}
         ends: dict[BudgetMeter, datetime] = {}
-        held = self._held.get(tenant.tenant_id, {})
-        for budget in tenant.quota.budgets:
-            if budget.hard_limit is None:
-                continue
-            rest = budget.hard_limit - self._used(tenant, budget) - held.get(budget.meter, 0.0)
-            if rest < left.get(budget.meter, float("inf")):
-                left[budget.meter], ends[budget.meter] = rest, budget.period.end(self._now)
-        over = any(
-            budget.soft_limit is not None and self._used(tenant, budget) >= budget.soft_limit
-            for budget in tenant.quota.budgets
+        for state in states:
+            meter, rest = state.budget.meter, state.left
+            if rest is not None and (meter not in left or rest < left[meter]):
+                left[meter], ends[meter] = rest, state.end_time
+        return replace(
+            share,
+            budget_left={meter: in_limits_units(meter, rest) for meter, rest in left.items()},
+            budget_ends=ends,
+            over_soft_budget=any(state.is_over_soft for state in states),
         )
-        return replace(share, budget_left=left, budget_ends=ends, over_soft_budget=over)
 
-    def _used(self, tenant: Tenant, budget: Budget) -> float:
-        settled = self._settled[budget.period].get(tenant.tenant_id, {})
-        return budget_needs(settled).get(budget.meter, 0.0)
+    def _state(self, tenant_id: str, budget: Budget) -> BudgetState:
+        settled = self._settled[budget.period].get(tenant_id, {})
+        return state_of(budget, settled, self._held.get(tenant_id, {}), self._now)
