@@ -21,28 +21,30 @@ _REFUSALS: Final = (
 _QUEUE: Final = "kueue.x-k8s.io/queue-name"
 
 
-def creation_trouble(message: str) -> RunTrouble | None:
-    """What such a message of an event or condition says of pods that could not be made."""
+def creation_trouble(message: str, whose: str = "run") -> RunTrouble | None:
+    """What such a message of an event or condition says of pods that could not be made, of a run or of a cluster."""
     if found := _EXCEEDED.search(message):
         asked = " and ".join(f"{amount} of {name}" for name, amount in _pairs(found[2]))
         return RunTrouble(
-            TroubleCode.QUOTA, f"A pod of the run waits: the namespace's quota {found[1]!r} has no {asked} left."
+            TroubleCode.QUOTA, f"A pod of the {whose} waits: the namespace's quota {found[1]!r} has no {asked} left."
         )
     if "forbidden" not in message and "denied" not in message and "not found" not in message:
         return None
     for pattern, words in _REFUSALS:
         if found := re.search(pattern, message):
             named = repr(found[1].rstrip(".,:")) if found.groups() else ""
-            return RunTrouble(TroubleCode.CONFIGURATION, f"The run's pods can't be made: {words.format(named)}.")
+            return RunTrouble(TroubleCode.CONFIGURATION, f"The {whose}'s pods can't be made: {words.format(named)}.")
     return None
 
 
-def quota_trouble(ray_object: KubernetesObject, events: Sequence[KubernetesObject]) -> RunTrouble | None:
+def quota_trouble(
+    ray_object: KubernetesObject, events: Sequence[KubernetesObject], whose: str = "run"
+) -> RunTrouble | None:
     """What Kueue says of an object that it has not let in."""
     labels = ray_object.get("metadata", {}).get("labels") or {}
     if not (ray_object.get("spec") or {}).get("suspend") or _QUEUE not in labels:
         return None
-    waits = f"The run waits in the cluster's queue {labels[_QUEUE]!r}"
+    waits = f"The {whose} waits in the cluster's queue {labels[_QUEUE]!r}"
     for message in reversed([*_words(ray_object), *(str(event.get("message", "")) for event in events)]):
         if lacking := _LACKING.search(message):
             amount = f"{lacking[2]} more of {lacking[1]} {'is' if lacking[2] == '1' else 'are'} needed"

@@ -164,13 +164,14 @@ def _of_the_whole(
     if has_started:
         return
     status = ray_object.get("status") or {}
+    whose = "run" if ray_object.get("kind", "RayJob") == "RayJob" else "Ray cluster"
     conditions = [*(status.get("conditions") or ()), *((status.get("rayClusterStatus") or {}).get("conditions") or ())]
     sayings = [
         *(str(event.get("message", "")) for event in reversed(events)),
         *(str(one.get("message", "")) for one in conditions if one.get("type") == "ReplicaFailure"),
     ]
     for message in sayings:
-        if (trouble := creation_trouble(message)) is not None:
+        if (trouble := creation_trouble(message, whose)) is not None:
             yield trouble
-    if (trouble := quota_trouble(ray_object, events)) is not None:
+    if (trouble := quota_trouble(ray_object, events, whose)) is not None:
         yield trouble
