@@ -57,6 +57,8 @@ class Installation:
         self.database_url = ""
         self.children: dict[str, Child] = {}
         self.held_down: set[str] = set()
+        self.minded = False
+        """Whether what dies is started again."""
         self._token_file = folder / "ray.token"
         self._ray_folder = Path(tempfile.mkdtemp(prefix="tc-"))  # short: a socket's path has room for 107 bytes
 
@@ -112,6 +114,7 @@ class Installation:
 
     async def mind(self) -> None:
         """Start again what died, until cancelled."""
+        self.minded = True
         while True:
             for name in (HEAD, NODE, *SERVERS):
                 child = self.children[name]
@@ -242,7 +245,7 @@ class Installation:
         while not await asyncio.to_thread(found):
             for name, child in self.children.items():
                 ended = child.pid is not None and child.exit_code() is not None
-                assert not ended, f"{name} ended: {child.last_lines(40)}"
+                assert self.minded or not ended, f"{name} ended: {child.last_lines(40)}"
             assert time.monotonic() < deadline, f"{what}: not in time\n{self.last_words()}"
             await asyncio.sleep(_LOOK_SECONDS)
 
