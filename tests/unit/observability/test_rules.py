@@ -4,12 +4,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 from deploy.observability import alerts, slos
 from tests.helm_chart import CHART, render
 from tests.promtool import play, promtool
 from tests.registered_metrics import TARGET, asked, registered
+
+from trellis.cli.main import trellis
 
 ROOT = Path(__file__).parents[3]
 RULES = (CHART / "rules" / "slos.yaml", CHART / "rules" / "alerts.yaml")
@@ -57,6 +60,22 @@ def test_each_alert_has_a_section_and_each_section_an_alert() -> None:
     for title, section in zip(titles, sections, strict=True):
         for part in ("**Means.**", "**Users see.**", "**Look.**", "**Mend.**"):
             assert part in section, f"{title} lacks {part}"
+
+
+def test_the_commands_of_the_runbooks_are_there() -> None:
+    asked_for = {tuple(found.split()) for found in re.findall(r"`trellis ([a-z][^`]*)`", RUNBOOK)}
+    assert len(asked_for) > 5
+    for words in asked_for:
+        command: click.Command | None = trellis
+        context = click.Context(trellis)
+        names = [word for word in words if not word.startswith("-") and word.islower()]
+        for name in names:
+            assert isinstance(command, click.Group), f"trellis {' '.join(words)}"
+            command = command.get_command(context, name)
+            assert command is not None, f"there is no trellis {' '.join(words)}"
+        assert command is not None
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known, f"trellis {' '.join(words)}"
 
 
 def test_each_alert_says_how_grave_it_is_and_for_how_long() -> None:
