@@ -235,7 +235,7 @@ class Client:
         if self.chance.random() < 0.5:
             self.house.loop.tell(lambda _: self.house.tiers.forget(ref.digest))
         else:
-            self.house.loop.tell(lambda engine: engine.warm(ref))
+            self.house.loop.tell(lambda _: self.house.tiers.fetch(ref))
         self.outcomes["adapters"] += 1
 
     async def burst(self) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
 
 from trellis.engine.answers import Answers
 from trellis.engine.batch import Piece
@@ -10,7 +9,7 @@ from trellis.engine.blocks import BlockPool
 from trellis.engine.grammar import GrammarCompiler
 from trellis.engine.limits import EngineLimits
 from trellis.engine.output import Output
-from trellis.engine.request import DEFAULT_MAX_TOKENS, AdapterRef, Request
+from trellis.engine.request import DEFAULT_MAX_TOKENS, Request
 from trellis.engine.runner import Runner
 from trellis.engine.sampler import Choice, NotFiniteError, Sampler, choose
 from trellis.engine.scheduler import Scheduler
@@ -25,12 +24,9 @@ from trellis.errors import (
     Reason,
     ResourceExhausted,
     TrellisError,
-    Unavailable,
     error_for,
 )
 from trellis.tokens import ChatTokenizer
-
-_DRAIN_RETRY_SECONDS: Final = 1.0
 
 
 class Engine:
@@ -65,7 +61,6 @@ class Engine:
         """Of those that computed something; for metrics."""
         self._answers: dict[str, Answers] = {}
         self._is_stuck = False
-        self._is_draining = False
 
     @property
     def has_work(self) -> bool:
@@ -116,7 +111,6 @@ class Engine:
             resident_digests=tiers.resident_digests,
             host_digests=tiers.host_digests,
             tokens_per_second=self._throughput.tokens_per_second or 0.0,
-            draining=self._is_draining,
             parked=self._scheduler.parked,
         )
 
@@ -131,13 +125,10 @@ class Engine:
     def submit(self, request: Request) -> None:
         """Take a request on.
 
-        Raises InvalidArgument (INVALID_FIELD, CONTEXT_EXCEEDED), ResourceExhausted (ENGINE_BUSY) when there is no room
-        for it to wait, and Unavailable (ENGINE_UNAVAILABLE) once the engine drains.
+        Raises InvalidArgument (INVALID_FIELD, CONTEXT_EXCEEDED), and ResourceExhausted (ENGINE_BUSY) when there is no room
+        for it to wait.
         """
         assert request.request_id not in self._answers, "request ids are the caller's and unique"
-        if self._is_draining:
-            message = "The engine is about to end and takes no new requests."
-            raise Unavailable(Reason.ENGINE_UNAVAILABLE, message, retry_after=_DRAIN_RETRY_SECONDS)
         request.check()
         self._check_length(request)
         self._check_room(request)
@@ -150,10 +141,6 @@ class Engine:
     def notify(self, callback: Callable[[], None]) -> None:
         """Have this called, in any thread, when a load has ended and `can_step` may have become true."""
         self._tiers.on_load_end = callback
-
-    def warm(self, adapter: AdapterRef) -> None:
-        """Load an adapter into the host's memory, as it will be called soon."""
-        self._tiers.fetch(adapter)
 
     def cancel(self, request_id: str) -> None:
         """Drop a request and all that is kept for it; one that is unknown or has ended is no error."""
@@ -181,10 +168,6 @@ class Engine:
         self._is_stuck = not (outputs or progress or plan)
         assert not self._is_stuck or self._tiers.loading or not self.has_work, "requests wait for nothing"
         return outputs
-
-    def drain(self) -> None:
-        """Take no new requests; those that are there will be answered."""
-        self._is_draining = True
 
     def fail_all(self, message: str) -> list[Output]:
         """End every request with an internal error, after a step that broke; the engine is empty then."""

@@ -43,7 +43,5 @@ class EngineUsage:
     """Adapters in the host's memory."""
     tokens_per_second: float
     """Of the last steps, prompts and answers together; 0 before the first one."""
-    draining: bool
-    """Whether it takes no new requests."""
     parked: int = 0
     """Answers that wait for their adapter's slot, which others have for some steps."""

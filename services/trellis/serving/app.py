@@ -107,7 +107,6 @@ class EngineReplica:
             kv_blocks_cached=usage.kv_blocks_cached,
             kv_block_tokens=usage.kv_block_tokens,
             replica=serve.get_replica_context().replica_id.unique_id,
-            draining=usage.draining,
         )
 
 

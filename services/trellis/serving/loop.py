@@ -45,7 +45,7 @@ class EngineLoop:
         return self._thread.is_alive()
 
     def tell(self, act: Callable[[Engine], object]) -> None:
-        """Let the thread do something with the engine, such as `Engine.drain`, before its next step."""
+        """Let the thread do something with the engine, such as `Engine.cancel`, before its next step."""
         self._commands.put(lambda: act(self._engine))
 
     async def stream(self, request: Request) -> AsyncGenerator[Output, None]:

@@ -95,7 +95,6 @@ class VllmEngine:
             resident_digests=digests[-_most_adapters(self._options.bank_rows, self._options.max_adapters) :],
             host_digests=digests,
             tokens_per_second=0.0,
-            draining=False,
         )
 
     def want(self, adapters: Sequence[AdapterRef]) -> None:  # noqa: ARG002  they come when they are called

@@ -151,7 +151,7 @@ class GetEngineStatusResponse(_message.Message):
     replica: _builtins.str
     """The replica that answers."""
     draining: _builtins.bool
-    """Whether it takes no new requests, as it is about to end."""
+    """Not set any more: Ray Serve asks a replica that is about to end nothing new, and waits for its answers."""
     @_builtins.property
     def adapter_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The digests of the adapters that are on the model's device."""

@@ -17,7 +17,6 @@ from trellis.errors import (
     InvalidArgument,
     Reason,
     ResourceExhausted,
-    Unavailable,
 )
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -203,19 +202,6 @@ def test_after_a_broken_step_the_engine_is_empty(workshop: Workshop, adapters: l
         assert isinstance(output.error, InternalError)
         assert output.is_last
     assert at_rest(engine)
-
-
-def test_an_engine_that_drains_ends_what_it_took_on(workshop: Workshop) -> None:
-    engine = workshop.engine(max_running=1)
-    engine.submit(request(workshop, "runs"))
-    engine.submit(request(workshop, "waits"))
-    engine.step()
-    engine.drain()
-    with pytest.raises(Unavailable) as caught:
-        engine.submit(request(workshop, "late"))
-    assert caught.value.retry_after
-    assert engine.usage.draining
-    assert all(outputs[-1].finish_reason for outputs in drain(engine).values())
 
 
 def test_a_deadline_ends_what_runs_and_what_waits(workshop: Workshop) -> None:

@@ -8,7 +8,7 @@ import pytest
 from tests.workshop import BANK_SLOTS, Workshop
 
 from trellis.engine import AdapterRef, Engine, Output, Request, Sampling
-from trellis.errors import DeadlineExceeded, InternalError, Unavailable
+from trellis.errors import DeadlineExceeded, InternalError
 
 PROMPT = "a prompt of several blocks, so that there is something to share"
 
@@ -76,16 +76,6 @@ def test_they_end_with_a_step_that_broke(workshop: Workshop, adapters: list[Adap
     assert len(outputs) == len(adapters)
     assert all(isinstance(output.error, InternalError) and output.is_last for output in outputs)
     finish(engine)
-
-
-def test_an_engine_that_drains_ends_them(workshop: Workshop, adapters: list[AdapterRef]) -> None:
-    engine = crowd(workshop, adapters)
-    engine.drain()
-    with pytest.raises(Unavailable):
-        engine.submit(request(workshop, "late", None))
-    found = finish(engine)
-    assert len(found) == len(adapters)
-    assert all(outputs[-1].finish_reason for outputs in found.values())
 
 
 def test_they_go_on_though_their_adapter_is_not_called_any_more(workshop: Workshop, adapters: list[AdapterRef]) -> None:

@@ -103,7 +103,7 @@ def test_what_was_refused_or_failed_has_read_no_token(recorded: Recorded) -> Non
 
 
 def usage(running: int) -> EngineUsage:
-    return EngineUsage(running, 2, 10, 4, 3, 16, 64, 24, 1, 5, ("a", "b"), ("a", "b", "c"), 123.0, draining=False)
+    return EngineUsage(running, 2, 10, 4, 3, 16, 64, 24, 1, 5, ("a", "b"), ("a", "b", "c"), 123.0)
 
 
 def test_the_gauges_are_looked_at_once_a_second(recorded: Recorded) -> None:
