@@ -93,6 +93,7 @@ async def test_deleting_a_tenant_leaves_nothing_of_it(units: UnitOfWorkFactory, 
         left = {
             table.name: await connection.scalar(select(func.count()).select_from(table))
             for table in metadata.sorted_tables
+            if table.name != "least_revision"  # the database's own
         }
     assert {name: count for name, count in left.items() if count} == {
         "base_models": 1,
