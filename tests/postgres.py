@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -107,7 +108,8 @@ class PostgresServer:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one prctl, before any thread of ours
+                # Once there are threads, such as gRPC's, no Python may run in a forked child: it died at times.
+                preexec_fn=_die_with_parent if threading.active_count() == 1 else None,  # noqa: PLW1509
             )
         self._wait_until_ready()
 
