@@ -10,7 +10,7 @@ from tests.engine_calls import Clock, alone, at_rest, drain, ids_of, request, te
 from tests.workshop import Workshop
 from transformers import AutoModelForCausalLM
 
-from trellis.engine import AdapterRef, FinishReason, ResponseFormat, Sampling
+from trellis.engine import AdapterRef, FinishReason, Output, ResponseFormat, Sampling
 from trellis.errors import (
     DeadlineExceeded,
     InternalError,
@@ -112,12 +112,21 @@ def test_a_huge_adapter_breaks_its_own_answers_alone(workshop: Workshop, adapter
     error = found["huge"][-1].error
     assert isinstance(error, InvalidArgument)
     assert error.reason == Reason.ADAPTER_INVALID
+    assert at_rest(engine)
     engine = workshop.engine()
     for beside in wanted:
         engine.submit(beside)
     quiet = drain(engine)
-    assert [found[name] for name in ("good", "base")] == [quiet[name] for name in ("good", "base")]
-    assert at_rest(engine)
+    for name in ("good", "base"):
+        assert ids_of(found[name]) == ids_of(quiet[name])
+        # Two equal runs may differ in a last bit: on some CPUs torch's products go by where in memory their operands lie. That
+        # what stands beside a row changes none of its bits is held where that is given: test_attention, tests/unit/lora.
+        assert chances_of(found[name]) == pytest.approx(chances_of(quiet[name]), abs=1e-5)
+
+
+def chances_of(outputs: list[Output]) -> list[float]:
+    chances = [chance for output in outputs for chance in output.logprobs]
+    return [one.logprob for chance in chances for one in (chance, *chance.alternatives)]
 
 
 def test_weights_that_are_not_numbers_never_reach_the_bank(workshop: Workshop) -> None:

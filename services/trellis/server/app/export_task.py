@@ -45,7 +45,7 @@ async def _with_adapter(unit: UnitOfWork, task: ExportTask) -> ExportTask:
     try:
         manifest = manifest_of(adapter)
     except FailedPrecondition as error:
-        raise SourceGoneError(error.reason, str(error)) from error
+        raise SourceGoneError(Reason(error.reason), str(error)) from error
     return replace(
         task,
         adapter_digest=adapter.digest,
