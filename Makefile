@@ -1,7 +1,7 @@
 # Each target does the set-up that it needs: a .venv in this folder, nothing global. ARGS=… is handed on.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench proto lock format images clean distclean
+.PHONY: help setup demo test chaos lint bench proto lock format images clean distclean
 
 help:  ## what can be made
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -20,6 +20,9 @@ lint: setup  ## style, types, import rules, dependencies, proto, generated code
 
 format: setup  ## put Python and proto files into the house's shape
 	@.venv/bin/ruff check --quiet --fix-only . && .venv/bin/ruff format . && .venv/bin/buf format --write proto
+
+chaos: setup  ## break a whole installation on purpose, and look at what is left (TRELLIS_CHAOS_SEED=… for another order)
+	@.venv/bin/python -m pytest -m ray tests/chaos $(ARGS)
 
 bench: setup  ## every script of tests/bench, its rows as JSON in build/bench (ARGS=--quick)
 	@mkdir -p build/bench
