@@ -1,14 +1,12 @@
 """A throw-away PostgreSQL server for tests, from the programs that the machine has."""
 
 import contextlib
-import ctypes
 import os
 import pwd
 import shutil
 import signal
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +17,6 @@ from psycopg import sql
 
 SUPERUSER = "trellis"
 INSTALL_HINT = "PostgreSQL's server programs are not installed (Debian, Ubuntu: sudo apt-get install postgresql)"
-_PR_SET_PDEATHSIG = 1
 # Nothing here outlives the session, so nothing waits for a disk.
 _SETTINGS = {
     "fsync": "off",
@@ -48,9 +45,12 @@ def _unprivileged_user() -> str | None:
     return "postgres" if "postgres" in names else "nobody"
 
 
-def _die_with_parent() -> None:
-    """In the child: ask the kernel for an immediate shutdown when the tests' process is gone, however it went."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
+def _with_parent(user: str | None) -> list[str]:
+    """What to begin a command with, so that it runs as this user, and is shut down when the tests' process is gone.
+
+    Another program sees to both: a child that is forked beside gRPC's threads and still runs Python dies at times.
+    """
+    return ["setpriv", "--pdeathsig=SIGQUIT", *([f"--reuid={user}"] if user else []), "--"]
 
 
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
@@ -101,15 +101,9 @@ class PostgresServer:
             (self._folder / "data/standby.signal").touch()
         settings = [f"--{name}={value}" for name, value in self._settings.items()]
         with (self._folder / "log").open("ab") as log:
+            command = [self._programs / "postgres", "-D", self._folder / "data", "-k", self._folder, *settings]
             self._process = subprocess.Popen(
-                [self._programs / "postgres", "-D", self._folder / "data", "-k", self._folder, *settings],
-                user=self._user,
-                cwd=self._folder,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                # Once there are threads, such as gRPC's, no Python may run in a forked child: it died at times.
-                preexec_fn=_die_with_parent if threading.active_count() == 1 else None,  # noqa: PLW1509
+                [*_with_parent(self._user), *command], cwd=self._folder, stdout=log, stderr=log, start_new_session=True
             )
         self._wait_until_ready()
 

@@ -64,7 +64,8 @@ class Pod:
         )
 
     def _here(self, value: str) -> str:
-        value = value.replace(IMAGE_BASE, str(BASE))
+        if IMAGE_BASE in value:
+            return value.replace(IMAGE_BASE, str(BASE))
         return str(self.place(value)) if value.startswith(PATHS) else value
 
     def _fill(self, volume: dict[str, Any], folder: Path) -> None:

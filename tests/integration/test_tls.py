@@ -74,7 +74,7 @@ async def serving(world: World, tls: TlsOptions, *, jobs: bool = False) -> Async
     key = await create_first_admin_key(world.context) or ""
     port, jobs_port = free_ports(2)
     config = ServerConfig(
-        "", "", Path(), "", Address("127.0.0.1", port), tls=tls,
+        "", "", Path(), "", grpc_address=Address("127.0.0.1", port), tls=tls,
         worker_address=Address("127.0.0.1", jobs_port) if jobs else None,
     )  # fmt: skip
     health = make_health()
@@ -294,10 +294,10 @@ def test_settings_that_cannot_be_together(variables: dict[str, str], message: st
 def test_jobs_are_told_to_speak_tls() -> None:
     tls = TlsOptions("a", "b")
     address = Address("10.0.0.1", 1)
-    config = ServerConfig("", "", Path(), "", address, tls=tls)
+    config = ServerConfig("", "", Path(), "", grpc_address=address, tls=tls)
     assert config.advertised_endpoint == "https://10.0.0.1:1"
-    assert ServerConfig("", "", Path(), "", address).advertised_endpoint == "10.0.0.1:1"
-    behind = ServerConfig("", "", Path(), "", address, worker_endpoint="https://proxy:443")
+    assert ServerConfig("", "", Path(), "", grpc_address=address).advertised_endpoint == "10.0.0.1:1"
+    behind = ServerConfig("", "", Path(), "", grpc_address=address, worker_endpoint="https://proxy:443")
     assert behind.advertised_endpoint == "https://proxy:443"
-    jobs = ServerConfig("", "", Path(), "", address, tls=tls, worker_address=Address("10.0.0.1", 2))
+    jobs = ServerConfig("", "", Path(), "", grpc_address=address, tls=tls, worker_address=Address("10.0.0.1", 2))
     assert jobs.advertised_endpoint == "https://10.0.0.1:2"

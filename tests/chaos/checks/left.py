@@ -8,7 +8,7 @@ from sqlalchemy import Row, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.chaos.faults import ENGINE, TRAINER
-from tests.chaos.installation import HEAD, NODE, SERVERS, Installation
+from tests.chaos.installation import HEAD, NODE, SERVERS, Installation, command_line
 from tests.chaos.settling import until_rest
 from trellis.objects import ObjectStore
 from trellis.server.app.hosts import RunStatus
@@ -102,7 +102,8 @@ async def _processes(there: Installation, database: AsyncEngine) -> str:
     known = {*SERVERS, HEAD, NODE, "s3"}
     parts = {pid: part for part in known for pid in there.pids(part)}
     if strays := [pid for pid in there.all_pids() if pid not in parts]:
-        found.append(f"the processes {strays} belong to no part")
+        named = ", ".join(f"{pid} ({command_line(pid)[:120]})" for pid in strays)
+        found.append(f"the processes {named} belong to no part")
     counts = {name: len(there.pids(name)) for name in SERVERS}
     return "; ".join([*found, *(f"{name} is {count} processes" for name, count in counts.items() if count != 1)])
 

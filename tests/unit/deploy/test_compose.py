@@ -204,9 +204,10 @@ def test_the_bucket_is_made_once_on_a_server_that_speaks_s3(tmp_path: Path) -> N
         look = [sys.executable, "-c", "import s3fs; print(s3fs.S3FileSystem().ls(''))"]
         for _ in range(2):
             subprocess.run(program, env=environment, check=True)
+        seen = subprocess.run(look, env=environment, capture_output=True, text=True, check=True).stdout
         assert (
-            subprocess.run(look, env=environment, capture_output=True, text=True, check=True).stdout == "['trellis']\n"
-        )
+            "'trellis'" in seen
+        )  # servers of one process share what they keep: other tests' buckets may be there, too
     finally:
         server.stop()
     assert SERVICES["server-1"]["environment"]["TRELLIS_STORE_URL"].startswith("s3://trellis/")

@@ -12,7 +12,7 @@ from tests.workshop import Workshop, make_workshop
 
 from trellis.engine import Engine, Output
 from trellis.engine_wire import MESSAGE, STATUS, FrameReader, read_error
-from trellis.errors import DeadlineExceeded, InternalError, InvalidArgument, NotFound, ResourceExhausted, Unavailable
+from trellis.errors import DeadlineExceeded, InternalError, InvalidArgument, NotFound, ResourceExhausted
 from trellis.lora.host import HostAdapter
 from trellis.serving.loop import EngineLoop
 from trellis.serving.service import EngineService
@@ -225,10 +225,3 @@ async def test_several_answers_come_with_their_index_and_one_usage(bench: Bench)
     assert {piece.index for piece in pieces} == {0, 1}
     assert [piece.HasField("usage") for piece in pieces] == [False] * (len(pieces) - 1) + [True]
     assert pieces[-1].usage.completion_tokens == 10
-
-
-async def test_an_engine_that_drains_takes_nothing_new(bench: Bench) -> None:
-    bench.loop.tell(Engine.drain)
-    error = error_of(await bench.call(call()))
-    assert isinstance(error, Unavailable)
-    assert error.retry_after

@@ -1,23 +1,23 @@
 """An export whose adapter and files are on S3, a real server on this machine."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.s3_server import s3_server
 from tests.tiny_llama import write_tiny_llama
 from tests.unit.jobs.export.conftest import KEY, Exporting, logits_of, worst
-from tests.unit.test_objects import s3_endpoint, s3_store
 
 from trellis.exports import check_contents, read_manifest
 from trellis_jobs.export.run import run
 from trellis_jobs.export.stop import ExportUnwantedError
 
-__all__ = ["s3_endpoint"]
-
 
 @pytest.fixture
-def on_s3(exporting: Exporting, request: pytest.FixtureRequest) -> Exporting:
-    exporting.store = s3_store(request.getfixturevalue("s3_endpoint"))
-    return exporting
+def on_s3(exporting: Exporting) -> Iterator[Exporting]:
+    with s3_server() as server:
+        exporting.store = server.store()
+        yield exporting
 
 
 def test_files_go_to_s3_as_they_are_made(on_s3: Exporting, tmp_path: Path) -> None:
