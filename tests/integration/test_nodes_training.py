@@ -53,15 +53,18 @@ async def test_a_job_outlives_a_lost_node_and_waits_for_all_of_the_next(world: W
         before, newest = first.losses(), first.checkpoints()[-1]
     assert first.failed is not None
     assert first.failed.cause == END_CAUSE_INFRASTRUCTURE, "whoever submitted the job has done nothing wrong"
+    nodes.wait_for_nodes(timeout=60)  # Ray knows of the loss: until then it would place workers there
 
     work.attempt, work.resume_key, work.resume_step = 2, newest.key, newest.step
     async with serving(work) as second, process(second, nodes.address) as job:
-        await second.until(lambda found: "waiting for workers" in _phases(found), SECONDS)
+        await second.until(lambda found: found.failed is not None or "waiting for workers" in _phases(found), SECONDS)
+        assert second.failed is None, second.failed
         await asyncio.sleep(_LATE_SECONDS)
         assert workers() == 0, "half of the workers would hold what others could use"
         assert not second.losses()
         nodes.add_node(num_cpus=1)
-        await second.until(lambda found: len(found.losses()) >= 2, SECONDS)
+        await second.until(lambda found: found.failed is not None or len(found.losses()) >= 2, SECONDS)
+        assert second.failed is None, second.failed
         second.stop = STOP_REQUEST_PAUSE
         assert await asyncio.wait_for(job.wait(), SECONDS) == 0
     assert second.failed is not None

@@ -14,6 +14,7 @@ import ray
 from ray.exceptions import OutOfMemoryError
 from ray.train import RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trellis.errors import Reason
 from trellis.spec import TrainSpec
@@ -91,7 +92,7 @@ class Driver:
         """Do the work; what to complete the attempt with. Raises JobStoppedError and JobFailedError."""
         self.progress.phase("waiting for workers")
         prepare_driver()
-        mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
+        mailbox = _mailbox()
         with tempfile.TemporaryDirectory() as folder:
             group = _Group(self._trainer(mailbox, folder))
             asked = STOP_REQUEST_UNSPECIFIED
@@ -215,6 +216,12 @@ class Driver:
             raise JobStoppedError(asked)  # type: ignore[arg-type]  # a value of the enum
         self._completion.usage.CopyFrom(self.usage)
         return self._completion
+
+
+def _mailbox() -> Any:
+    """On this process's own node: of another one Ray may not know yet that it is lost."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote()
 
 
 class _Group:
