@@ -23,7 +23,13 @@ _LATE_SECONDS = 4.0
 @pytest.fixture
 def nodes() -> Iterator[Cluster]:
     """A head on which nothing is computed."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    soon = {
+        "health_check_initial_delay_ms": 1000,
+        "health_check_period_ms": 500,
+        "health_check_timeout_ms": 2000,
+        "health_check_failure_threshold": 3,
+    }
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": soon})
     try:
         yield cluster
     finally:

@@ -293,7 +293,7 @@ async def test_ensure_again_changes_nothing(
     async def refuse(*_: object) -> None:
         pytest.fail("it was put again")
 
-    monkeypatch.setattr(cluster, "_put", refuse)
+    monkeypatch.setattr(cluster._applications, "declare", refuse)
     await cluster.ensure([base])
     assert (await cluster.states())["tiny.v1"][0] is HostState.RUNNING
 
