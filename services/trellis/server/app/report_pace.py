@@ -10,7 +10,7 @@ OFTEN: Final = 0.7
 class ReportPace:
     """The pause between two reports of a job, so that all jobs together make about so many a second.
 
-    A report costs a transaction, some 4 ms of one core: without a bound four thousand jobs would take thirty cores. No job is asked
+    A report costs a transaction, some 3 ms of one core: without a bound four thousand jobs would take sixteen cores. No job is asked
     to report less often than a third of its lease, within which it must be heard.
     """
 
