@@ -221,7 +221,8 @@ class Driver:
 def _mailbox() -> Any:
     """On this process's own node: of another one Ray may not know yet that it is lost."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote()
+    mailboxes: Any = ray.remote(num_cpus=0)(Mailbox)
+    return mailboxes.options(scheduling_strategy=here).remote()
 
 
 class _Group:
