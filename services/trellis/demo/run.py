@@ -3,7 +3,6 @@
 import json
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,12 +13,9 @@ from rich.console import Console
 from trellis.demo import scenes
 from trellis.demo.orders import ORDERS
 from trellis.demo.routing import ROUTING
-from trellis.demo.scenes import DemoError
 from trellis.local.layout import DataDir
 from trellis.local.ports import free_ports
-from trellis.local.stack import Stack, StackError, StackSettings
-
-_READY_SECONDS = 240.0
+from trellis.local.stack import Stack, StackSettings
 
 
 def demo(console: Console, data_dir: Path | None, summary: Path | None) -> None:
@@ -55,27 +51,8 @@ def _platform(data: DataDir, console: Console) -> Iterator[tuple[str, str]]:
     grpc_port, http_port = free_ports(2)
     settings = StackSettings(data, grpc_port, http_port, len(os.sched_getaffinity(0)))
     stack = Stack(settings, say=lambda line: console.print(f"  {line}", style="dim", highlight=False, markup=False))
-    ready, failure = threading.Event(), list[BaseException]()
-
-    def run() -> None:
-        try:
-            stack.run(ready.set)
-        except StackError as error:
-            failure.append(error)
-        finally:
-            ready.set()
-
-    thread = threading.Thread(target=run, name="stack")
-    thread.start()
-    try:
-        if not ready.wait(_READY_SECONDS):
-            raise DemoError(f"Trellis did not serve within {_READY_SECONDS:.0f} s.")
-        if failure:
-            raise failure[0]
+    with stack.serving():
         yield f"localhost:{grpc_port}", data.admin_key.read_text().strip()
-    finally:
-        stack.stop()
-        thread.join()
 
 
 def _next(data_dir: Path | None) -> str:

@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -103,6 +104,21 @@ class Stack:
                 self._watch()
             finally:
                 self._end()
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[None]:
+        """Run on a thread of its own while the block runs, which begins once it serves. Raises StackError."""
+        ready = threading.Event()
+        with ThreadPoolExecutor(1, "stack") as thread:
+            running = thread.submit(self.run, ready.set)
+            running.add_done_callback(lambda _: ready.set())
+            try:
+                ready.wait()
+                if not running.done():
+                    yield
+            finally:
+                self.stop()
+            running.result()
 
     def _check_ports(self) -> None:
         for flag, port in (("--grpc-port", self._settings.grpc_port), ("--http-port", self._settings.http_port)):

@@ -3,7 +3,6 @@
 import json
 import os
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,11 +11,9 @@ from pathlib import Path
 import trellis
 from trellis.local.layout import DataDir
 from trellis.local.ports import free_ports
-from trellis.local.stack import Stack, StackError, StackSettings
+from trellis.local.stack import Stack, StackSettings
 from trellis.server.clusters.serve import EngineSettings, ServeCluster
 from trellis.server.secret import derived, read_or_make_secret
-
-_READY_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,33 +49,8 @@ def private_stack(say: Callable[[str], None], settings: Mapping[str, str] = {}) 
         data = DataDir(Path(folder))
         grpc_port, http_port = free_ports(2)
         stack = Stack(StackSettings(data, grpc_port, http_port, len(os.sched_getaffinity(0))), say)
-        with _running(stack):
+        with stack.serving():
             yield PrivateStack(f"localhost:{grpc_port}", data.admin_key.read_text().strip(), data)
-
-
-@contextmanager
-def _running(stack: Stack) -> Iterator[None]:
-    ready, failures = threading.Event(), list[StackError]()
-
-    def run() -> None:
-        try:
-            stack.run(ready.set)
-        except StackError as error:
-            failures.append(error)
-        finally:
-            ready.set()
-
-    thread = threading.Thread(target=run, name="stack")
-    thread.start()
-    try:
-        if not ready.wait(_READY_SECONDS):
-            raise StackError(f"Trellis did not serve within {_READY_SECONDS:.0f} s.")
-        if failures:
-            raise failures[0]
-        yield
-    finally:
-        stack.stop()
-        thread.join()
 
 
 @contextmanager

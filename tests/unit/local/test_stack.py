@@ -5,8 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -53,7 +53,7 @@ def data(tmp_path: Path) -> Iterator[DataDir]:
 
 
 class Running:
-    """A stack in a thread."""
+    """A stack that runs from `start` to `stop`."""
 
     def __init__(self, data: DataDir) -> None:
         grpc_port, http_port = free_ports(2)
@@ -64,25 +64,13 @@ class Running:
         self.ray = Child("ray", [*code, str(self.stack._ports.dashboard), "child"], environment, data.logs / "ray.log")
         self.server = Child("server", [*code, str(http_port)], environment, data.logs / "server.log")
         self.stack._ray, self.stack._server = self.ray, self.server
-        self.ready = threading.Event()
-        self.error: StackError | None = None
-        self._thread = threading.Thread(target=self._run)
+        self._serving = ExitStack()
 
     def start(self) -> None:
-        self._thread.start()
-        assert self.ready.wait(60) or self.error
+        self._serving.enter_context(self.stack.serving())
 
     def stop(self) -> None:
-        self.stack.stop()
-        self._thread.join(60)
-        assert not self._thread.is_alive()
-
-    def _run(self) -> None:
-        try:
-            self.stack.run(self.ready.set)
-        except StackError as error:
-            self.error = error
-            self.ready.set()
+        self._serving.close()
 
 
 @pytest.fixture
@@ -100,7 +88,6 @@ def test_a_stack_runs_until_it_is_stopped_and_leaves_nothing(data: DataDir, runn
     assert (state["pid"], state["server_pid"], state["ray_pid"]) == (os.getpid(), running.server.pid, running.ray.pid)
     assert state["ray"]["dashboard"] == running.stack._ports.dashboard
     running.stop()
-    assert running.error is None
     assert read_state(data) is None
     assert not data.state.exists()
     assert not data.ray_dir.exists()
@@ -109,10 +96,8 @@ def test_a_stack_runs_until_it_is_stopped_and_leaves_nothing(data: DataDir, runn
 
 def test_a_second_one_over_the_same_folder_is_refused_and_harms_nothing(data: DataDir, running: Running) -> None:
     running.start()
-    second = Running(data)
-    second.start()
-    second.stop()
-    assert "already runs" in str(second.error)
+    with pytest.raises(StackError, match="already runs"):
+        Running(data).start()
     state = read_state(data)
     assert state is not None
     assert state["pid"] == os.getpid()
@@ -134,9 +119,8 @@ def test_a_child_that_dies_is_started_again_without_what_it_left(data: DataDir, 
 
 def test_a_child_that_can_t_start_is_quoted(data: DataDir, running: Running) -> None:
     running.stack._server = Child("server", ["/bin/sh", "-c", "echo no such thing; exit 4"], {}, data.logs / "x.log")
-    running.start()
-    assert "ended with code 4" in str(running.error)
-    assert "no such thing" in str(running.error)
+    with pytest.raises(StackError, match=r"(?s)ended with code 4 .*no such thing"):
+        running.start()
     assert marked_pids(data.marker) == []
 
 
@@ -146,11 +130,10 @@ def test_a_port_that_is_taken_is_named(data: DataDir, running: Running) -> None:
     other.start()
     try:
         until(lambda: not is_free(running.stack._settings.http_port))
-        running.start()
+        with pytest.raises(StackError, match=rf"Port {running.stack._settings.http_port} is in use.* --http-port"):
+            running.start()
     finally:
         other.stop(5.0)
-    assert f"Port {running.stack._settings.http_port} is in use" in str(running.error)
-    assert "--http-port" in str(running.error)
 
 
 def test_what_an_earlier_run_left_is_ended_at_the_start(data: DataDir, running: Running) -> None:
