@@ -6,7 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from trellis.spec import MAX_BATCH_SIZE, MAX_EPOCHS, REPLAY_FRACTION, Lora, Preference, Resolved, TrainSpec
+from trellis.spec import (
+    MAX_BATCH_SIZE,
+    MAX_EPOCHS,
+    MAX_PAUSE_STEPS,
+    REPLAY_FRACTION,
+    Lora,
+    Preference,
+    Resolved,
+    TrainSpec,
+)
 
 _REFERENCE_SIZE: Final = 7e9
 _REFERENCE_RATE: Final = 2e-4
@@ -112,8 +121,10 @@ def _checkpoint_steps(spec: TrainSpec, facts: Facts) -> Chosen:
 def _evaluation_steps(spec: TrainSpec, facts: Facts) -> Chosen:
     steps = _total_steps(spec, facts)
     if spec.early_stopping_patience is not None:
-        return max(math.ceil(steps / 10), 1), f"A tenth of {steps:,} steps, as early stopping looks at it."
-    return max(math.ceil(steps / 5), 1), f"A fifth of {steps:,} steps."
+        return min(
+            max(math.ceil(steps / 10), 1), MAX_PAUSE_STEPS
+        ), f"A tenth of {steps:,} steps, as early stopping looks at it."
+    return min(max(math.ceil(steps / 5), 1), MAX_PAUSE_STEPS), f"A fifth of {steps:,} steps."
 
 
 def _learning_rate(spec: TrainSpec, facts: Facts) -> Chosen:

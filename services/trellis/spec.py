@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
 from trellis.errors import FieldViolation, InvalidArgument
@@ -15,6 +15,10 @@ MAX_RANK = 256
 MAX_BATCH_SIZE = 1024
 MAX_EPOCHS = 100
 MAX_WORKERS = 1024
+MAX_PAUSE_STEPS = 1_000_000
+"""At the most so many steps are between two checkpoints, or two measurements."""
+HELD_OUT_FRACTION = 0.1
+"""The share of lines that is held out, when it was not given and no rule has chosen it."""
 REPLAY_FRACTION = 0.1
 """The share of each batch that is replayed, when it was not given."""
 KEPT_CHECKPOINTS = 2
@@ -35,6 +39,8 @@ DECIDED_KEYS = frozenset(
     }
 )
 """Keys of a DeepSpeed config that the job's own settings decide."""
+LEFT_OPEN = "auto"
+"""As a value in a DeepSpeed config, what transformers' Trainer would fill in: as if the key were not there."""
 
 Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -95,16 +101,31 @@ class Distributed:
     config_json: str = ""
     """Laid over the derived DeepSpeed config; empty for none."""
 
+    @property
+    def asked(self) -> Self:
+        """Itself, with the ZeRO stage and the offloading that its config asks for beside it."""
+        zero = _zero_part(self.config_json)
+        stage = self.zero_stage if self.zero_stage is not None else zero.get("stage")
+        offload = self.offload if self.offload != "auto" else _offload_of(zero)
+        return replace(self, zero_stage=None if stage == LEFT_OPEN else stage, offload=offload)
+
     def violations(self) -> Iterator[FieldViolation]:
         """What is wrong with it, as fields of DistributedSpec."""
         yield from _within("workers", self.workers, 1, MAX_WORKERS)
+        wrong = [*self._config_violations()]
         if self.zero_stage is not None:
             yield from _within("zero_stage", self.zero_stage, 0, 3)
-            if self.offload == "all" and self.zero_stage != 3:
-                yield FieldViolation("offload", f"ZeRO {self.zero_stage} can't offload parameters; only stage 3 can.")
-            if self.offload == "optimizer" and self.zero_stage == 0:
-                yield FieldViolation("offload", "ZeRO 0 can't offload the optimizer's state; stages 1 to 3 can.")
-        yield from self._config_violations()
+        if not wrong:
+            yield from self._offload_violations()
+        yield from wrong
+
+    def _offload_violations(self) -> Iterator[FieldViolation]:
+        stage, offload = self.asked.zero_stage, self.asked.offload
+        field = "config_json" if self.offload == "auto" else "offload"
+        if offload == "all" and stage not in {None, 3}:
+            yield FieldViolation(field, f"ZeRO {stage} can't offload parameters; only stage 3 can.")
+        if offload == "optimizer" and stage == 0:
+            yield FieldViolation(field, "ZeRO 0 can't offload the optimizer's state; stages 1 to 3 can.")
 
     def _config_violations(self) -> Iterator[FieldViolation]:
         if not self.config_json:
@@ -118,7 +139,43 @@ class Distributed:
             yield FieldViolation("config_json", "It is no JSON object.")
             return
         for key in sorted(DECIDED_KEYS & config.keys()):
-            yield FieldViolation("config_json", f"{key!r} is decided by the job's own settings; leave it out.")
+            if config[key] != LEFT_OPEN:
+                yield FieldViolation("config_json", f"{key!r} is decided by the job's own settings; leave it out.")
+        yield from self._zero_violations(config.get("zero_optimization", {}))
+
+    def _zero_violations(self, zero: Any) -> Iterator[FieldViolation]:
+        if not isinstance(zero, dict):
+            yield FieldViolation("config_json", "'zero_optimization' is no JSON object.")
+            return
+        stage, offload = zero.get("stage"), _offload_of(zero)
+        if not (stage in (None, LEFT_OPEN) or (type(stage) is int and 0 <= stage <= 3)):
+            yield FieldViolation("config_json", f"The stage of 'zero_optimization' is {stage!r}, and not 0, 1, 2 or 3.")
+        elif isinstance(stage, int) and self.zero_stage not in {None, stage}:
+            message = f"It asks for ZeRO {stage}, and zero_stage for {self.zero_stage}; leave one of them out."
+            yield FieldViolation("config_json", message)
+        if offload != "auto" and self.offload not in {"auto", offload}:
+            message = f"It offloads otherwise ({offload}) than offload says ({self.offload}); leave one of them out."
+            yield FieldViolation("config_json", message)
+
+
+def _zero_part(config_json: str) -> dict[str, Any]:
+    """What a DeepSpeed config says of ZeRO; nothing where it is not one."""
+    try:
+        config = json.loads(config_json or "{}")
+    except ValueError:
+        return {}
+    zero = config.get("zero_optimization") if isinstance(config, dict) else None
+    return zero if isinstance(zero, dict) else {}
+
+
+def _offload_of(zero: Mapping[str, Any]) -> Offload:
+    """What of a model the config keeps away from the devices; `auto` where it says nothing of that."""
+    offloads: tuple[tuple[str, Offload], ...] = (("offload_param", "all"), ("offload_optimizer", "optimizer"))
+    for key, offload in offloads:
+        part = zero.get(key)
+        if isinstance(part, dict) and str(part.get("device")) in {"cpu", "nvme"}:
+            return offload
+    return "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +220,7 @@ class TrainSpec:
     max_grad_norm: float = 1.0
     precision: Precision = "auto"
     seed: int = 0
-    held_out_fraction: float = 0.1
+    held_out_fraction: float = HELD_OUT_FRACTION
     checkpoint_steps: int = 50
     max_evaluation_lines: int = 200
     method: Method = "supervised"
@@ -218,6 +275,7 @@ class TrainSpec:
             found += [FieldViolation(f"preference.{v.field}", v.description) for v in self.preference.violations()]
         if self.distributed is not None:
             found += [FieldViolation(f"distributed.{v.field}", v.description) for v in self.distributed.violations()]
+            found += [FieldViolation(f"distributed.{v.field}", v.description) for v in self._sharding_violations()]
         if self.full and self.initial_adapter:
             message = "All weights are trained, so there is no adapter to start from."
             found.append(FieldViolation("initial_adapter", message))
@@ -236,9 +294,9 @@ class TrainSpec:
         yield from _within("seed", self.seed, 0, 2**31 - 1)
         yield from _within("held_out_fraction", self.held_out_fraction, 0.0, 0.5)
         yield from _within("replay_fraction", self.replay_fraction, 0.0, 0.9)
-        yield from _within("checkpoint_steps", self.checkpoint_steps, 1, 1_000_000)
+        yield from _within("checkpoint_steps", self.checkpoint_steps, 1, MAX_PAUSE_STEPS)
         yield from _within("max_evaluation_lines", self.max_evaluation_lines, 0, 100_000)
-        optional = ("max_steps", 10_000_000), ("evaluation_steps", 1_000_000), ("early_stopping_patience", 1000)
+        optional = ("max_steps", 10_000_000), ("evaluation_steps", MAX_PAUSE_STEPS), ("early_stopping_patience", 1000)
         for name, most in optional:
             value = getattr(self, name)
             if value is not None:
@@ -246,7 +304,9 @@ class TrainSpec:
 
     def _accumulation_violations(self) -> Iterator[FieldViolation]:
         steps = self.gradient_accumulation_steps
-        if steps < 1 or (self.batch_size >= 1 and self.batch_size % steps):
+        if steps > MAX_BATCH_SIZE:
+            yield from _within("gradient_accumulation_steps", steps, 1, MAX_BATCH_SIZE)
+        elif steps < 1 or (self.batch_size >= 1 and self.batch_size % steps):
             description = f"{steps} must be at least 1 and divide batch_size ({self.batch_size})."
             yield FieldViolation("gradient_accumulation_steps", description)
 
@@ -259,12 +319,32 @@ class TrainSpec:
         if self.early_stopping_patience is not None and not (self.held_out_fraction or self.validation_dataset):
             message = "Nothing is held out to stop by; give a held_out_fraction above 0 or a validation_dataset."
             yield FieldViolation("early_stopping_patience", message)
+        if self.evaluation_steps is not None and not (self.held_out_fraction or self.validation_dataset):
+            message = "Nothing is held out to measure; give a held_out_fraction above 0 or a validation_dataset."
+            yield FieldViolation("evaluation_steps", message)
+        if self.validation_dataset and self.held_out_fraction not in {0.0, HELD_OUT_FRACTION}:
+            message = (
+                "The validation_dataset is measured, and no line of the training dataset is held out; leave it out."
+            )
+            yield FieldViolation("held_out_fraction", message)
         if not self.replay_dataset and self.replay_fraction != REPLAY_FRACTION:
             yield FieldViolation(
                 "replay_fraction", "There is nothing to replay; name a replay_dataset, or leave it out."
             )
         if self.replay_dataset and self.batch_size == 1:
             yield FieldViolation("batch_size", "A batch of 1 has no room for a replayed line; 2 is the least.")
+
+    def _sharding_violations(self) -> Iterator[FieldViolation]:
+        """What ZeRO can't do with the weights that the job has, as fields of DistributedSpec."""
+        assert self.distributed is not None
+        asked = self.distributed.asked
+        if self.quantization == "none" or (asked.zero_stage != 3 and asked.offload != "all"):
+            return
+        field = "zero_stage" if self.distributed.zero_stage == 3 else "offload"
+        field = "config_json" if self.distributed.asked != self.distributed else field
+        yield FieldViolation(
+            field, "A 4-bit base can't be cut up (ZeRO 3); take stages 0 to 2, or leave quantization out."
+        )
 
     def to_json(self) -> str:
         """The spec as JSON, keys sorted, so that equal specs have equal text."""

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from trellis.auto import AUTO_FIELDS, Facts, resolve
 from trellis.spec import Distributed, Lora, Preference, TrainSpec
@@ -110,6 +110,9 @@ def test_evaluations_are_more_frequent_where_training_stops_by_them() -> None:
     parts=st.integers(1, 1024),
     max_steps=st.none() | st.integers(1, 10**7),
     replay=st.booleans(),
+)
+@example(
+    parameters=0, lines=1_600_994, tokens=0, method="supervised", full=False, parts=1, max_steps=5_000_001, replay=False
 )
 def test_whatever_the_data_the_outcome_is_lawful(
     parameters: int, lines: int, tokens: int, method: str, full: bool, parts: int, max_steps: int | None, replay: bool

@@ -18,6 +18,9 @@ SPEC = TrainSpec(
 )
 
 
+OFFLOADED = '{"zero_optimization": {"stage": "auto", "offload_param": {"device": "cpu"}}}'
+
+
 @given(
     rank=st.integers(1, 256),
     modules=st.lists(st.sampled_from(["q_proj", "v_proj"]), unique=True),
@@ -60,6 +63,9 @@ def test_json_gives_the_same_spec_back(
         ({"early_stopping_patience": 2, "held_out_fraction": 0.0}, "early_stopping_patience"),
         ({"full": True, "lora": Lora(rank=8)}, "lora"),
         ({"full": True, "quantization": "nf4"}, "quantization"),
+        ({"batch_size": 4096, "gradient_accumulation_steps": 2}, "batch_size"),
+        ({"evaluation_steps": 5, "held_out_fraction": 0.0}, "evaluation_steps"),
+        ({"validation_dataset": "d", "held_out_fraction": 0.3}, "held_out_fraction"),
     ],
 )
 def test_each_field_is_checked(change: dict[str, object], field: str) -> None:
@@ -84,6 +90,17 @@ def test_each_field_is_checked(change: dict[str, object], field: str) -> None:
         ({"distributed": Distributed(config_json="{")}, "distributed.config_json"),
         ({"distributed": Distributed(config_json="[]")}, "distributed.config_json"),
         ({"distributed": Distributed(config_json='{"bf16": {}}')}, "distributed.config_json"),
+        ({"distributed": Distributed(config_json='{"zero_optimization": 3}')}, "distributed.config_json"),
+        ({"distributed": Distributed(config_json='{"zero_optimization": {"stage": 4}}')}, "distributed.config_json"),
+        (
+            {"distributed": Distributed(2, 2, config_json='{"zero_optimization": {"stage": 3}}')},
+            "distributed.config_json",
+        ),
+        ({"distributed": Distributed(offload="none", config_json=OFFLOADED)}, "distributed.config_json"),
+        ({"distributed": Distributed(zero_stage=2, config_json=OFFLOADED)}, "distributed.config_json"),
+        ({"quantization": "nf4", "distributed": Distributed(zero_stage=3)}, "distributed.zero_stage"),
+        ({"quantization": "nf4", "distributed": Distributed(offload="all")}, "distributed.offload"),
+        ({"quantization": "nf4", "distributed": Distributed(config_json=OFFLOADED)}, "distributed.config_json"),
     ],
 )
 def test_what_goes_beyond_the_settings_is_checked_too(change: dict[str, object], field: str) -> None:
@@ -100,6 +117,10 @@ def test_what_goes_beyond_the_settings_is_checked_too(change: dict[str, object],
         {"replay_dataset": "d", "replay_fraction": 0.9},
         {"full": True, "distributed": Distributed(2, 3, "all", True, '{"wall_clock_breakdown": true}')},
         {"quantization": "nf4", "initial_adapter": "tenants/a/adapters/b"},
+        {"quantization": "nf4", "distributed": Distributed(2, 2, "optimizer")},
+        {"distributed": Distributed(config_json='{"train_batch_size": "auto", "bf16": "auto"}')},
+        {"distributed": Distributed(config_json=OFFLOADED)},
+        {"validation_dataset": "d", "held_out_fraction": 0.0, "evaluation_steps": 5},
     ],
 )
 def test_what_fits_together_is_let_through_and_read_back(change: dict[str, object]) -> None:
@@ -114,3 +135,12 @@ def test_another_version_or_field_is_refused() -> None:
         TrainSpec.from_json(json.dumps({**values, "version": 3}))
     with pytest.raises(InvalidArgument, match="no such field"):
         TrainSpec.from_json(json.dumps({**values, "colour": "red"}))
+
+
+def test_a_deepspeed_config_asks_for_stage_and_offloading_too() -> None:
+    assert Distributed(config_json=OFFLOADED).asked == Distributed(offload="all", config_json=OFFLOADED)
+    given = json.dumps({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}})
+    asked = Distributed(2, config_json=given).asked
+    assert (asked.workers, asked.zero_stage, asked.offload) == (2, 2, "optimizer")
+    kept = json.dumps({"zero_optimization": {"offload_optimizer": {"device": "none"}}})
+    assert Distributed(zero_stage=1, config_json=kept).asked == Distributed(zero_stage=1, config_json=kept)

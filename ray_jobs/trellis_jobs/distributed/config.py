@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 
 from trellis.errors import InvalidArgument
-from trellis.spec import TrainSpec
+from trellis.spec import LEFT_OPEN, TrainSpec
 from trellis_jobs.distributed.zero import Layout
 
 _OURS: Final = ("train_batch_size", "gradient_accumulation_steps", "optimizer", "scheduler", "gradient_clipping")
@@ -98,13 +98,15 @@ def _given(text: str) -> Mapping[str, Any]:
     if not isinstance(given, dict):
         raise InvalidArgument.for_field(field, "The DeepSpeed config is not a JSON object.")
     for name in _OURS:
-        if name in given:
+        if given.get(name, LEFT_OPEN) != LEFT_OPEN:
             raise InvalidArgument.for_field(field, f"{name} follows from the job's settings; set it there instead.")
     return given
 
 
 def _laid_over(config: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
+        if value == LEFT_OPEN:
+            continue
         kept = config.get(name)
         config[name] = _laid_over(dict(kept), value) if isinstance(kept, dict) and isinstance(value, dict) else value
     return config

@@ -22,6 +22,8 @@ _ACTIVATION_BYTES: Final = 34
 _MAX_REST: Final = 1 << 30
 _GIB: Final = 1 << 30
 _MAX_PASS_TOKENS: Final = 65536
+_LEAST_STAGES: Final = {"none": 0, "optimizer": 1, "all": 3}
+"""Of ZeRO, for what is offloaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,7 @@ def _layouts(wanted: Distributed, workers: int, *, quantized: bool) -> Iterator[
     seen = set()
     for stage, offload, checkpointing in steps:
         layout = _heeding(wanted, Layout(stage, offload, checkpointing))
-        sound = (layout.offload != "all" or layout.stage == 3) and not (quantized and layout.stage == 3)
+        sound = layout.stage >= _LEAST_STAGES[layout.offload] and not (quantized and layout.stage == 3)
         useless = wanted.zero_stage is None and layout.offload == "none" and workers == 1 and layout.stage > 2
         if sound and not useless and layout not in seen:
             seen.add(layout)

@@ -39,6 +39,12 @@ class Data:
     """How many of `train`, its last ones, are from the replay file."""
     warnings: tuple[str, ...]
 
+    @property
+    def told(self) -> str:
+        """How many lines there are, as a sentence."""
+        replayed = f", {self.replay_count} of the replay dataset are mixed in" if self.replay_count else ""
+        return f"Training on {len(self.train) - self.replay_count} lines; {len(self.held_out)} are held out{replayed}."
+
     def plan(self, spec: TrainSpec) -> Plan:
         """Which items each step learns from."""
         return Plan.of(spec, len(self.train) - self.replay_count, self.replay_count)

@@ -85,9 +85,7 @@ def _refuse_other_base(attempt: Attempt, base: SharedBase) -> None:
 
 
 def _tell_of_data(data: Data, attempt: Attempt) -> None:
-    trained = len(data.train) - data.replay_count
-    replayed = f", {data.replay_count} of the replay dataset are mixed in" if data.replay_count else ""
-    attempt.reporter.event(f"Training on {trained} lines; {len(data.held_out)} are held out{replayed}.")
+    attempt.reporter.event(data.told)
     for warning in data.warnings:
         attempt.reporter.event(warning, TuningJobEvent.LEVEL_WARNING)
 

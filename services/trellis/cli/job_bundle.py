@@ -18,8 +18,15 @@ from trellis.client import Client
 from trellis.client.types import JobEvent, MetricPoint, TuningJob
 from trellis.errors import DeadlineExceeded, TrellisError
 
-_SECRET = re.compile(r"\btr[a-z]{0,2}_[A-Za-z0-9_-]{16,}")
-"""Keys and tokens, as Trellis makes them."""
+_SECRETS = (
+    re.compile(r"\btr[a-z]{0,2}_[A-Za-z0-9_-]{16,}"),  # keys, tokens and tickets, as Trellis makes them
+    re.compile(r"\beyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?"),  # JSON web tokens
+    re.compile(r"\b(?:hf_[A-Za-z0-9]{16,}|(?:AKIA|ASIA)[A-Z0-9]{16})\b"),  # of model hubs and clouds
+    re.compile(r"(?i)(?<=bearer )[A-Za-z0-9._~+/=-]{8,}"),
+    re.compile(r"(?<=://)[^/\s@\"']*:[^/\s@\"']+(?=@)"),  # user and password in an address
+    re.compile(r"(?i)(?<=secret_access_key=)[^\s\"'&]+|(?<=session_token=)[^\s\"'&]+|(?<=password=)[^\s\"'&]+"),
+)
+"""What a process may have printed that nobody else is to read."""
 _EVENTS_SECONDS = 5.0
 Part = tuple[str, str, Callable[[], str]]
 """A file's name, what it is, and what makes its text."""
@@ -125,9 +132,12 @@ def _json(value: Any) -> str:
 
 
 def _without_secrets(text: str, client: Client) -> str:
-    """The text without API keys and tokens, should one have been printed."""
+    """The text without API keys, tokens and passwords, should one have been printed."""
     key = client.settings.api_key
-    return _SECRET.sub("[secret]", text.replace(key, "[secret]") if key else text)
+    text = text.replace(key, "[secret]") if key else text
+    for secret in _SECRETS:
+        text = secret.sub("[secret]", text)
+    return text
 
 
 def _readme(job: TuningJob, told: Iterable[str]) -> str:

@@ -100,7 +100,9 @@ def test_a_debug_bundle_has_all_that_is_known_of_a_job_that_failed(
     trellis("jobs", "create", "--dataset", "support", "--job-id", "a")
     job = server.jobs.jobs[JOB]
     job.resolved_settings.add(field="supervised.epochs", value="5", rule="Few lines.")
-    server.jobs.log = ["Step 1.\n", f"Authorization: Bearer {KEY}; tra_{'0a-_f' * 9}\n"]
+    printed = f"Authorization: Bearer {KEY}; tra_{'0a-_f' * 9}\n"
+    others = f"s3://AKIA{'B' * 16}:hidden@store/x hf_{'a' * 34} Bearer abcdefgh12 AWS_SECRET_ACCESS_KEY=hidden\n"
+    server.jobs.log = ["Step 1.\n", printed, others]
     server.jobs.finish(JOB, TuningJob.STATE_FAILED)
     target = tmp_path / "bundle.zip"
     made = trellis("jobs", "debug-bundle", "a", "--output", str(target), "--format", "json")
@@ -122,7 +124,8 @@ def test_a_debug_bundle_has_all_that_is_known_of_a_job_that_failed(
     assert json.loads(files["checkpoints.json"])[0]["step"] == 50
     assert json.loads(files["training-report.json"])["previews"] == []
     assert set(json.loads(files["versions.json"])) == {"client", "server", "python", "machine"}
-    assert files["log.txt"] == "Step 1.\nAuthorization: Bearer [secret]; [secret]\n"
+    without = "s3://[secret]@store/x [secret] Bearer [secret] AWS_SECRET_ACCESS_KEY=[secret]\n"
+    assert files["log.txt"] == f"Step 1.\nAuthorization: Bearer [secret]; [secret]\n{without}"
     assert not [name for name, text in files.items() if KEY in text]
 
 

@@ -71,4 +71,8 @@ def _open(name: str, new: NewTuningJob) -> bool:
         name == "replay_fraction" and not new.replay_dataset
     ):
         return False
-    return name not in (new.settings or {})
+    return name not in (new.settings or {}) and not (name == "evaluation_steps" and _holds_nothing_out(new))
+
+
+def _holds_nothing_out(new: NewTuningJob) -> bool:
+    return not new.validation_dataset and (new.settings or {}).get("held_out_fraction") == 0.0

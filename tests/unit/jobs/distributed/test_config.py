@@ -35,6 +35,12 @@ def test_a_given_config_is_laid_over_part_by_part() -> None:
     assert config["wall_clock_breakdown"] is True
 
 
+def test_what_a_given_config_leaves_open_is_derived() -> None:
+    given = {"zero_optimization": {"stage": "auto", "reduce_bucket_size": "auto"}, "gradient_clipping": "auto"}
+    config = deepspeed_config(spec(given), Layout(2, "none", checkpointing=False), bf16=False)
+    assert config == deepspeed_config(spec(), Layout(2, "none", checkpointing=False), bf16=False)
+
+
 @pytest.mark.parametrize("name", ["train_batch_size", "optimizer", "gradient_clipping", "scheduler"])
 def test_what_decides_the_losses_is_refused(name: str) -> None:
     with pytest.raises(InvalidArgument, match=f"{name} follows from the job's settings"):

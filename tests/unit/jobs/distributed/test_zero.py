@@ -79,6 +79,21 @@ def test_what_is_given_is_heeded() -> None:
     assert chosen(ADAPTER, fleet(2, 80), Distributed(offload="all")).startswith("ZeRO-3, all state on the host")
 
 
+def test_what_no_stage_can_do_is_never_chosen() -> None:
+    small = fleet(1, 8)
+    found = plan(EIGHT_B, small, Distributed(zero_stage=0), 2048, quantized=False)
+    assert (found.layout.stage, found.layout.offload, found.fits) == (0, "none", False)
+    for stage in (1, 2):
+        assert plan(EIGHT_B, small, Distributed(zero_stage=stage), 2048, quantized=False).layout.offload != "all"
+
+
+def test_a_given_deepspeed_config_is_reckoned_with() -> None:
+    config = '{"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}}}'
+    assert chosen(ADAPTER, fleet(2, 80), Distributed(config_json=config).asked).startswith(
+        "ZeRO-3, the optimizer on the host"
+    )
+
+
 def test_what_is_too_large_gets_the_smallest_layout_and_a_warning() -> None:
     found = plan(EIGHT_B, fleet(1, 1, host=4), Distributed(), 2048, quantized=False)
     assert not found.fits
