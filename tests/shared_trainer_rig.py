@@ -49,6 +49,15 @@ class World:
             next_report=1,
         )
 
+    def resumed(self, work: StartAttemptResponse, before: Recorded) -> StartAttemptResponse:
+        """The next attempt of a job, from the newest checkpoint that was reported."""
+        again = StartAttemptResponse()
+        again.CopyFrom(work)
+        again.attempt += 1
+        again.adapter_prefix = self.work(work.tuning_job.rpartition("/")[2], again.attempt).adapter_prefix
+        again.resume_key, again.resume_step = before.checkpoints()[-1].key, before.checkpoints()[-1].step
+        return again
+
     def platform(self, **changes: object) -> RecordingPlatform:
         start = StartTrainerResponse(
             trainer="t1",

@@ -44,16 +44,6 @@ def completion(attempt: Recorded) -> CompleteAttemptRequest:
     return attempt.completed
 
 
-def resumed(world: World, work: StartAttemptResponse, before: Recorded, job: str) -> StartAttemptResponse:
-    """The next attempt of a job, from the newest checkpoint that was reported."""
-    again = StartAttemptResponse()
-    again.CopyFrom(work)
-    again.attempt += 1
-    again.adapter_prefix = world.work(job, again.attempt).adapter_prefix
-    again.resume_key, again.resume_step = before.checkpoints()[-1].key, before.checkpoints()[-1].step
-    return again
-
-
 async def test_a_job_is_the_same_bits_whoever_comes_goes_pauses_or_crashes(world: World) -> None:
     (alone,) = await run_all(world, world.work("alone", **WATCHED))
     async with serving(world.platform(idle_seconds=0.3)) as platform:
@@ -100,7 +90,7 @@ async def test_a_paused_job_goes_on_as_if_it_had_not_been(world: World) -> None:
         assert first.failed.cause == END_CAUSE_PAUSED
         stopped_at = first.checkpoints()[-1].step
         assert 0 < stopped_at < 400
-        second, _ = await platform.give(resumed(world, work, first, "paused"), world.work("beside", epochs=8, seed=2))
+        second, _ = await platform.give(world.resumed(work, first), world.work("beside", epochs=8, seed=2))
         await platform.until(lambda: second.over)
     assert second.steps() == list(range(stopped_at + 1, 401))
     assert {**first.losses(), **second.losses()} == whole.losses()
@@ -125,7 +115,7 @@ async def test_a_killed_trainers_job_goes_on_elsewhere(world: World, tmp_path: P
         world.store.get_file(f"{newest.key}/{name}", folder / name)
     assert check_adapter_folder(folder, read_base(str(base_folder))).rank == 4
 
-    second, _ = await run_all(world, resumed(world, work, first, "killed"), world.work("other", epochs=3, seed=9))
+    second, _ = await run_all(world, world.resumed(work, first), world.work("other", epochs=3, seed=9))
     assert second.steps() == list(range(newest.step + 1, 81))
     assert {**first.losses(), **second.losses()} == whole.losses()
     assert world.weights("killed", 2) == world.weights("whole")
@@ -155,7 +145,7 @@ async def test_preferences_keep_their_reference_over_a_pause(world: World) -> No
         first.stop = STOP_REQUEST_PAUSE
         await platform.until(lambda: first.over)
         first.stop = STOP_REQUEST_UNSPECIFIED
-        (second,) = await platform.give(resumed(world, pairs("paused"), first, "paused"))
+        (second,) = await platform.give(world.resumed(pairs("paused"), first))
         await platform.until(lambda: second.over)
     assert "Now computing the reference" not in second.log()
     assert {**first.losses(), **second.losses()} == whole.losses()

@@ -181,15 +181,22 @@ class Tenant:
     # Training
 
     def _train(self) -> Script:
-        now, spec, totals = self._now, self.attempt.spec, self.totals
+        now, totals = self._now, self.totals
         self.attempt.progress.training_from(totals.step, now.plan.total_steps, totals.trained_tokens)
+        if totals.step > 0:
+            yield from self._conclude()  # what was to come when the attempt before was interrupted
         while totals.step < now.plan.total_steps and not self._impatient():
             yield from self._step()
-            lowest = (yield from self._measure_held_out()) if self._measurement_is_due() else False
-            last = totals.step == now.plan.total_steps or self._impatient()
-            if last or totals.step % spec.checkpoint_steps == 0 or (lowest and spec.early_stopping_patience):
-                yield from self._save()
+            yield from self._conclude()
         yield from self._saved()
+
+    def _conclude(self) -> Script:
+        """After a step: measure and save, where that is due and not done."""
+        spec, totals = self.attempt.spec, self.totals
+        lowest = (yield from self._measure_held_out()) if self._measurement_is_due() else False
+        last = totals.step == self._now.plan.total_steps or self._impatient()
+        if last or totals.step % spec.checkpoint_steps == 0 or (lowest and spec.early_stopping_patience):
+            yield from self._save()
 
     def _step(self) -> Script:
         now, spec, step = self._now, self.attempt.spec, self.totals.step
@@ -235,9 +242,11 @@ class Tenant:
             self.attempt.log(f"Step {step} of {total}: loss {totals.loss:.4f}, {pace:.0f} tokens/s.")
 
     def _measurement_is_due(self) -> bool:
-        """Between epochs, or as often as wished; after the last step comes the whole evaluation."""
+        """Between epochs, or as often as wished, and once; after the last step comes the whole evaluation."""
         spec, plan, step = self.attempt.spec, self._now.plan, self.totals.step
-        if not len(self._now.held_out) or (step == plan.total_steps and not spec.early_stopping_patience):
+        if not len(self._now.held_out) or self.totals.valid_loss is not None:
+            return False
+        if step == plan.total_steps and not spec.early_stopping_patience:
             return False
         return step % (spec.evaluation_steps or plan.epoch_steps) == 0 or step == plan.total_steps
 
@@ -246,6 +255,7 @@ class Tenant:
         totals = self.totals
         metrics = yield from self._now.held_out.losses(self._slot)
         lowest = totals.measured(metrics["valid_loss"])
+        self._saved_step = -1  # a checkpoint of this step that is there knows nothing of it
         if lowest:
             totals.best_key = self._now.checkpoints.key(totals.step)
         self.attempt.reporter.metrics(totals.step, metrics)

@@ -122,7 +122,8 @@ class AdapterBank:
                 scaling = float(bank.scale_SP[slot, number])
                 if scaling:
                     a_RI = bank.a_RPI.detach()[start : start + count, number]
-                    pairs[part] = LoraPair(a_RI.clone(), b_Ro.T.contiguous(), scaling)
+                    b_OR = b_Ro.T.clone(memory_format=torch.contiguous_format)  # of one row it would be a view
+                    pairs[part] = LoraPair(a_RI.clone(), b_OR, scaling)
         return LoraWeights(digest, pairs)
 
     def _empty(self, group: LoraGroup) -> GroupBank:

@@ -114,3 +114,14 @@ def test_sizes_that_are_not_the_linears_are_refused(a_shape: tuple[int, int], b_
     with pytest.raises(ArtifactError, match=r"'m.self_attn.q_proj' have the shapes .* 16 inputs and 24 outputs") as why:
         HostAdapter.pack(LoraWeights("a", {"m.self_attn.q_proj": pair}), GROUPS, torch.float32)
     assert why.value.code == "wrong_shape"
+
+
+@pytest.mark.parametrize("rank", [1, 4])
+def test_what_was_read_stays_as_it_was_while_training_goes_on(rank: int) -> None:
+    bank, (slot,) = bank_of([weights := random_weights("a", rank, MODULES, 1)], torch.float32)
+    read = bank.read(slot, rank)
+    for tensor in bank.tensors():
+        tensor.fill_(7.0)
+    for module, pair in read.pairs.items():
+        assert torch.equal(pair.a_RI, weights.pairs[module].a_RI)
+        assert torch.equal(pair.b_OR, weights.pairs[module].b_OR)

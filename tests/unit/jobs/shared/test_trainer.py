@@ -11,11 +11,17 @@ from tests.shared_trainer_rig import LocalTrainer, World, make_world, serving
 from tests.tiny_llama import write_tiny_llama
 
 from trellis.spec import Lora
-from trellis.v1.worker_pb2 import END_CAUSE_OUT_OF_MEMORY, END_CAUSE_USER
+from trellis.v1.worker_pb2 import (
+    END_CAUSE_OUT_OF_MEMORY,
+    END_CAUSE_PAUSED,
+    END_CAUSE_USER,
+    STOP_REQUEST_PAUSE,
+)
 from trellis_jobs.shared import trainer
 from trellis_jobs.shared.chunk import Chunk
 from trellis_jobs.shared.fused import FusedModel
 from trellis_jobs.shared.pass_budget import PassBudget
+from trellis_jobs.shared.tenant import Tenant
 
 WORKS = {"one": {"max_steps": 6}, "two": {"max_steps": 4, "lora": Lora(rank=12), "seed": 1}}
 
@@ -164,3 +170,54 @@ async def test_jobs_share_the_seconds_of_their_passes_by_tokens(world: World) ->
     many, few = one.completed.usage, two.completed.usage
     assert many.trained_tokens > 3 * few.trained_tokens
     assert many.trainer_seconds > few.trainer_seconds > 0
+
+
+async def test_a_job_that_was_stopped_before_a_measurement_measures_when_it_goes_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"epochs": 60, "learning_rate": 5e-2, "evaluation_steps": 2, "early_stopping_patience": 2}
+    async with serving(world.platform()) as platform:
+        (whole,) = await LocalTrainer(platform).run(world.work("whole", **settings))
+    last = max(whole.steps())
+    assert last < 300, "it was to lose its patience"
+    measure = Tenant._measure_held_out
+
+    def interrupted(self: Tenant) -> Any:
+        if self.attempt.number == 1 and self.totals.step == last:
+            self.attempt.reporter.stop = STOP_REQUEST_PAUSE
+        return measure(self)
+
+    monkeypatch.setattr(Tenant, "_measure_held_out", interrupted)
+    work = world.work("paused", **settings)
+    async with serving(world.platform()) as platform:
+        (first,) = await LocalTrainer(platform).run(work)
+        (second,) = await LocalTrainer(platform).run(world.resumed(work, first))
+    assert first.failed is not None
+    assert first.failed.cause == END_CAUSE_PAUSED
+    assert (first.checkpoints()[-1].step, last in first.valid_losses()) == (last, False)
+    assert second.steps() == [], "it went on when its patience was over"
+    assert {**first.valid_losses(), **second.valid_losses()} == whole.valid_losses()
+    assert second.checkpoints()[-1].valid_loss == whole.checkpoints()[-1].valid_loss is not None
+    assert world.weights("paused", 2) == world.weights("whole")
+
+
+async def test_a_job_that_goes_on_after_a_measurement_does_not_measure_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = Tenant._measure_held_out
+
+    def interrupted(self: Tenant) -> Any:
+        lowest = yield from measure(self)
+        if self.attempt.number == 1 and self.totals.step == 4:
+            self.attempt.reporter.stop = STOP_REQUEST_PAUSE
+        return lowest
+
+    monkeypatch.setattr(Tenant, "_measure_held_out", interrupted)
+    work = world.work("paused", max_steps=6, evaluation_steps=2, checkpoint_steps=4)
+    async with serving(world.platform()) as platform:
+        (first,) = await LocalTrainer(platform).run(work)
+        (second,) = await LocalTrainer(platform).run(world.resumed(work, first))
+    assert first.checkpoints()[-1].valid_loss == first.valid_losses()[4]
+    assert 4 not in second.valid_losses()
+    assert {*first.valid_losses(), *second.valid_losses()} == {0, 2, 4, 6}
+    assert second.steps() == [5, 6]
