@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.contract.control.platform import SETTINGS
-from tests.contract.store.conftest import postgres_template
 from tests.database_rows import contents
 from tests.job_cluster_fake import FakeJobCluster
 from tests.postgres import SUPERUSER, PostgresServer
@@ -46,7 +45,6 @@ from trellis.server.store.migrations import look
 from trellis.server.store.unit_of_work import SqlUnitOfWorkFactory
 from trellis.server.world import ThreadedObjects
 
-__all__ = ["postgres_template"]
 pytestmark = pytest.mark.postgres
 
 

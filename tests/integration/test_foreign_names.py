@@ -1,22 +1,17 @@
 """Names of another tenant's things, in every field but the one that is checked at the door."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
-import pytest
 from tests.contract.store import samples
-from tests.contract.store.conftest import engine, migrated_url, sqlite_template, units
 from tests.every_method import METHODS, PATTERNS, answer_to, filled, name_for, request_for, set_text, texts_of
-from tests.rpc_server import Door, open_door
-from tests.server_fakes import make_world, prepare, submit, upload
+from tests.rpc_server import Door
+from tests.server_fakes import submit, upload
 
 from trellis.access_table import Method
-from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.domain.adapter import Alias
 from trellis.server.domain.tuning_job import Checkpoint
 
-__all__ = ["engine", "migrated_url", "sqlite_template", "units"]
 NO_NAMES = {"etag", "request_id", "page_token", "display_name", "filename", "sha256"}
 NAMES = {
     "SetAlias alias.adapter",
@@ -28,19 +23,6 @@ NAMES = {
     "CreateTuningJob tuning_job.alias",
 }
 """Fields that name a tenant's things: whatever else is wrong, another tenant's are refused first."""
-
-
-@pytest.fixture
-def database() -> str:
-    return "sqlite"
-
-
-@pytest.fixture
-async def door(units: UnitOfWorkFactory, tmp_path: Path) -> AsyncIterator[Door]:
-    world = make_world(units, tmp_path)
-    await prepare(world.context, "acme", "globex")
-    async with open_door(world) as opened:
-        yield opened
 
 
 async def ids_of(door: Door, tenant: str) -> dict[str, str]:

@@ -1,26 +1,21 @@
 """An attempt's token over a real socket: good for that attempt, until it ends."""
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import grpc
 import pytest
 from google.rpc.code_pb2 import Code
 from google.rpc.status_pb2 import Status
-from tests.contract.store.conftest import engine, migrated_url, sqlite_template, units
 from tests.every_method import METHODS, answer_to, name_for, request_for
-from tests.rpc_server import Door, open_door, refusal
-from tests.server_fakes import admit, make_world, prepare, submit, upload
+from tests.rpc_server import Door, refusal
+from tests.server_fakes import admit, submit, upload
 
-from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.app.tokens import attempt_ticket, trainer_ticket
 from trellis.server.app.tuning_jobs import cancel_tuning_job, delete_tuning_job
 from trellis.server.domain.tuning_job import TuningJob
 from trellis.v1 import access_pb2, worker_pb2
 from trellis.v1.worker_pb2_grpc import WorkerServiceStub
 
-__all__ = ["engine", "migrated_url", "sqlite_template", "units"]
 FAILED = worker_pb2.FailAttemptRequest(
     error=Status(code=Code.INTERNAL, message="It broke."), cause=worker_pb2.END_CAUSE_INFRASTRUCTURE
 )
@@ -33,18 +28,11 @@ EVERYTHING = {
 
 
 @pytest.fixture
-def database() -> str:
-    return "sqlite"
-
-
-@pytest.fixture
-async def door(units: UnitOfWorkFactory, tmp_path: Path) -> AsyncIterator[Door]:
-    world = make_world(units, tmp_path)
-    await prepare(world.context, "acme", "globex")
+async def door(door: Door) -> Door:
+    """With a dataset of each tenant."""
     for tenant in ("acme", "globex"):
-        await upload(world.context, tenant)
-    async with open_door(world) as opened:
-        yield opened
+        await upload(door.world.context, tenant)
+    return door
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,31 +1,11 @@
 """Keys that are narrowed, rotated and revoked, through the SDK and a real server."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
-from tests.contract.store.conftest import engine, migrated_url, sqlite_template, units
-from tests.rpc_server import Door, open_door
-from tests.server_fakes import make_world, prepare
+from tests.rpc_server import Door
 
 import trellis
-from trellis.server.app.ports import UnitOfWorkFactory
-
-__all__ = ["engine", "migrated_url", "sqlite_template", "units"]
-
-
-@pytest.fixture
-def database() -> str:
-    return "sqlite"
-
-
-@pytest.fixture
-async def door(units: UnitOfWorkFactory, tmp_path: Path) -> AsyncIterator[Door]:
-    world = make_world(units, tmp_path)
-    await prepare(world.context, "acme", "globex")
-    async with open_door(world) as opened:
-        yield opened
 
 
 def client(door: Door, secret: str) -> trellis.AsyncClient:

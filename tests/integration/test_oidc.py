@@ -5,19 +5,16 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import grpc
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
-from tests.contract.store.conftest import engine, migrated_url, sqlite_template, units
 from tests.issuer import LocalIssuer, new_ec
 from tests.rpc_server import Refusal, refusal, stop
-from tests.server_fakes import World, make_world, prepare
+from tests.server_fakes import World
 
-from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.domain.caller import Role, Scope
 from trellis.server.oidc.issuers import Grant, Issuer
 from trellis.server.oidc.key_set import FRESH_SECONDS, KEPT_SECONDS, PAUSE_SECONDS, KeySet
@@ -27,8 +24,6 @@ from trellis.v1 import api_key_pb2, dataset_pb2, tenant_pb2
 from trellis.v1.api_key_pb2_grpc import ApiKeyServiceStub
 from trellis.v1.dataset_pb2_grpc import DatasetServiceStub
 from trellis.v1.tenant_pb2_grpc import TenantServiceStub
-
-__all__ = ["engine", "migrated_url", "sqlite_template", "units"]
 
 
 class Hands:
@@ -82,11 +77,6 @@ def bearing(token: str) -> tuple[tuple[str, str], ...]:
 
 
 @pytest.fixture
-def database() -> str:
-    return "sqlite"
-
-
-@pytest.fixture
 def issuer() -> Iterator[LocalIssuer]:
     with LocalIssuer() as running:
         yield running
@@ -119,13 +109,6 @@ async def serving(world: World, issuer: LocalIssuer, **changes: Any) -> AsyncIte
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield House(issuer, world, channel, hands)
     await stop(context, server)
-
-
-@pytest.fixture
-async def world(units: UnitOfWorkFactory, tmp_path: Path) -> World:
-    made = make_world(units, tmp_path)
-    await prepare(made.context, "acme", "globex")
-    return made
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from google.protobuf.message_factory import GetMessageClass
 from sqlalchemy import event, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.contract.store import samples
-from tests.contract.store.conftest import engine, migrated_url, postgres_template, sqlite_template, units
 from tests.many_rows import add_one_of_each, fill
 from tests.rpc_server import Door, open_door
 from tests.server_fakes import TINY, make_world
@@ -26,7 +25,6 @@ from trellis.server.domain.tuning_job import JobState
 from trellis.server.rpc.servicers import SERVICES
 from trellis.server.store import tables
 
-__all__ = ["engine", "migrated_url", "postgres_template", "sqlite_template", "units"]
 JOB = "tenants/acme/tuningJobs/job-1"
 ADAPTER = samples.adapter(1).name
 VERSION = f"tenants/acme/datasets/faq/versions/{samples.SHA}"

@@ -1,36 +1,22 @@
 """Streams whose key opens nothing any more."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import grpc
 import pytest
-from tests.contract.store.conftest import engine, migrated_url, sqlite_template, units
-from tests.rpc_server import Door, make_named_key, open_door, refusal
-from tests.server_fakes import make_world, prepare, submit, upload
+from tests.rpc_server import Door, make_named_key, refusal
+from tests.server_fakes import submit, upload
 
 from trellis.server.app.api_keys import revoke_api_key
-from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.app.tuning_jobs import cancel_tuning_job
 from trellis.server.domain.caller import Role
 from trellis.v1 import tuning_job_pb2
 from trellis.v1.tuning_job_pb2_grpc import TuningJobServiceStub
 
-__all__ = ["engine", "migrated_url", "sqlite_template", "units"]
-
 
 @pytest.fixture
-def database() -> str:
-    return "sqlite"
-
-
-@pytest.fixture
-async def door(units: UnitOfWorkFactory, tmp_path: Path) -> AsyncIterator[Door]:
-    world = make_world(units, tmp_path)
-    await prepare(world.context, "acme", "globex")
-    await upload(world.context, "acme")
-    async with open_door(world) as opened:
-        yield opened
+async def door(door: Door) -> Door:
+    """With a dataset."""
+    await upload(door.world.context, "acme")
+    return door
 
 
 @pytest.mark.parametrize("revoked", [False, True])

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.contract.store import samples
-from tests.contract.store.conftest import engine, migrated_url, postgres_template
 from tests.server_fakes import LINES
 from tests.server_process import SECONDS, Server
 
@@ -18,8 +17,6 @@ import trellis
 from trellis.local.ports import free_ports
 from trellis.server.domain.tuning_job import EventLevel, JobEvent, JobState
 from trellis.server.store.unit_of_work import SqlUnitOfWorkFactory
-
-__all__ = ["engine", "migrated_url", "postgres_template"]
 
 
 @pytest.fixture

@@ -1,28 +1,25 @@
 """Every method by everybody, naming everything: who comes in, held against the table that follows from the annotations."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, MethodOptions
 from google.protobuf.descriptor_pool import DescriptorPool
 from tests.contract.store import samples
-from tests.contract.store.conftest import engine, migrated_url, sqlite_template, units
 from tests.every_method import METHODS, PATTERNS, answer_to, name_for, request_for
-from tests.rpc_server import Door, make_key, open_door
-from tests.server_fakes import admit, make_world, prepare, submit, upload
+from tests.rpc_server import Door, make_key
+from tests.server_fakes import admit, submit, upload
 
 from trellis.access_table import CallerKind, Method, Named, Outcome, as_markdown, methods
 from trellis.server.app.authentication import secret_hash
-from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.app.tokens import trainer_token
 from trellis.server.domain.caller import Role, Scope
 from trellis.server.rpc.access import MissingAccessError, read_access
 from trellis.server.rpc.servicers import SERVICES
 from trellis.v1 import access_pb2
 
-__all__ = ["engine", "migrated_url", "sqlite_template", "units"]
 SECRETS = {
     CallerKind.NOBODY: ("nobody", "unknown"),
     CallerKind.MEMBER: ("member",),
@@ -41,29 +38,21 @@ UNFORESEEN = {"INTERNAL", "UNKNOWN", "UNIMPLEMENTED"}
 
 
 @pytest.fixture
-def database() -> str:
-    return "sqlite"
-
-
-@pytest.fixture
-async def door(units: UnitOfWorkFactory, tmp_path: Path) -> AsyncIterator[Door]:
-    world = make_world(units, tmp_path)
-    await prepare(world.context, "acme", "globex")
+async def door(door: Door) -> Door:
+    """With jobs of two tenants and a trainer, and the secrets of an attempt, of the trainer and of narrowed keys."""
+    world = door.world
     for tenant in ("acme", "globex"):
         await upload(world.context, tenant)
     token, _ = await admit(world.context, await submit(world.context, "acme"))
     await submit(world.context, "globex")
     trainer = trainer_token(b"", "trainer-1")
-    async with units() as unit:
+    async with world.context.units() as unit:
         await unit.trainers.add(samples.trainer(token_hash=secret_hash(trainer), create_time=world.clock.now()))
         await unit.commit()
-    async with open_door(world) as opened:
-        opened.secrets.update({"attempt": token, "trainer": trainer, "unknown": "trk_unknown"})
-        for scope in Scope:
-            opened.secrets[scope.name] = await make_key(
-                world, "", Role.ADMIN, parent="platform", scopes=frozenset({scope})
-            )
-        yield opened
+    door.secrets.update({"attempt": token, "trainer": trainer, "unknown": "trk_unknown"})
+    for scope in Scope:
+        door.secrets[scope.name] = await make_key(world, "", Role.ADMIN, parent="platform", scopes=frozenset({scope}))
+    return door
 
 
 def fits(outcome: Outcome, status: str) -> bool:

@@ -13,13 +13,11 @@ from google.rpc.error_details_pb2 import BadRequest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client import REGISTRY
-from tests.contract.store.conftest import engine, migrated_url, sqlite_template, units
-from tests.rpc_server import Door, make_key, make_named_key, open_door, refusal
-from tests.server_fakes import LINES, TINY, admit, make_world, prepare, submit, upload, validate, write_adapter
+from tests.rpc_server import Door, make_key, make_named_key, refusal
+from tests.server_fakes import LINES, TINY, admit, submit, upload, validate, write_adapter
 
 from trellis.bases import read_base
 from trellis.server.app.context import AppSettings
-from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.domain.caller import Role
 from trellis.v1 import adapter_pb2, api_key_pb2, dataset_pb2, inference_pb2, tenant_pb2, tuning_job_pb2, worker_pb2
 from trellis.v1.adapter_pb2_grpc import AdapterServiceStub
@@ -30,23 +28,14 @@ from trellis.v1.tenant_pb2_grpc import TenantServiceStub
 from trellis.v1.tuning_job_pb2_grpc import TuningJobServiceStub
 from trellis.v1.worker_pb2_grpc import WorkerServiceStub
 
-__all__ = ["engine", "migrated_url", "sqlite_template", "units"]
 Header = dataset_pb2.UploadDatasetVersionRequest.Header
 Upload = dataset_pb2.UploadDatasetVersionRequest
 DATASET = "tenants/acme/datasets/questions"
 
 
 @pytest.fixture
-def database() -> str:
-    return "sqlite"
-
-
-@pytest.fixture
-async def door(units: UnitOfWorkFactory, tmp_path: Path) -> AsyncIterator[Door]:
-    world = make_world(units, tmp_path, AppSettings(capacity_cpus=2.0))
-    await prepare(world.context, "acme", "globex")
-    async with open_door(world) as opened:
-        yield opened
+def settings() -> AppSettings:
+    return AppSettings(capacity_cpus=2.0)
 
 
 async def refused(call: Any) -> Any:

@@ -1,7 +1,5 @@
 """Quotas over a real socket: as they go in and come back, and what is said where they leave no room."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -10,32 +8,22 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc.error_details_pb2 import PreconditionFailure, QuotaFailure, RetryInfo
 from grpc_status import rpc_status
 from prometheus_client import REGISTRY
-from tests.contract.store.conftest import engine, migrated_url, sqlite_template, units
-from tests.rpc_server import Door, open_door, refusal
-from tests.server_fakes import make_world, prepare, upload
+from tests.rpc_server import Door, refusal
+from tests.server_fakes import upload
 
-from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.v1 import tenant_pb2 as pb, tuning_job_pb2, usage_pb2
 from trellis.v1.tenant_pb2_grpc import TenantServiceStub
 from trellis.v1.tuning_job_pb2_grpc import TuningJobServiceStub
 from trellis.v1.usage_pb2_grpc import UsageServiceStub
 
-__all__ = ["engine", "migrated_url", "sqlite_template", "units"]
 TOKENS, DAY, MONTH = pb.Budget.METER_TOKENS, pb.Budget.PERIOD_DAY, pb.Budget.PERIOD_MONTH
 
 
 @pytest.fixture
-def database() -> str:
-    return "sqlite"
-
-
-@pytest.fixture
-async def door(units: UnitOfWorkFactory, tmp_path: Path) -> AsyncIterator[Door]:
-    world = make_world(units, tmp_path)
-    await prepare(world.context, "acme", "globex")
-    await upload(world.context, "acme")
-    async with open_door(world) as opened:
-        yield opened
+async def door(door: Door) -> Door:
+    """With a dataset."""
+    await upload(door.world.context, "acme")
+    return door
 
 
 def everything() -> pb.Quota:

@@ -3,38 +3,28 @@
 import asyncio
 import json
 import zipfile
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
 import pytest
-from tests.contract.store.conftest import engine, migrated_url, sqlite_template, units
-from tests.rpc_server import Door, open_door
-from tests.server_fakes import TINY, admit, make_world, prepare, submit, upload, validate, write_adapter
+from tests.rpc_server import Door
+from tests.server_fakes import TINY, admit, submit, upload, validate, write_adapter
 
 import trellis
 from trellis.bases import read_base
 from trellis.cli.main import run
-from trellis.server.app.ports import UnitOfWorkFactory
+from trellis.server.app.base_models import get_base_model
 from trellis.server.domain.tuning_job import TuningJob
 from trellis.v1 import worker_pb2 as pb
 from trellis.v1.worker_pb2_grpc import WorkerServiceStub
 
-__all__ = ["engine", "migrated_url", "sqlite_template", "units"]
-
 
 @pytest.fixture
-def database() -> str:
-    return "sqlite"
-
-
-@pytest.fixture
-async def door(units: UnitOfWorkFactory, tmp_path: Path) -> AsyncIterator[Door]:
-    world = make_world(units, tmp_path)
-    base = await prepare(world.context, "acme", "globex")
-    await validate(world.context, await upload(world.context, "acme"), base)
-    async with open_door(world) as opened:
-        yield opened
+async def door(door: Door) -> Door:
+    """With a dataset that was found valid."""
+    context = door.world.context
+    await validate(context, await upload(context, "acme"), await get_base_model(context, "baseModels/tiny"))
+    return door
 
 
 class Process:

@@ -1,22 +1,17 @@
 """UsageService over a real socket: sums, entries, and a statement that its reader computes anew."""
 
 import hashlib
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import update
-from tests.contract.store.conftest import engine, migrated_url, sqlite_template, units
-from tests.rpc_server import Door, open_door, refusal
-from tests.server_fakes import make_world, prepare
+from tests.rpc_server import Door, refusal
 
 from trellis.server.app.context import AppSettings
-from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.domain.ledger import EntryKind, LedgerEntry, Meter
 from trellis.server.domain.prices import Prices
 from trellis.server.store.tables import usage_hours
@@ -24,25 +19,22 @@ from trellis.statements import amount_nanos, entry_line
 from trellis.v1 import usage_pb2 as pb
 from trellis.v1.usage_pb2_grpc import UsageServiceStub
 
-__all__ = ["engine", "migrated_url", "sqlite_template", "units"]
 Group = pb.QueryUsageRequest.Group
 JOB = "tenants/acme/tuningJobs/job-1"
 
 
 @pytest.fixture
-def database() -> str:
-    return "sqlite"
+def settings() -> AppSettings:
+    return AppSettings(prices=Prices("EUR"))
 
 
 @pytest.fixture
-async def door(units: UnitOfWorkFactory, tmp_path: Path) -> AsyncIterator[Door]:
-    world = make_world(units, tmp_path, AppSettings(prices=Prices("EUR")))
-    await prepare(world.context, "acme", "globex")
-    async with units() as unit:
-        await unit.ledger.append(_entries(world.clock.now()))
+async def door(door: Door) -> Door:
+    """With what was used."""
+    async with door.world.context.units() as unit:
+        await unit.ledger.append(_entries(door.world.clock.now()))
         await unit.commit()
-    async with open_door(world) as opened:
-        yield opened
+    return door
 
 
 def _entries(now: datetime) -> list[LedgerEntry]:

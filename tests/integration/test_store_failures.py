@@ -6,7 +6,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tests.contract.store.conftest import engine, migrated_url, sqlite_template, units
 from tests.rpc_server import Door, open_door, refusal
 from tests.s3_server import BUCKET, Fault, FaultyS3, s3_server
 from tests.server_fakes import LINES, announced, make_world, prepare, upload, validate
@@ -14,13 +13,7 @@ from tests.server_fakes import LINES, announced, make_world, prepare, upload, va
 from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.v1 import dataset_pb2, dataset_pb2_grpc
 
-__all__ = ["engine", "migrated_url", "sqlite_template", "units"]
 _ONCE = {"connect_timeout": 1, "read_timeout": 2, "retries": {"mode": "standard", "total_max_attempts": 1}}
-
-
-@pytest.fixture
-def database() -> str:
-    return "sqlite"
 
 
 @pytest.fixture
@@ -30,8 +23,8 @@ def s3() -> Iterator[FaultyS3]:
 
 
 @pytest.fixture
-async def door(units: UnitOfWorkFactory, s3: FaultyS3, tmp_path: Path) -> AsyncIterator[Door]:
-    world = make_world(units, tmp_path)
+async def door(sqlite_units: UnitOfWorkFactory, s3: FaultyS3, tmp_path: Path) -> AsyncIterator[Door]:
+    world = make_world(sqlite_units, tmp_path)
     world = replace(world, context=replace(world.context, store=s3.store(config_kwargs=_ONCE)))
     base = await prepare(world.context, "acme", "globex")
     await validate(world.context, await upload(world.context, "acme"), base)

@@ -12,15 +12,13 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.authority import Authority, Pair
-from tests.contract.store.conftest import engine, migrated_url, sqlite_template, units
 from tests.rpc_server import stop
-from tests.server_fakes import World, admit, make_world, prepare, submit, upload
+from tests.server_fakes import World, admit, submit, upload
 
 import trellis
 from trellis.client._tls import misconfigured
 from trellis.local.ports import free_ports
 from trellis.server.app.authentication import create_first_admin_key
-from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.config import Address, ConfigError, ServerConfig
 from trellis.server.listeners import listening_servers
 from trellis.server.rpc.certificates import CertificateError, CertificateFiles, server_credentials
@@ -29,21 +27,8 @@ from trellis.server.rpc.server import build_grpc_server, make_health
 from trellis.server.tls_options import TlsOptions
 from trellis_jobs.server import RefusedError, Server
 
-__all__ = ["engine", "migrated_url", "sqlite_template", "units"]
 NO_CONNECTION = "failed to connect to all addresses"
 Path_ = str | os.PathLike[str]
-
-
-@pytest.fixture
-def database() -> str:
-    return "sqlite"
-
-
-@pytest.fixture
-async def world(units: UnitOfWorkFactory, tmp_path: Path) -> World:
-    world = make_world(units, tmp_path)
-    await prepare(world.context, "acme", "globex")
-    return world
 
 
 @pytest.fixture

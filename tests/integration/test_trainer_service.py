@@ -11,7 +11,6 @@ import grpc
 import pytest
 from prometheus_client import REGISTRY
 from tests.contract.control.platform import SETTINGS, FakeIds
-from tests.contract.store.conftest import engine, migrated_url, sqlite_template, units
 from tests.job_cluster_fake import FakeJobCluster
 from tests.rpc_server import Door, open_door, refusal
 from tests.server_fakes import make_world, prepare, submit, upload, validate
@@ -30,13 +29,7 @@ from trellis.v1 import trainer_pb2 as pb, worker_pb2
 from trellis.v1.trainer_pb2_grpc import TrainerAdminServiceStub, TrainerServiceStub
 from trellis.v1.worker_pb2_grpc import WorkerServiceStub
 
-__all__ = ["engine", "migrated_url", "sqlite_template", "units"]
 ROOM = pb.TrainerRoom(jobs=4, rank_rows=64, line_tokens=4096)
-
-
-@pytest.fixture
-def database() -> str:
-    return "sqlite"
 
 
 NONCE = "n" * 32
@@ -81,16 +74,16 @@ def bearer(token: str) -> tuple[tuple[str, str], ...]:
 
 
 @pytest.fixture
-async def scene(units: UnitOfWorkFactory, tmp_path: Path) -> AsyncIterator[Scene]:
+async def scene(sqlite_units: UnitOfWorkFactory, tmp_path: Path) -> AsyncIterator[Scene]:
     settings = AppSettings(server_secret=SETTINGS.server_secret)
-    world = make_world(units, tmp_path, settings)
+    world = make_world(sqlite_units, tmp_path, settings)
     clock = SystemClock()
     world = replace(world, context=replace(world.context, clock=clock, claim_wait=Pause(0.02)))
     base = await prepare(world.context, "acme", "globex")
     await validate(world.context, await upload(world.context, "acme"), base)
     cluster = FakeJobCluster()
     objects = ThreadedObjects(world.store)
-    control = ControlContext(units, clock, FakeIds(), cluster, world.engines, objects, SETTINGS)
+    control = ControlContext(sqlite_units, clock, FakeIds(), cluster, world.engines, objects, SETTINGS)
     async with open_door(world) as door:
         yield Scene(door, control, cluster)
 

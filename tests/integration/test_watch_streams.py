@@ -12,7 +12,6 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.contract.store import samples
-from tests.contract.store.conftest import engine, migrated_url, postgres_template, sqlite_template
 from tests.rpc_server import Door, open_door, refusal
 from tests.server_fakes import make_world
 
@@ -24,7 +23,6 @@ from trellis.server.store.unit_of_work import SqlUnitOfWorkFactory
 from trellis.v1 import tuning_job_pb2 as pb
 from trellis.v1.tuning_job_pb2_grpc import TuningJobServiceStub
 
-__all__ = ["engine", "migrated_url", "postgres_template", "sqlite_template"]
 WATCHERS = 500
 JOBS = 25
 SECONDS = 60

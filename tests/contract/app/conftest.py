@@ -3,14 +3,11 @@
 from pathlib import Path
 
 import pytest
-from tests.contract.store.conftest import engine, migrated_url, other_units, postgres_template, sqlite_template, units
 from tests.server_fakes import World, make_world, prepare
 
 from trellis.server.app.context import AppSettings
 from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.domain.base_model import BaseModel
-
-__all__ = ["engine", "migrated_url", "other_units", "postgres_template", "sqlite_template", "units"]
 
 
 @pytest.fixture

@@ -4,11 +4,8 @@ from pathlib import Path
 
 import pytest
 from tests.contract.control.platform import Platform
-from tests.contract.store.conftest import engine, migrated_url, other_units, postgres_template, sqlite_template, units
 
 from trellis.server.app.ports import UnitOfWorkFactory
-
-__all__ = ["engine", "migrated_url", "other_units", "postgres_template", "sqlite_template", "units"]
 
 
 @pytest.fixture

@@ -7,15 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 from kubernetes.aio.config import kube_config
-from tests.contract.store.conftest import sqlite_template
 from tests.kube.rig import Kube
 from tests.kube.server import TOKEN
 
 from trellis.server.bootstrap import build
 from trellis.server.clusters.kuberay.resources import RAY_CLUSTERS, RAY_SERVICES, name_of
 from trellis.server.config import ServerConfig
-
-__all__ = ["sqlite_template"]
 
 GROUPS = {"groups": [{"name": "cpu", "pod": {}, "min_replicas": 1}]}
 PODS = {"namespace": "trellis", "name": "here", "image": "ray:1", "ray_version": "2.60.0", "auth": False}

@@ -1,30 +1,24 @@
 """Jobs with a Ray cluster of their own through the control loops, over the stand-in of Kubernetes: what their users hear."""
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.contract.control.platform import UID, Platform, Server, check_invariants
 from tests.contract.store import samples
-from tests.contract.store.conftest import sqlite_template
 from tests.job_cluster_fake import FakeJobCluster, Run
 from tests.kube.events import say
 from tests.kube.rig import Kube
 from tests.kuberay_settings import LAPTOP
 
 from trellis.server.app.hosts import RunRequest
+from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.clusters.kuberay.api import KubeApi
 from trellis.server.clusters.kuberay.jobs import KubeRayCluster
 from trellis.server.clusters.kuberay.resources import PODS, RAY_CLUSTERS, RAY_JOBS, SECRETS, Object, name_of
 from trellis.server.control.attempts import submission_id_for
 from trellis.server.domain.tuning_job import JobState, QueueCode
-from trellis.server.store.engine import create_engine_for
-from trellis.server.store.unit_of_work import SqlUnitOfWorkFactory
-
-__all__ = ["sqlite_template"]
 
 RUN, SECOND = (submission_id_for("here", UID, number) for number in (1, 2))
 SCRIPT = """#!/bin/sh
@@ -37,7 +31,7 @@ echo "the last words"
 class OnKubernetes(Platform):
     """Runs go to Kubernetes, as programs that wait at a gate; what was submitted is kept for who plays their part."""
 
-    def __init__(self, units: SqlUnitOfWorkFactory, folder: Path, kube: Kube, api: KubeApi) -> None:
+    def __init__(self, units: UnitOfWorkFactory, folder: Path, kube: Kube, api: KubeApi) -> None:
         self.gate = folder / "gate"
         program = folder / "python"
         program.write_text(SCRIPT.format(gate=self.gate))
@@ -79,16 +73,10 @@ class Recording(KubeRayCluster):
 
 
 @pytest.fixture
-async def engine(sqlite_template: Path, tmp_path: Path) -> AsyncIterator[AsyncEngine]:
-    shutil.copy(sqlite_template, tmp_path / "trellis.db")
-    one = create_engine_for(f"sqlite+aiosqlite:///{tmp_path / 'trellis.db'}")
-    yield one
-    await one.dispose()
-
-
-@pytest.fixture
-async def platform(engine: AsyncEngine, cluster: Kube, api: KubeApi, tmp_path: Path) -> AsyncIterator[OnKubernetes]:
-    made = OnKubernetes(SqlUnitOfWorkFactory(engine), tmp_path, cluster, api)
+async def platform(
+    sqlite_units: UnitOfWorkFactory, cluster: Kube, api: KubeApi, tmp_path: Path
+) -> AsyncIterator[OnKubernetes]:
+    made = OnKubernetes(sqlite_units, tmp_path, cluster, api)
     await made.prepare()
     await made.add_jobs(samples.alone())
     yield made

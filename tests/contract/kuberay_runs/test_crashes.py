@@ -14,7 +14,6 @@ from tests.contract.control.mortal import Fuse, Killed
 from tests.contract.control.platform import Platform, Server
 from tests.contract.kuberay_runs.rig import Servers, until
 from tests.contract.store import samples
-from tests.contract.store.conftest import engine, migrated_url, sqlite_template, units
 from tests.kube.kinds import BY_KIND
 from tests.kube.rig import Kube, connect_to
 from tests.kuberay_settings import LAPTOP
@@ -28,7 +27,6 @@ from trellis.server.clusters.kuberay.resources import name_of
 from trellis.server.control.attempts import submission_id_for
 from trellis.server.domain.tuning_job import JobState
 
-__all__ = ["engine", "migrated_url", "sqlite_template", "units"]
 MOST_ROUNDS = 80
 
 

@@ -1,4 +1,4 @@
-"""A migrated database on SQLite and on PostgreSQL, and two servers on it."""
+"""Fixtures of a database with all tables, on SQLite and on PostgreSQL, and of two servers on it."""
 
 import asyncio
 import shutil
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import QueuePool
-from tests.postgres import PostgresServer
 
+from tests.postgres import PostgresServer
 from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.store.engine import create_engine_for
 from trellis.server.store.migrations import migrate
@@ -44,13 +44,17 @@ def postgres_template(postgres_server: PostgresServer) -> Iterator[str]:
 def migrated_url(database: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of a fresh database with all tables, on SQLite and then on PostgreSQL."""
     if database == "sqlite":
-        shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "trellis.db")
-        yield f"sqlite+aiosqlite:///{tmp_path / 'trellis.db'}"
+        yield _copied(request.getfixturevalue("sqlite_template"), tmp_path)
         return
     server: PostgresServer = request.getfixturevalue("postgres_server")
     name = server.create_database(request.getfixturevalue("postgres_template"))
     yield server.url(name)
     server.drop_database(name)
+
+
+def _copied(template: Path, folder: Path) -> str:
+    shutil.copy(template, folder / "trellis.db")
+    return f"sqlite+aiosqlite:///{folder / 'trellis.db'}"
 
 
 @asynccontextmanager
@@ -84,3 +88,10 @@ async def other_units(migrated_url: str) -> AsyncIterator[UnitOfWorkFactory]:
     """Another server on the same database."""
     async with _engine(migrated_url) as other:
         yield SqlUnitOfWorkFactory(other)
+
+
+@pytest.fixture
+async def sqlite_units(sqlite_template: Path, tmp_path: Path) -> AsyncIterator[UnitOfWorkFactory]:
+    """On SQLite alone, for tests of what lies above the store."""
+    async with _engine(_copied(sqlite_template, tmp_path)) as engine:
+        yield SqlUnitOfWorkFactory(engine)
