@@ -7,12 +7,15 @@ import structlog
 from sqlalchemy.exc import OperationalError
 
 from trellis.server.store.migrations import DatabaseTooNewError, look, migrate
+from trellis.server.store.migrations.locks import LockHeldError, LockPatience
 from trellis.server.store.migrations.standing import Place
 
 _log = structlog.get_logger(__name__)
 _PAUSE_SECONDS = 1.0
 _REMIND_EVERY = 30
 """Looks, of which one is logged when nothing has changed."""
+_LOCKS = LockPatience(together=10.0)
+"""For one look: a server that is told to stop meanwhile does not wait longer for locks than that."""
 
 
 class Readiness:
@@ -51,10 +54,13 @@ async def until_usable(url: str, migrates: str, readiness: Readiness, stop: asyn
 async def _once(url: str, migrates: str) -> str | None:
     """Why the database can't be used yet; None if it can."""
     try:
-        found = await (migrate(url) if migrates == "at_start" else look(url))
+        found = await (migrate(url, patience=_LOCKS) if migrates == "at_start" else look(url))
     except OperationalError as error:
         _log.info("database_away", error=str(error.orig).strip())
         return "The server waits for its database, which can't be reached."
+    except LockHeldError as error:
+        _log.warning("migration_waits", why=str(error))
+        return "The server waits for migrations, which wait for what others hold in the database; the log says who."
     if found.place is Place.TOO_NEW:
         raise DatabaseTooNewError(found)
     return None if found.fits else f"The server waits for migrations: {found}"

@@ -105,6 +105,7 @@ async def _loops(unit: UnitOfWork) -> None:
     await unit.exports.to_clean_up(10)
     await unit.datasets.claim_report(samples.claim("one"), samples.NOW)
     await unit.datasets.stale_uploads(samples.NOW, 10)
+    await unit.requests.prune(samples.NOW, 10)
 
 
 async def _waiting(unit: UnitOfWork) -> None:

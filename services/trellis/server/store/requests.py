@@ -31,5 +31,5 @@ class SqlRequests(Rows):
 
     async def prune(self, before: datetime, limit: int) -> int:
         key = (_r.scope, _r.request_id)
-        old = select(*key).where(_r.create_time < before).limit(limit)
+        old = select(*key).where(_r.create_time < before).order_by(_r.create_time).limit(limit)
         return await self._transaction.change(delete(tables.requests).where(tuple_(*key).in_(old)))

@@ -2,24 +2,21 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Final, TypeVar
+import time
+from collections.abc import Callable
 
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, make_url, text
+import structlog
+from sqlalchemy import Connection
 
 from trellis.errors import FailedPrecondition, Reason
+from trellis.server.store.migrations.line import Line, Step
+from trellis.server.store.migrations.locks import USUAL, LockHeldError, LockPatience, Tries
+from trellis.server.store.migrations.session import Say, alone, engine_for, take
 from trellis.server.store.migrations.standing import Place, Standing, standing
 
-Result = TypeVar("Result")
-_LOCK = 0x7472_0000
-_SECONDS = 120
-_POSTGRESQL: Final = {"connect_timeout": 5, "keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3}
+_log = structlog.get_logger(__name__)
 _one_at_a_time = threading.Lock()  # alembic keeps its context in a global
+_Choose = Callable[[Standing], Step | None]
 
 
 class DatabaseTooNewError(FailedPrecondition):
@@ -29,18 +26,31 @@ class DatabaseTooNewError(FailedPrecondition):
         super().__init__(Reason.INVALID_STATE, str(found))
 
 
-async def migrate(url: str, revision: str = "head") -> Standing:
+def _logged(sentence: str) -> None:
+    _log.info("migration", said=sentence)
+
+
+async def migrate(url: str, revision: str = "head", *, patience: LockPatience = USUAL, say: Say = _logged) -> Standing:
     """Bring the database at `url` up to a revision, the present tables by default; where it stands then.
 
     Doing it twice is harmless, and so is doing it from several servers at once: one migrates, the others wait. A database
-    that newer code has migrated is left as it is; raises DatabaseTooNewError where this code can't use it.
+    that newer code has migrated is left as it is; raises DatabaseTooNewError where this code can't use it, and LockHeldError
+    where a lock was not to be had for as long as `patience` lasts. The database is then where the last step has brought it.
     """
-    return await asyncio.to_thread(_exclusively, url, lambda connection: _upgrade(connection, revision))
+    line = Line()
+
+    def choose(found: Standing) -> Step | None:
+        if found.place is Place.TOO_NEW:
+            raise DatabaseTooNewError(found)
+        return None if found.fits else line.up(found.found, revision)
+
+    return await asyncio.to_thread(_walk, url, line, choose, patience, say)
 
 
-async def downgrade(url: str, revision: str) -> Standing:
+async def downgrade(url: str, revision: str, *, patience: LockPatience = USUAL, say: Say = _logged) -> Standing:
     """Take the database at `url` back to a revision; `base` drops all that is ours, with what is in it."""
-    return await asyncio.to_thread(_exclusively, url, lambda connection: _run(connection, command.downgrade, revision))
+    line = Line()
+    return await asyncio.to_thread(_walk, url, line, lambda found: line.down(found.found, revision), patience, say)
 
 
 async def look(url: str) -> Standing:
@@ -48,72 +58,32 @@ async def look(url: str) -> Standing:
     return await asyncio.to_thread(_look, url)
 
 
-def config_for(connection: Connection) -> Config:
-    """Alembic's configuration, for migrations on this connection."""
-    config = _config()
-    config.attributes["connection"] = connection
-    return config
-
-
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
-    return config
-
-
-def _upgrade(connection: Connection, revision: str) -> Standing:
-    found = _standing(connection)
-    if found.place is Place.TOO_NEW:
-        raise DatabaseTooNewError(found)
-    return found if found.fits else _run(connection, command.upgrade, revision)
-
-
-def _run(connection: Connection, verb: Callable[[Config, str], None], revision: str) -> Standing:
-    verb(config_for(connection), revision)
-    return _standing(connection)
-
-
 def _look(url: str) -> Standing:
-    engine = _engine(url)
-    try:
-        with engine.connect() as connection:
-            return _standing(connection)
-    finally:
-        engine.dispose()
+    with engine_for(url).connect() as connection:
+        return _standing(connection, Line())
 
 
-def _standing(connection: Connection) -> Standing:
-    return standing(connection, ScriptDirectory.from_config(_config()))
+def _standing(connection: Connection, line: Line) -> Standing:
+    return standing(connection, line.script)
 
 
-def _exclusively(url: str, work: Callable[[Connection], Result]) -> Result:
-    with _one_at_a_time, _alone(url) as connection:
-        return work(connection)
-
-
-def _engine(url: str) -> Engine:
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        options: dict[str, Any] = {"isolation_level": None, "timeout": _SECONDS}
-        return create_engine(parsed.set(drivername="sqlite"), connect_args=options)
-    return create_engine(parsed, connect_args={k: v for k, v in _POSTGRESQL.items() if k not in parsed.query})
-
-
-@contextmanager
-def _alone(url: str) -> Iterator[Connection]:
-    """A connection in a transaction that nobody else's migration runs beside; committed at the end."""
-    engine = _engine(url)
-    if engine.dialect.name == "sqlite":
-        # Foreign keys stay off, for making a table anew drops the old one.
-        prepare, begin, lock = "PRAGMA journal_mode = WAL", "BEGIN IMMEDIATE", None
-    else:
-        prepare, begin, lock = None, None, f"SELECT pg_advisory_xact_lock({_LOCK})"
-    try:
-        with engine.connect() as connection:
-            for statement in (prepare, begin, lock):
-                if statement:
-                    connection.execute(text(statement))
-            yield connection
-            connection.commit()
-    finally:
-        engine.dispose()
+def _walk(url: str, line: Line, choose: _Choose, patience: LockPatience, say: Say) -> Standing:
+    """Step by step, each alone and after a new look: others may have taken some."""
+    engine = engine_for(url)
+    tries = Tries(patience)
+    while True:
+        try:
+            with alone(engine, tries.left, say) as connection, _one_at_a_time:
+                found = _standing(connection, line)
+                step = choose(found)
+                if step is None:
+                    return found
+                say(f"From {found.found or 'nothing'} to {step.target}.")
+                take(step, connection, patience, say)
+            tries = Tries(patience)
+        except LockHeldError as error:
+            pause = tries.pause()
+            if pause is None:
+                raise LockHeldError(f"{error.what} It was given {tries.seconds:.0f} s.", error.holders) from error
+            say(f"{error.what} It is tried again in {pause:.0f} s.")
+            time.sleep(pause)

@@ -1,7 +1,8 @@
 """`python -m trellis.server.store.migrations`: brings the database of TRELLIS_DATABASE_URL to this version's tables.
 
 It is safe to run it twice, and at several places at once. Its statuses: 0 done, 1 failed, 2 wrong arguments, 3 the database
-is behind (with --check), 4 the database is newer than this version can use, 5 the database did not come up in time.
+is behind (with --check), 4 the database is newer than this version can use, 5 the database did not come up in time, 6 somebody
+held a lock for too long, or migrated.
 """
 
 import argparse
@@ -17,11 +18,13 @@ from alembic.util.exc import CommandError
 from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from trellis.server.store.migrations import DatabaseTooNewError, config_for, downgrade, look, migrate
+from trellis.server.store.migrations import DatabaseTooNewError, downgrade, look, migrate
+from trellis.server.store.migrations.line import config_for
+from trellis.server.store.migrations.locks import USUAL, LockHeldError, LockPatience
 from trellis.server.store.migrations.standing import Place, Standing
 
 _PAUSE_SECONDS = 1.0
-_BEHIND, _TOO_NEW, _AWAY = 3, 4, 5
+_BEHIND, _TOO_NEW, _AWAY, _LOCKED = 3, 4, 5, 6
 
 
 def main(words: Sequence[str]) -> int:
@@ -37,6 +40,8 @@ def main(words: Sequence[str]) -> int:
         return asyncio.run(_work(url, arguments))
     except DatabaseTooNewError as error:
         return _say(str(error), _TOO_NEW)
+    except LockHeldError as error:
+        return _say(f"Failed: {error}", _LOCKED)
     except OperationalError as error:
         return _say(f"The database did not answer within {arguments.wait:g} s: {_first_line(error)}", _AWAY)
     except (SQLAlchemyError, CommandError, ValueError) as error:
@@ -48,10 +53,11 @@ async def _work(url: str, arguments: argparse.Namespace) -> int:
     if arguments.check:
         statuses = {Place.EMPTY: _BEHIND, Place.BEHIND: _BEHIND, Place.TOO_NEW: _TOO_NEW}
         return _say(str(found), statuses.get(found.place, 0))
+    patience = LockPatience(together=arguments.lock_wait, beside=max(arguments.lock_wait, USUAL.once))
     if arguments.down:
-        found = await downgrade(url, arguments.to)
+        found = await downgrade(url, arguments.to, patience=patience, say=_progress)
         return _say(f"The database was taken back to {found.found or 'nothing'}.", 0)
-    found = await migrate(url, arguments.to)
+    found = await migrate(url, arguments.to, patience=patience, say=_progress)
     if arguments.to not in {"head", found.found}:
         return _say(f"The database is at {found.found}; to take it back drops data, and needs --down.", 1)
     return _say(str(found), 0)
@@ -88,12 +94,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--to", default="head", metavar="REVISION", help="such as v0004; the newest by default")
     parser.add_argument("--down", action="store_true", help="allow to take it back, and to drop what older tables lack")
     parser.add_argument("--wait", type=float, default=60.0, metavar="SECONDS", help="for a database that is not up yet")
+    parser.add_argument(
+        "--lock-wait",
+        type=float,
+        default=USUAL.together,
+        metavar="SECONDS",
+        help="for locks that others hold, each step",
+    )
     parser.add_argument("--write", default="", metavar="MESSAGE", help="for developers: write a revision of the tables")
     return parser
 
 
 def _first_line(error: Exception) -> str:
     return str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+
+
+def _progress(sentence: str) -> None:
+    _say(sentence, 0)
 
 
 def _say(sentence: str, status: int) -> int:

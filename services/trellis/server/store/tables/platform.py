@@ -43,6 +43,7 @@ requests = Table(
     Column("create_time", UtcTime, nullable=False),
     Column("tenant", Words),  # whose resource it is: forgotten with the tenant
     Index(None, "tenant"),
+    Index(None, "create_time"),
 )
 
 least_revision = Table(
