@@ -14,6 +14,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from moto.s3.models import s3_backends
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
+from tests.moto_uploads import list_as_s3_does
 from trellis.objects import ObjectStore
 
 KEY, SECRET, BUCKET = "k", "s", "trellis-tests"
@@ -138,6 +139,7 @@ class _Handler(WSGIRequestHandler):
 def s3_server() -> Iterator[FaultyS3]:
     """A server with an empty bucket."""
     logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
+    list_as_s3_does()
     faulty = FaultyS3()
     server: BaseWSGIServer = make_server("127.0.0.1", 0, faulty, threaded=True, request_handler=_Handler)
     faulty.endpoint = f"http://127.0.0.1:{server.server_port}"

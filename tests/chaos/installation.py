@@ -178,7 +178,7 @@ class Installation:
         # A node whose head is another one now should find out before the run is over; a minute is what Ray takes.
         ray |= {"RAY_gcs_rpc_server_reconnect_timeout_s": "15"}
         target = self.door._target
-        s3 = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(target)]
+        s3 = [sys.executable, "-m", "tests.moto_uploads", "-H", "127.0.0.1", "-p", str(target)]
         commands = {
             "s3": (s3, environment),
             HEAD: (

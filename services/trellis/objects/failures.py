@@ -69,7 +69,8 @@ def _sentences(code: str) -> tuple[str, str]:
             "The object store refuses the platform; its operator finds in the log what to do.",
             (
                 "it refuses our credentials; look at AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the role, and at what "
-                "they may do with the bucket (s3:GetObject, PutObject, DeleteObject, ListBucket, AbortMultipartUpload)"
+                "they may do with the bucket (s3:GetObject, PutObject, DeleteObject, ListBucket, "
+                "ListBucketMultipartUploads, AbortMultipartUpload)"
             ),
         )
     if code == "NoSuchBucket":

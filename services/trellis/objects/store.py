@@ -6,6 +6,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
 
@@ -14,6 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from trellis.objects.failures import ObjectNotFoundError, ObjectStoreUnavailableError, translated
 from trellis.objects.reading import SteadyReader, buffered
+from trellis.objects.unfinished import discard_parts, discard_scratch, scratch_name
 from trellis.objects.writing import written
 
 _KEY = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]*(?:/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*")
@@ -75,7 +77,7 @@ class ObjectStore:
             return
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        scratch = target.with_name(scratch_name(target.name, uuid.uuid4().hex))
         try:
             with scratch.open("wb") as stream:
                 yield stream
@@ -156,3 +158,15 @@ class ObjectStore:
             except FileNotFoundError:
                 return
         raise ObjectStoreUnavailableError("The object store does not delete all that it was asked to. Try again.")
+
+    def discard_unfinished(self, prefix: str, begun_before: datetime) -> int:
+        """Discard what writers that died have left below the folder-like `prefix`; of how many objects. Those that write
+        must be done sooner than since `begun_before`. Of stores that are neither a folder nor S3 nothing is known.
+        """
+        path = self._path(prefix)
+        if self._local:
+            return discard_scratch(Path(path), begun_before)
+        if not self.url.startswith(_S3):
+            return 0
+        with self._asking(prefix):
+            return discard_parts(self._fs, path, begun_before)

@@ -1,8 +1,14 @@
 """Objects that no row names are deleted, and no others."""
 
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 from tests.contract.control.platform import UID, Platform
 from tests.contract.store import samples
 
+from trellis.objects import ObjectStoreUnavailableError
 from trellis.server.app import keys
 from trellis.server.control.sweep import SweepObjects
 from trellis.server.domain.dataset import Upload
@@ -70,6 +76,41 @@ async def test_an_import_that_nobody_recorded_is_deleted_after_a_day(platform: P
         await step.once()
     assert left(platform) == orphans
     platform.clock.pass_seconds(2 * 3600)
+    await step.once()
+    assert left(platform) == set()
+
+
+async def test_what_a_killed_writer_has_left_is_discarded_after_a_day(platform: Platform) -> None:
+    folder = Path(platform.store.url) / keys.job_prefix("acme", "uid-1")
+    folder.mkdir(parents=True)
+    scratch = folder / f".weights.{'0' * 32}"
+    scratch.write_bytes(b"half")
+    step = SweepObjects(platform.control())
+    written = platform.clock.now().timestamp()
+    os.utime(scratch, (written, written))
+    platform.clock.pass_seconds(23 * 3600)
+    await step.once()
+    assert scratch.exists()
+    platform.clock.pass_seconds(2 * 3600)
+    await step.once()
+    assert not scratch.exists()
+
+
+async def test_a_store_that_tells_nothing_of_unfinished_ones_stops_no_sweep(platform: Platform) -> None:
+    orphans = put(platform, keys.job_prefix("acme", "uid-gone"))
+    context = platform.control()
+
+    class Silent:
+        url = context.objects.url
+
+        async def run(self, method: str, *arguments: Any) -> Any:
+            if method == "discard_unfinished":
+                raise ObjectStoreUnavailableError("It says nothing.")
+            return await context.objects.run(method, *arguments)
+
+    step = SweepObjects(replace(context, objects=Silent()))
+    await step.once()
+    assert left(platform) == orphans
     await step.once()
     assert left(platform) == set()
 

@@ -1,9 +1,12 @@
 """Keys in the object store: made of ids that were checked, never taken from a request."""
 
+TENANTS = "tenants"
+"""All that tenants have."""
+
 
 def tenant_prefix(tenant: str) -> str:
     """All that a tenant has."""
-    return f"tenants/{tenant}"
+    return f"{TENANTS}/{tenant}"
 
 
 def dataset_prefix(tenant: str, dataset_id: str) -> str:

@@ -1,4 +1,4 @@
-"""Deletes objects that no row names any more: what a server that died between database and object store left behind."""
+"""Deletes objects that no row names any more, and parts of ones that never became any: what processes that died left behind."""
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -6,6 +6,7 @@ from datetime import datetime
 
 import structlog
 
+from trellis.errors import Unavailable
 from trellis.objects import ObjectInfo
 from trellis.server.app import keys
 from trellis.server.app.ports import Page, UnitOfWork
@@ -24,7 +25,8 @@ class SweepObjects:
     """Looks at every tenant's folders; one that nothing names at two looks in a row is deleted.
 
     Two, because an object may be there a moment before its row is. An import may take longer, and nothing tells one that
-    is under way from one that was given up: its files must have been seen for as long as an upload is kept.
+    is under way from one that was given up: its files must have been seen for as long as an upload is kept. So long, too,
+    an object may take to be written before its parts are discarded.
     """
 
     name = "sweep"
@@ -45,7 +47,17 @@ class SweepObjects:
             await self._context.objects.run("delete_prefix", folder)
             _log.info("orphan_objects_deleted", folder=folder)
         self._seen = seen
+        await self._discard_unfinished(now - lifetime)
         return False
+
+    async def _discard_unfinished(self, begun_before: datetime) -> None:
+        try:
+            count = await self._context.objects.run("discard_unfinished", keys.TENANTS, begun_before)
+        except Unavailable as error:  # as of a store whose own rule does it, and that does not let us list them
+            _log.warning("unfinished_objects_unknown", why=str(error))
+            return
+        if count:
+            _log.info("unfinished_objects_discarded", count=count)
 
     async def _tenants(self) -> AsyncIterator[str]:
         cursor: str | None = None
