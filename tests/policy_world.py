@@ -84,10 +84,6 @@ class World:
         self._pass()
         return decisions
 
-    @property
-    def is_done(self) -> bool:
-        return not self.queued and not self.running
-
     def snapshot(self) -> Snapshot:
         trainers = [replace(t, open_jobs=self._jobs_on(uid)) for uid, t in self.trainers.items()]
         shares = {

@@ -17,7 +17,6 @@ from trellis.v1.adapter_pb2 import Adapter
 from trellis.v1.tuning_job_pb2_grpc import TuningJobServiceServicer
 
 S = pb.TuningJob
-FINAL = {S.STATE_SUCCEEDED, S.STATE_FAILED, S.STATE_CANCELLED}
 
 
 def script(final: "pb.TuningJob.State.ValueType" = S.STATE_SUCCEEDED, steps: int = 4) -> list[pb.TuningJobEvent]:

@@ -15,7 +15,7 @@ from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.domain.tuning_job import MetricPoint
 from trellis.server.store import postgresql as engine_module
 from trellis.server.store.engine import create_engine_for, options_for
-from trellis.server.store.failures import is_transient, translated
+from trellis.server.store.failures import translated
 from trellis.server.store.unit_of_work import SqlUnitOfWorkFactory
 
 
@@ -175,7 +175,7 @@ async def test_a_missing_value_is_a_bug(units: UnitOfWorkFactory) -> None:
     async with units() as unit:
         with pytest.raises(IntegrityError) as caught:
             await unit.tenants.add(replace(samples.tenant(), display_name=None))  # type: ignore[arg-type]
-    assert not is_transient(caught.value)
+    assert translated(caught.value) is None
 
 
 async def test_a_locked_sqlite_is_unavailable(engine: AsyncEngine, units: UnitOfWorkFactory, database: str) -> None:
@@ -187,7 +187,6 @@ async def test_a_locked_sqlite_is_unavailable(engine: AsyncEngine, units: UnitOf
         await second.execution_options(**options_for(engine, write=True))
         with pytest.raises(DBAPIError) as caught:
             await second.begin()
-    assert is_transient(caught.value)
     assert isinstance(translated(caught.value), Unavailable)
 
 
@@ -220,8 +219,8 @@ async def test_faults_of_the_code_stay_what_they_are(engine: AsyncEngine) -> Non
     async with engine.connect() as connection:
         with pytest.raises(DBAPIError) as caught:
             await connection.execute(text("SELECT nonsense FROM nowhere"))
-    assert not is_transient(caught.value)
-    assert not is_transient(RuntimeError())
+    assert translated(caught.value) is None
+    assert translated(RuntimeError()) is None
 
 
 async def test_odd_values_are_kept_alike(units: UnitOfWorkFactory) -> None:

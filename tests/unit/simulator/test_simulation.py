@@ -108,7 +108,6 @@ def test_what_never_fits_is_refused_and_nothing_waits_for_it() -> None:
 def test_a_tenant_that_may_have_nothing_starves_and_the_report_says_so() -> None:
     tenants = (TraceTenant("a", running_jobs=0),)
     record = run(trace(job("stuck"), job("fine", "b"), tenants=tenants), replace(EXACT, patience=10_000.0))
-    assert record.gave_up
     report = report_of(record)
     assert report.unfinished == 1
     assert "1 JOBS NEVER ENDED" in table_of(report)

@@ -90,8 +90,6 @@ class Record:
     used_seconds: float = 0.0
     """Part of the accelerators in use, over simulated time."""
     end: float = 0.0
-    gave_up: bool = False
-    """Whether jobs waited for ever."""
 
 
 Watch = Callable[[Snapshot, Decisions], None]
@@ -130,8 +128,7 @@ class Simulation:
         while self._coming or self._timeline.queued or self._timeline.running:
             at = self._next()
             if at is None:
-                self.record.gave_up = True
-                break
+                break  # what is left waits for ever
             self._go_to(at)
             if self._timeline.queued and self._timeline.now >= self._due():
                 self._decide()

@@ -19,11 +19,6 @@ _UNREACHABLE_CLASSES = ("08", "53", "57P", "58")
 _READ_ONLY = "25006"
 
 
-def is_transient(error: BaseException) -> bool:
-    """Whether the same unit of work may succeed when it is tried again."""
-    return translated(error) is not None
-
-
 def translated(error: BaseException | None) -> TrellisError | None:
     """The error for callers, if it is one of the database that may pass; else None, for it is a bug or a bad disk."""
     if isinstance(error, PoolTimeoutError):

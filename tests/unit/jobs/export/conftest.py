@@ -1,7 +1,6 @@
 """Exports of tiny models: a store, and a way to make one."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -63,9 +62,6 @@ class Exporting:
 @pytest.fixture
 def exporting(tmp_path: Path) -> Exporting:
     return Exporting(tmp_path)
-
-
-Logits = Callable[[Path], torch.Tensor]
 
 
 def logits_of(folder: Path, adapter: Path | None = None, dtype: Any = torch.float32) -> torch.Tensor:
