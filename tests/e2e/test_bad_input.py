@@ -111,13 +111,14 @@ def test_every_error_of_a_dataset_is_reported_and_no_job_takes_it(
 def test_an_empty_file_is_refused_by_the_command_and_by_the_server(platform: Platform, client: trellis.Client) -> None:
     (platform.folder / "empty.jsonl").touch()
     key = {"TRELLIS_API_KEY": platform.admin_key, "TRELLIS_TENANT": "initech"}
-    for flag in ("--check", "--no-check"):
+    by_command, by_server = ("DATASET_INVALID", "The file has no lines."), ("INVALID_FIELD", "The file is empty.")
+    for flag, (reason, said) in {"--check": by_command, "--no-check": by_server}.items():
         command = ("datasets", "upload", "empty.jsonl", "--dataset", "empty", flag, "--format", "json")
         done = platform.cli(*command, check=False, **key)
         assert done.returncode == 1, done.stdout
         error = json.loads(done.stderr)["error"]
-        assert error["reason"] in {"DATASET_INVALID", "INVALID_FIELD"}
-        assert "empty" in error["message"] or "no lines" in error["message"]
+        assert error["reason"] == reason
+        assert said in error["message"]
     assert "empty" not in {dataset.name.rpartition("/")[2] for dataset in client.datasets.list()}
 
 

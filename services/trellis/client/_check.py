@@ -44,7 +44,8 @@ class InvalidDataset(FailedPrecondition):
 
     def __init__(self, check: DatasetCheck) -> None:
         first = f" The first: {check.errors[0]}" if check.errors else ""
-        message = f"{check.filename} has {check.error_count} errors; nothing was uploaded.{first}"
+        errors = "1 error" if check.error_count == 1 else f"{check.error_count} errors"
+        message = f"{check.filename} has {errors}; nothing was uploaded.{first}"
         super().__init__(Reason.DATASET_INVALID, message)
         self.check = check
 

@@ -109,13 +109,20 @@ async def test_a_whole_ipv6_network_is_one_source(world: World) -> None:
 
 
 async def test_a_database_that_is_busy_costs_the_event_and_nothing_else(world: World) -> None:
-    def broken(*, write: bool = True) -> UnitOfWork:
-        raise Unavailable("DATABASE_BUSY", f"The database is busy ({write=}).")
+    is_busy = True
 
-    object.__setattr__(world.context, "units", broken)
-    refusals = Refusals(world.context.units, world.context.clock)
+    def units(*, write: bool = True) -> UnitOfWork:
+        if is_busy:
+            raise Unavailable("DATABASE_BUSY", "The database is busy.")
+        return world.context.units(write=write)
+
+    refusals = Refusals(units, world.context.clock)
     refusals.note(actor("192.0.2.1"), "UNAUTHENTICATED", None, "")
     await refusals.drain()
+    is_busy = False
+    refusals.note(actor("192.0.2.2"), "UNAUTHENTICATED", None, "")
+    await refusals.drain()
+    assert [event.source for event in await refused(world)] == ["192.0.2.2"]
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,9 @@ def test_parquet_nulls_are_keys_that_are_not_there() -> None:
 
 def test_parquet_cells_may_hold_json_text() -> None:
     (row,) = open_rows(parquet([{"messages": json.dumps(MESSAGES)}]), FileFormat.PARQUET)
-    assert isinstance(parse_row(row), ChatExample)
+    found = parse_row(row)
+    assert isinstance(found, ChatExample)
+    assert [(message.role, message.content) for message in found.messages] == [("user", "hi"), ("assistant", "hello")]
 
 
 def test_parquet_rows_are_numbered_and_bounded() -> None:
