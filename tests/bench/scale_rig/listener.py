@@ -15,7 +15,7 @@ _PAUSE = 0.02
 
 
 async def main(address: str, key: str, port: int, streams: int, messages: int) -> None:
-    """Say when all is set up, wait for a line, call, and say how many messages came."""
+    """Say when all is set up, wait for a line, call, and say how many messages and tokens came."""
 
     async def engine(request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse()
@@ -35,14 +35,16 @@ async def main(address: str, key: str, port: int, streams: int, messages: int) -
     async with grpc.aio.insecure_channel(address) as channel:
         stub, metadata = InferenceServiceStub(channel), (("authorization", f"Bearer {key}"),)
 
-        async def call() -> int:
+        async def call() -> tuple[int, int]:
             request = GenerateRequest(model="baseModels/tiny", prompt="a", max_tokens=messages)
-            return len([piece async for piece in stub.Generate(request, metadata=metadata)])
+            pieces = [len(piece.token_ids) async for piece in stub.Generate(request, metadata=metadata)]
+            return len(pieces), sum(pieces)
 
         await channel.channel_ready()
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
-        print(sum(await asyncio.gather(*(call() for _ in range(streams)))), flush=True)
+        heard = await asyncio.gather(*(call() for _ in range(streams)))
+        print(*map(sum, zip(*heard, strict=True)), flush=True)
     await runner.cleanup()
 
 

@@ -6,6 +6,7 @@ import pytest
 from tests.contract.store import samples
 
 from trellis.errors import Aborted, NotFound
+from trellis.names import AdapterName, AliasName
 from trellis.server.app.ports import UnitOfWorkFactory
 from trellis.server.domain.adapter import Alias, Deployment
 from trellis.wanted_adapters import WantedAdapter
@@ -32,6 +33,22 @@ async def test_an_adapter_is_added_once_a_tenant(units: UnitOfWorkFactory) -> No
         assert await unit.adapters.get("acme", mine.adapter_id) == mine
         assert await unit.adapters.get("other", mine.adapter_id, for_update=True) == theirs
         assert await unit.adapters.get("acme", samples.adapter(2).adapter_id) is None
+
+
+async def test_many_adapters_are_read_at_once_by_name_and_by_alias(units: UnitOfWorkFactory) -> None:
+    mine, second, theirs = samples.adapter(1), samples.adapter(2), samples.adapter(1, of="other")
+    async with units() as unit:
+        for adapter in (mine, second, theirs):
+            await unit.adapters.add(adapter)
+        await unit.adapters.put_alias(_alias("live", 2))
+        await unit.adapters.put_alias(Alias("other", "live", theirs.digest, samples.NOW))
+        await unit.adapters.put_alias(_alias("next", 1))
+        names = [AdapterName(a.tenant, a.adapter_id) for a in (mine, theirs, second, samples.adapter(3))]
+        assert await unit.adapters.get_all(names) == dict(zip(names, (mine, theirs, second), strict=False))
+        assert await unit.adapters.get_all([AdapterName("nobody", mine.adapter_id)]) == {}
+        aliases = [AliasName("acme", "live"), AliasName("other", "live"), AliasName("other", "next")]
+        assert await unit.adapters.get_aliased(aliases) == {aliases[0]: second, aliases[1]: theirs}
+        assert await unit.adapters.get_aliased([]) == await unit.adapters.get_all([]) == {}
 
 
 async def test_adapters_are_listed_newest_first(units: UnitOfWorkFactory) -> None:

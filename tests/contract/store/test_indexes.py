@@ -10,6 +10,7 @@ from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from tests.contract.store import samples
 
+from trellis.names import AdapterName, AliasName
 from trellis.server.app.ledger_reading import LedgerRange
 from trellis.server.app.ports import UnitOfWork, UnitOfWorkFactory
 from trellis.server.domain.audit import AuditQuery
@@ -59,6 +60,11 @@ async def _look_ups(unit: UnitOfWork) -> None:
     await unit.tenants.get("acme")
     await unit.api_keys.get("acme", "key-1")
     await unit.api_keys.find("0")
+    await unit.api_keys.find_all(["0", "1"])
+    await unit.tenants.get_all(["acme", "globex"])
+    await unit.base_models.get_all(["tiny", "other"])
+    await unit.adapters.get_all([AdapterName("acme", "0" * 24), AdapterName("globex", "1" * 24)])
+    await unit.adapters.get_aliased([AliasName("acme", "live"), AliasName("globex", "live")])
     await unit.base_models.default()
     await unit.base_models.users("tiny")
     await unit.datasets.users("acme", "faq")

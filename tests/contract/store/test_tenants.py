@@ -13,6 +13,7 @@ from trellis.server.app.ports import UnitOfWork, UnitOfWorkFactory
 from trellis.server.domain.adapter import Alias
 from trellis.server.domain.dataset import Upload, UploadPart
 from trellis.server.domain.ledger import EntryKind, LedgerEntry, Meter
+from trellis.server.domain.quota import Quota
 from trellis.server.domain.remembered_request import RememberedRequest
 from trellis.server.domain.tenant import Tenant
 from trellis.server.domain.tuning_job import Checkpoint, EventLevel, JobEvent, MetricPoint
@@ -140,6 +141,35 @@ async def test_keys_are_found_by_name_and_by_hash(units: UnitOfWorkFactory) -> N
         assert await unit.api_keys.find("0" * 64) is None
         with pytest.raises(AlreadyExists):
             await unit.api_keys.add(mine)
+
+
+async def test_many_keys_are_found_at_once_by_their_secrets_and_those_before(units: UnitOfWorkFactory) -> None:
+    await samples.seed(units)
+    rotated = replace(samples.key("key-1"), old_secret_hash="a" * 64, old_secret_expire_time=samples.NOW)
+    admin = samples.key("key-2", of=None)
+    async with units() as unit:
+        for key in (rotated, admin):
+            await unit.api_keys.add(key)
+        asked = {rotated.secret_hash, admin.secret_hash, "a" * 64, "0" * 64}
+        assert await unit.api_keys.find_all(asked) == {
+            rotated.secret_hash: rotated,
+            admin.secret_hash: admin,
+            "a" * 64: rotated,
+        }
+        assert await unit.api_keys.find_all([]) == {}
+        for secret_hash in asked:
+            assert (await unit.api_keys.find_all([secret_hash])).get(secret_hash) == await unit.api_keys.find(
+                secret_hash
+            )
+
+
+async def test_many_tenants_are_read_at_once(units: UnitOfWorkFactory) -> None:
+    limited = replace(samples.tenant("globex"), quota=Quota(open_jobs=3))
+    async with units() as unit:
+        for tenant in (samples.tenant("acme"), limited, samples.tenant("other")):
+            await unit.tenants.add(tenant)
+        found = await unit.tenants.get_all(["acme", "globex", "nobody"])
+        assert found == {"acme": samples.tenant("acme"), "globex": limited}
 
 
 async def test_keys_are_listed_by_their_owner(units: UnitOfWorkFactory) -> None:

@@ -324,7 +324,7 @@ async def test_the_engines_error_is_raised(cluster: ServeCluster, proxy: FakePro
     heard = []
     with pytest.raises(ResourceExhausted) as caught:
         async for answer in cluster.stream_tokens("tiny.v1", StreamTokensRequest()):
-            heard.append(answer.generate.text)
+            heard += [answer.generate.text]
     assert (caught.value.reason, caught.value.retry_after) == (Reason.ENGINE_BUSY, 1.5)
     assert heard == ["a"]
 

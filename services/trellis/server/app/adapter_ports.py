@@ -1,8 +1,9 @@
 """What is asked of the database about adapters, aliases, shares and exports."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
+from trellis.names import AdapterName, AliasName
 from trellis.server.domain.adapter import Adapter, AdapterShare, Alias, Deployment
 from trellis.server.domain.export import Export, ExportState
 from trellis.server.domain.page import Page
@@ -17,6 +18,14 @@ class Adapters(Protocol):
         ...
 
     async def get(self, tenant: str, adapter_id: str, *, for_update: bool = False) -> Adapter | None: ...
+    async def get_all(self, names: Collection[AdapterName]) -> Mapping[AdapterName, Adapter]:
+        """Those that there are."""
+        ...
+
+    async def get_aliased(self, names: Collection[AliasName]) -> Mapping[AliasName, Adapter]:
+        """What those of the aliases point at that there are."""
+        ...
+
     async def list(self, tenant: str, limit: int, cursor: str | None) -> Page[Adapter]:
         """Newest first."""
         ...

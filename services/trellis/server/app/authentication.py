@@ -21,6 +21,7 @@ from trellis.server.domain.trainer import Trainer
 from trellis.server.domain.tuning_job import Attempt
 
 _SCHEME = "bearer "
+_OF_PROCESSES = (ATTEMPT_PREFIX, TRAINER_PREFIX, ATTEMPT_TICKET_PREFIX, TRAINER_TICKET_PREFIX)
 _DOTS_OF_A_JWT = 2  # our own secrets have none
 
 
@@ -36,6 +37,18 @@ async def authenticate(context: Context, authorization: str) -> Caller:
     secret = authorization[len(_SCHEME) :].strip()
     if secret.count(".") == _DOTS_OF_A_JWT:
         return await _bearer_of_token(context, secret)
+    if secret.startswith(_OF_PROCESSES):
+        return await _process(context, secret)
+    sent = secret_hash(secret)
+    key = await context.keys.ask(sent)
+    if key is None:
+        raise _invalid("The API key is unknown.")
+    caller = _caller_of(key, sent, context)
+    context.key_uses.note(key, context.now())
+    return caller
+
+
+async def _process(context: Context, secret: str) -> Caller:
     async with context.units(write=False, snapshot=False) as unit:
         if secret.startswith(ATTEMPT_PREFIX):
             return await _attempt(unit, secret)
@@ -43,14 +56,7 @@ async def authenticate(context: Context, authorization: str) -> Caller:
             return await _trainer(unit, secret)
         if secret.startswith(ATTEMPT_TICKET_PREFIX):
             return await _attempt_to_begin(unit, context, secret)
-        if secret.startswith(TRAINER_TICKET_PREFIX):
-            return await _trainer_to_begin(unit, context, secret)
-        key = await unit.api_keys.find(secret_hash(secret))
-    if key is None:
-        raise _invalid("The API key is unknown.")
-    caller = _caller_of(key, secret_hash(secret), context)
-    context.key_uses.note(key, context.now())
-    return caller
+        return await _trainer_to_begin(unit, context, secret)
 
 
 def _caller_of(key: ApiKey, sent: str, context: Context) -> Caller:

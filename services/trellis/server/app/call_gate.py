@@ -1,11 +1,11 @@
 """The gate that a tenant's calls of models pass: budgets of tokens, then rates."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from trellis.server.app.ports import Clock, UnitOfWork, UnitOfWorkFactory
-from trellis.server.app.rate_limiter import Charge, RateLimiter, correct
+from trellis.server.app.rate_limiter import Charge, RateLimiter, correct_all
 from trellis.server.app.token_budgets import TokenBudgets
 from trellis.server.app.token_estimate import TokenEstimate, estimate_tokens
 from trellis.server.domain.quota import BudgetMeter
@@ -68,10 +68,10 @@ class CallGate:
             raise
         return Passed(tenant.tenant_id, estimate, charge, budgeted)
 
-    async def correct(self, unit: UnitOfWork, clock: Clock, passed: Passed, used: int) -> None:
-        """Let the tenant's rate know what the call took, in the transaction that records it."""
-        if passed.charge is not None:
-            await correct(unit, clock, passed.charge, used)
+    @staticmethod
+    async def correct_all(unit: UnitOfWork, clock: Clock, calls: Sequence[tuple[Passed, int]]) -> None:
+        """Let the tenants' rates know what these calls took, in the transaction that records it."""
+        await correct_all(unit, clock, [(call.charge, used) for call, used in calls if call.charge is not None])
 
     def done(self, passed: Passed, used: int) -> None:
         """The call has ended, and what it took is recorded."""

@@ -7,11 +7,14 @@ from datetime import datetime, timedelta
 from trellis.objects import ObjectStore
 from trellis.server.app.board_view import BoardView
 from trellis.server.app.call_gate import CallGate
+from trellis.server.app.call_records import CallRecords, call_records
 from trellis.server.app.hosts import EngineHost
 from trellis.server.app.identities import TokenVerifier
 from trellis.server.app.job_needs import JobNeeds
+from trellis.server.app.key_lookup import KeyLookup, key_lookup
 from trellis.server.app.key_uses import KeyUses
 from trellis.server.app.lookout import Lookout
+from trellis.server.app.model_lookup import ModelLookup, model_lookup
 from trellis.server.app.outlooks import Outlooks
 from trellis.server.app.ports import Clock, Ids, UnitOfWorkFactory
 from trellis.server.app.refusals import Refusals
@@ -90,6 +93,12 @@ class Context:
     """How often running jobs report."""
     gate: CallGate = field(default_factory=CallGate)
     """What calls of models pass."""
+    keys: KeyLookup = field(init=False, repr=False)
+    """Where the keys of calls are found."""
+    models: ModelLookup = field(init=False, repr=False)
+    """Where the models are found that calls name."""
+    call_records: CallRecords = field(init=False, repr=False)
+    """What writes down what calls of models took, before their answers end."""
     jobs: Lookout[JobMark] = field(init=False, repr=False)
     """Where streams wait for their jobs to go on."""
     together: Together = field(default_factory=Together, repr=False)
@@ -102,11 +111,17 @@ class Context:
     def __post_init__(self) -> None:
         object.__setattr__(self, "jobs", Lookout(self._job_marks, self.wait, self.clock))
         object.__setattr__(self, "trainers", Lookout(self._trainer_marks, self.claim_wait or self.wait, self.clock))
+        object.__setattr__(self, "keys", key_lookup(self.units))
+        object.__setattr__(self, "models", model_lookup(self.units))
+        object.__setattr__(self, "call_records", call_records(self.units, self.clock, self.gate))
         object.__setattr__(self, "refusals", Refusals(self.units, self.clock))
 
     async def drain(self) -> None:
         """Wait for what calls have left to be done beside them; for when no more calls are taken."""
         await self.gate.drain()
+        await self.keys.drain()
+        await self.models.drain()
+        await self.call_records.drain()
         await self.jobs.drain()
         await self.trainers.drain()
         await self.together.drain()

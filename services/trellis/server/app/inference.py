@@ -5,20 +5,20 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from trellis.errors import Reason, error_for
+from trellis.errors import NotFound, Reason, error_for
 from trellis.names import AdapterName, AliasName, BaseModelName, tenant_of
-from trellis.server.app.adapters import present_adapter, present_alias
-from trellis.server.app.base_models import present_base_model
 from trellis.server.app.call_gate import Passed
+from trellis.server.app.call_records import CallRecord
 from trellis.server.app.context import Context
 from trellis.server.app.generate_request import check_generate
 from trellis.server.app.job_spec import NO_LIMIT
-from trellis.server.app.ports import UnitOfWork
+from trellis.server.app.model_lookup import WantedModel
 from trellis.server.app.shares import shared_adapter
 from trellis.server.domain.adapter import Adapter, Deployment
+from trellis.server.domain.base_model import BaseModel
 from trellis.server.domain.caller import Caller
-from trellis.server.domain.ledger import EntryKind, LedgerEntry, Meter
-from trellis.server.domain.tenant import DEFAULT_SERVING_WEIGHT
+from trellis.server.domain.ledger import Meter
+from trellis.server.domain.tenant import DEFAULT_SERVING_WEIGHT, Tenant
 from trellis.v1.engine_pb2 import StreamTokensRequest
 from trellis.v1.inference_pb2 import GenerateRequest, GenerateResponse
 
@@ -35,10 +35,6 @@ class _Model:
     tenant: str
     """Whom the call is for."""
 
-    @property
-    def name(self) -> str:
-        return self.adapter.name if self.adapter else str(BaseModelName(self.base_model_id))
-
 
 async def generate(
     context: Context, caller: Caller, request: GenerateRequest, request_id: str, seconds: float | None = None
@@ -48,10 +44,7 @@ async def generate(
     `seconds` is how long the caller will wait from now on.
     """
     check_generate(request)
-    async with context.units(write=False) as unit:
-        model = await _resolve(unit, caller, request.model)
-        tenant = await unit.tenants.get(model.tenant)
-        base = await unit.base_models.get(model.base_model_id) if context.gate.counts(tenant) else None
+    model, tenant, base = await _resolve(context, caller, request.model)
     _require_deployed(model)
     passed = None
     if tenant is not None and context.gate.counts(tenant):
@@ -96,20 +89,37 @@ class _Tally:
         return prompt + self.completion_tokens
 
 
-async def _resolve(unit: UnitOfWork, caller: Caller, name: str) -> _Model:
-    tenant = tenant_of(name)
-    if tenant is None:
-        BaseModelName.parse(name, "model")
-        base = await present_base_model(unit, name)
-        return _Model(base.base_model_id, None, caller.tenant or PLATFORM_TENANT)
-    if not caller.may_touch(tenant):
-        adapter = await shared_adapter(unit, caller, name)
-        return _Model(BaseModelName.parse(adapter.base_model).base_model, adapter, caller.tenant or PLATFORM_TENANT)
-    if "/aliases/" in name:
-        alias = await present_alias(unit, AliasName.parse(name, "model"))
-        adapter = await present_adapter(unit, AdapterName.for_digest(tenant, alias.adapter_digest))
+async def _resolve(context: Context, caller: Caller, name: str) -> tuple[_Model, Tenant | None, BaseModel | None]:
+    """The model, whom the call is for, and the base, if it was named or the tenant's calls are counted."""
+    owner, tenant = tenant_of(name), caller.tenant or ""
+    if owner is None:
+        wanted = WantedModel(tenant, base_model=BaseModelName.parse(name, "model").base_model)
+    elif caller.may_touch(owner):
+        kind = AliasName if "/aliases/" in name else AdapterName
+        wanted = WantedModel(owner, adapter=kind.parse(name, "model"))
     else:
-        adapter = await present_adapter(unit, AdapterName.parse(name, "model"))
+        return await _resolve_shared(context, caller, name)
+    found = await context.models.ask(wanted)
+    if wanted.adapter is None:
+        if found.base is None:
+            raise NotFound.for_resource(name)
+        return _Model(found.base.base_model_id, None, tenant or PLATFORM_TENANT), found.tenant, found.base
+    if found.adapter is None:
+        raise NotFound.for_resource(wanted.adapter)
+    return _of_adapter(found.adapter, wanted.tenant), found.tenant, found.base
+
+
+async def _resolve_shared(
+    context: Context, caller: Caller, name: str
+) -> tuple[_Model, Tenant | None, BaseModel | None]:
+    async with context.units(write=False) as unit:
+        adapter = await shared_adapter(unit, caller, name)
+    model = _of_adapter(adapter, caller.tenant or PLATFORM_TENANT)
+    found = await context.models.ask(WantedModel(caller.tenant or "", base_model=model.base_model_id))
+    return model, found.tenant, found.base
+
+
+def _of_adapter(adapter: Adapter, tenant: str) -> _Model:
     return _Model(BaseModelName.parse(adapter.base_model).base_model, adapter, tenant)
 
 
@@ -137,39 +147,25 @@ def _engine_request(model: _Model, request: GenerateRequest, request_id: str) ->
 
 
 async def _record(context: Context, model: _Model, tally: _Tally, passed: Passed | None) -> None:
-    entries = _entries(context, model, tally) if tally.begun and model.tenant != PLATFORM_TENANT else []
+    is_charged = tally.begun and model.tenant != PLATFORM_TENANT
     used = tally.tokens(passed) if passed else 0
     try:
-        if entries or passed:
-            async with context.units() as unit:
-                await unit.ledger.append(entries)
-                if passed:
-                    await context.gate.correct(unit, context.clock, passed, used)
-                await unit.commit()
+        if passed or (is_charged and (tally.prompt_tokens or tally.completion_tokens)):
+            await context.call_records.ask(
+                CallRecord(
+                    key=context.ids.new_id("call"),
+                    tenant=model.tenant if is_charged else "",
+                    adapter=model.adapter.name if model.adapter else "",
+                    base_model=str(BaseModelName(model.base_model_id)),
+                    prices=context.settings.prices,
+                    tokens=(
+                        (Meter.PROMPT_TOKENS, tally.prompt_tokens),
+                        (Meter.COMPLETION_TOKENS, tally.completion_tokens),
+                    ),
+                    passed=passed,
+                    used=used,
+                )
+            )
     finally:
         if passed:
             context.gate.done(passed, used)
-
-
-def _entries(context: Context, model: _Model, tally: _Tally) -> list[LedgerEntry]:
-    key, now, prices = context.ids.new_id("call"), context.now(), context.settings.prices
-    base = str(BaseModelName(model.base_model_id))
-    used = {
-        f"{key}-inference_prompt_tokens": (Meter.PROMPT_TOKENS, tally.prompt_tokens),
-        f"{key}-inference_completion_tokens": (Meter.COMPLETION_TOKENS, tally.completion_tokens),
-    }
-    return [
-        LedgerEntry(
-            tenant=model.tenant,
-            key=each,
-            kind=EntryKind.SETTLE,
-            meter=meter,
-            quantity=quantity,
-            time=now,
-            adapter=model.adapter.name if model.adapter else "",
-            base_model=base,
-            price_nanos=prices.of(meter, base),
-        )
-        for each, (meter, quantity) in used.items()
-        if quantity
-    ]

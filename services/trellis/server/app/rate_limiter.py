@@ -5,7 +5,7 @@ one tenant at a time: the calls that come meanwhile are answered together, in th
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -130,27 +130,38 @@ class RateLimiter:
         task.add_done_callback(self._tasks.discard)
 
 
-async def correct(unit: UnitOfWork, clock: Clock, charge: Charge, tokens: float) -> None:
-    """Give back what the call did not use of its tokens, or take what it used beyond."""
-    if RateKind.TOKENS in charge.rates and tokens != charge.wanted[RateKind.TOKENS]:
-        await _give(unit, clock, charge, {RateKind.TOKENS: charge.wanted[RateKind.TOKENS] - tokens})
+async def correct_all(unit: UnitOfWork, clock: Clock, calls: Sequence[tuple[Charge, float]]) -> None:
+    """Give back what each of these calls did not use of its tokens, or take what it used beyond.
+
+    Tenants are locked in one order, so that servers wait for each other in turn.
+    """
+    kind = RateKind.TOKENS
+    by_tenant: dict[str, list[tuple[Charge, dict[RateKind, float]]]] = {}
+    for charge, tokens in calls:
+        if kind in charge.rates and tokens != charge.wanted[kind]:
+            by_tenant.setdefault(charge.tenant, []).append((charge, {kind: charge.wanted[kind] - tokens}))
+    for tenant in sorted(by_tenant):
+        await _give(unit, clock, by_tenant[tenant])
 
 
 async def return_all(units: UnitOfWorkFactory, clock: Clock, charge: Charge) -> None:
     """Give back all that a call has taken that was never made."""
     async with units() as unit:
-        await _give(unit, clock, charge, charge.wanted)
+        await _give(unit, clock, [(charge, charge.wanted)])
         await unit.commit()
 
 
-async def _give(unit: UnitOfWork, clock: Clock, charge: Charge, amounts: dict[RateKind, float]) -> None:
-    now = clock.now().timestamp()
-    buckets = await unit.rates.lock(charge.tenant, _full(charge, now))
-    given = {
-        kind: buckets[kind].at(now, charge.rates[kind]).less(-amount).at(now, charge.rates[kind])
-        for kind, amount in amounts.items()
-    }
-    await unit.rates.put(charge.tenant, given)
+async def _give(unit: UnitOfWork, clock: Clock, returned: Sequence[tuple[Charge, dict[RateKind, float]]]) -> None:
+    """Of one tenant's calls, one after the other, as each would have done by itself."""
+    now, tenant = clock.now().timestamp(), returned[0][0].tenant
+    full = {kind: bucket for charge, _ in returned for kind, bucket in _full(charge, now).items()}
+    buckets = await unit.rates.lock(tenant, full)
+    given: dict[RateKind, Bucket] = {}
+    for charge, amounts in returned:
+        for kind, amount in amounts.items():
+            rate = charge.rates[kind]
+            given[kind] = given.get(kind, buckets[kind]).at(now, rate).less(-amount).at(now, rate)
+    await unit.rates.put(tenant, given)
 
 
 async def _take_all(units: UnitOfWorkFactory, clock: Clock, tenant: str, batch: list[_Asked]) -> list[Taken]:

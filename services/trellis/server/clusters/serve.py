@@ -5,24 +5,24 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
+import aiohttp
 
 from trellis.engine_options import EngineOptions
 from trellis.engine_wire import (
     ADAPTER_HEADER,
-    MESSAGE,
-    SECRET_HEADER,
     STATUS_PATH,
     STREAM_PATH,
     FrameReader,
     WireError,
-    read_error,
 )
 from trellis.errors import InternalError, Reason, TrellisError, Unavailable
 from trellis.server.app.hosts import HostState
+from trellis.server.clusters.engine_http import UNREACHABLE, EngineHttp
+from trellis.server.clusters.pieces import gathered
 from trellis.server.clusters.serve_applications import Applications, DashboardApplications, last_line
 from trellis.server.domain.base_model import BaseModel
 from trellis.tracing import TRACEPARENT, Kind, begin
@@ -102,20 +102,13 @@ class ServeCluster:
         self._failed_since: dict[str, float] = {}
         self._ran: set[str] = set()
         self._applications = applications or DashboardApplications(dashboard_url, token)
-        self._engines = httpx.AsyncClient(
-            base_url=f"http://{settings.http_host}:{settings.http_port}",
-            headers={SECRET_HEADER: settings.secret},
-            # An answer may pause for as long as the engine is busy; a replica that dies closes the connection.
-            timeout=httpx.Timeout(None, connect=5.0),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
-            trust_env=False,
-        )
+        self._engines = EngineHttp(settings.http_host, settings.http_port, settings.secret)
         self._lock = asyncio.Lock()
 
     async def close(self) -> None:
         """Closes the connections."""
         await self._applications.close()
-        await self._engines.aclose()
+        await self._engines.close()
 
     async def ensure(self, bases: Sequence[BaseModel]) -> None:
         async with self._lock:
@@ -154,17 +147,17 @@ class ServeCluster:
         finished = False
         try:
             content = request.SerializeToString()
-            async with self._engines.stream("POST", path, content=content, headers=headers) as response:
+            async with self._engines.answer("POST", path, content, headers) as response:
                 await _check(response, base_model_id)
                 reader = FrameReader()
-                async for data in response.aiter_bytes():
-                    for kind, content in reader.push(data):
-                        if kind != MESSAGE:
-                            raise read_error(content)
-                        piece = StreamTokensResponse.FromString(content)
+                async for data in response.content.iter_any():
+                    pieces, error = gathered(reader.push(data))
+                    for piece in pieces:
                         finished = piece.generate.finish_reason != FINISH_REASON_UNSPECIFIED
                         yield piece
-        except (httpx.HTTPError, WireError) as error:
+                    if error is not None:
+                        raise error
+        except (*UNREACHABLE, WireError) as error:
             span.fail(type(error).__name__)
             raise _engine_unavailable(base_model_id, f"it can't be reached ({type(error).__name__})") from error
         except TrellisError as error:
@@ -178,10 +171,10 @@ class ServeCluster:
     async def engine_status(self, base_model_id: str) -> GetEngineStatusResponse:
         """What the engine (one replica of it) holds and does. Raises Unavailable."""
         try:
-            async with self._engines.stream("GET", f"/{application_name(base_model_id)}{STATUS_PATH}") as response:
+            async with self._engines.answer("GET", f"/{application_name(base_model_id)}{STATUS_PATH}") as response:
                 await _check(response, base_model_id)
-                ((_, content),) = FrameReader().push(await response.aread())
-        except (httpx.HTTPError, WireError) as error:
+                ((_, content),) = FrameReader().push(await response.read())
+        except (*UNREACHABLE, WireError) as error:
             raise _engine_unavailable(base_model_id, f"it can't be reached ({type(error).__name__})") from error
         return GetEngineStatusResponse.FromString(content)
 
@@ -244,14 +237,14 @@ def _message(application: Mapping[str, Any]) -> str:
     return next((last_line(text) for text in texts if text), "")
 
 
-async def _check(response: httpx.Response, base_model_id: str) -> None:
+async def _check(response: aiohttp.ClientResponse, base_model_id: str) -> None:
     """An engine answers 200 whatever it says; all else is Serve's word that the engine is not there."""
-    if response.status_code == httpx.codes.OK:
+    if response.status == HTTPStatus.OK:
         return
-    text = last_line((await response.aread()).decode(errors="replace"))
-    if response.status_code == httpx.codes.UNAUTHORIZED:
+    text = last_line((await response.read()).decode(errors="replace"))
+    if response.status == HTTPStatus.UNAUTHORIZED:
         raise InternalError(Reason.INTERNAL, f"The engine of {base_model_id} refused this server's secret.")
-    raise _engine_unavailable(base_model_id, f"Ray Serve answered {response.status_code}: {text[:200]}")
+    raise _engine_unavailable(base_model_id, f"Ray Serve answered {response.status}: {text[:200]}")
 
 
 def _engine_unavailable(base_model_id: str, why: str) -> Unavailable:

@@ -1,29 +1,35 @@
 """Adapters and aliases in the database."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, delete, exists, literal, or_, select, tuple_, update
 
+from trellis.names import AdapterName, AliasName
 from trellis.server.app.ports import Page
 from trellis.server.domain.adapter import Adapter, Deployment
 from trellis.server.store import tables
 from trellis.server.store.aliases import AliasRows
 from trellis.server.store.failures import expect_one
 from trellis.server.store.pages import Keyset
-from trellis.server.store.rows import named
+from trellis.server.store.rows import in_batches, named
 from trellis.server.store.shares import ShareRows
 from trellis.server.store.transaction import for_update as locked
 from trellis.wanted_adapters import WantedAdapter
 
 _a = tables.adapters.c
+_l = tables.aliases.c
 _NEWEST_FIRST = Keyset((_a.create_time, _a.adapter_id), descending=True)
+_NAMES = ("adapter_id", "alias_id")
+"""Which follow from the digest, or are another thing's."""
+_PAIRS_AT_ONCE = 32
+"""Neither database finds pairs by an index: what is made of them crosswise is looked for too, and not taken."""
 _WANTED = tuple(deployment for deployment in Deployment if deployment is not Deployment.UNDEPLOYED)
 
 
 def _read(row: Row[Any]) -> Adapter:
-    values = {name: value for name, value in named(row).items() if name != "adapter_id"}
+    values = {name: value for name, value in named(row).items() if name not in _NAMES}
     return Adapter(**{**values, "target_modules": tuple(row.target_modules)})
 
 
@@ -53,6 +59,26 @@ class SqlAdapters(AliasRows, ShareRows):
         statement = select(tables.adapters).where(_is(tenant, adapter_id))
         row = await self._transaction.row(locked(statement) if for_update else statement)
         return _read(row) if row else None
+
+    async def get_all(self, names: Collection[AdapterName]) -> Mapping[AdapterName, Adapter]:
+        found: dict[AdapterName, Adapter] = {}
+        for some in in_batches(names, _PAIRS_AT_ONCE):
+            where = and_(
+                _a.tenant.in_({name.tenant for name in some}), _a.adapter_id.in_({name.adapter for name in some})
+            )
+            rows = await self._transaction.rows(select(tables.adapters).where(where))
+            found |= {AdapterName(row.tenant, row.adapter_id): _read(row) for row in rows}
+        return {name: found[name] for name in names if name in found}
+
+    async def get_aliased(self, names: Collection[AliasName]) -> Mapping[AliasName, Adapter]:
+        found: dict[AliasName, Adapter] = {}
+        points_at = and_(_a.tenant == _l.tenant, _a.digest == _l.adapter_digest)
+        aliased = select(tables.adapters, _l.alias_id).join(tables.aliases, points_at)
+        for some in in_batches(names, _PAIRS_AT_ONCE):
+            where = and_(_l.tenant.in_({name.tenant for name in some}), _l.alias_id.in_({name.alias for name in some}))
+            rows = await self._transaction.rows(aliased.where(where))
+            found |= {AliasName(row.tenant, row.alias_id): _read(row) for row in rows}
+        return {name: found[name] for name in names if name in found}
 
     async def list(self, tenant: str, limit: int, cursor: str | None) -> Page[Adapter]:
         statement = select(tables.adapters).where(_a.tenant == tenant)

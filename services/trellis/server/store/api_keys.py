@@ -1,17 +1,18 @@
 """API keys in the database."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, or_, select, update
+from sqlalchemy import Column, Row, or_, select, update
 
 from trellis.server.app.ports import Page
 from trellis.server.domain.caller import ApiKey, Scope
 from trellis.server.store import tables
 from trellis.server.store.failures import already_exists, expect_one
 from trellis.server.store.pages import Keyset
-from trellis.server.store.rows import named
+from trellis.server.store.rows import in_batches, named
 from trellis.server.store.transaction import Rows, for_update as locked
 
 _k = tables.api_keys.c
@@ -46,6 +47,11 @@ class SqlApiKeys(Rows):
             row = await self._transaction.row(keys.where(_k.old_secret_hash == secret_hash))
         return _read(row) if row else None
 
+    async def find_all(self, secret_hashes: Collection[str]) -> Mapping[str, ApiKey]:
+        found = await self._by(_k.secret_hash, secret_hashes)
+        # Few callers still have the secret before.
+        return await self._by(_k.old_secret_hash, set(secret_hashes) - found.keys()) | found
+
     async def list(self, tenant: str | None, limit: int, cursor: str | None) -> Page[ApiKey]:
         # `= NULL` would find nothing, and IS NOT DISTINCT FROM would not use PostgreSQL's index.
         of_tenant = _k.tenant.is_(None) if tenant is None else _k.tenant == tenant
@@ -61,3 +67,10 @@ class SqlApiKeys(Rows):
         await self._transaction.change(
             update(tables.api_keys).where(_k.key_id == key_id, earlier).values(last_use_time=time)
         )
+
+    async def _by(self, column: Column[Any], secret_hashes: Collection[str]) -> dict[str, ApiKey]:
+        found: dict[str, ApiKey] = {}
+        for some in in_batches(secret_hashes):
+            rows = await self._transaction.rows(select(tables.api_keys).where(column.in_(some)))
+            found |= {getattr(row, column.name): _read(row) for row in rows}
+        return found

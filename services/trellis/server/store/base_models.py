@@ -1,6 +1,6 @@
 """Base models in the database."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +12,7 @@ from trellis.server.store import tables
 from trellis.server.store.failures import already_exists, expect_one
 from trellis.server.store.live_jobs import LIVE, job_name
 from trellis.server.store.pages import Keyset
-from trellis.server.store.rows import named
+from trellis.server.store.rows import in_batches, named
 from trellis.server.store.transaction import Rows
 
 _b = tables.base_models.c
@@ -38,6 +38,13 @@ class SqlBaseModels(Rows):
     async def get(self, base_model_id: str) -> BaseModel | None:
         row = await self._transaction.row(select(tables.base_models).where(_b.base_model_id == base_model_id))
         return _read(row) if row else None
+
+    async def get_all(self, base_model_ids: Collection[str]) -> Mapping[str, BaseModel]:
+        found: dict[str, BaseModel] = {}
+        for some in in_batches(base_model_ids):
+            rows = await self._transaction.rows(select(tables.base_models).where(_b.base_model_id.in_(some)))
+            found |= {row.base_model_id: _read(row) for row in rows}
+        return found
 
     async def default(self) -> BaseModel | None:
         row = await self._transaction.row(select(tables.base_models).where(_b.is_default))

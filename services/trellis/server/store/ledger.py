@@ -1,5 +1,6 @@
 """The ledger in the database, and what is derived from it in the same transaction."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -48,17 +49,22 @@ class SqlLedger(Rows):
 
     def committed(self) -> None:
         """What was written has become true: count it."""
+        entries: Counter[tuple[str, str]] = Counter()
+        quantities: Counter[tuple[str, str]] = Counter()
         for entry in self._written:
             labels = (entry.kind.value, entry.meter.value)
-            _ENTRIES.labels(*labels).inc()
-            _QUANTITY.labels(*labels).inc(entry.quantity)
+            entries[labels] += 1
+            quantities[labels] += entry.quantity
+        for labels, count in entries.items():
+            _ENTRIES.labels(*labels).inc(count)
+            _QUANTITY.labels(*labels).inc(quantities[labels])
         self._written.clear()
 
     async def append(self, entries: Sequence[LedgerEntry]) -> Sequence[LedgerEntry]:
         assert all(entry.quantity > 0 for entry in entries), "an entry says something"
         single = {(entry.tenant, entry.key): entry for entry in reversed(entries)}
         rows = [_row(single[key]) for key in sorted(single)]
-        added = await self._transaction.add_new(tables.ledger_entries, rows, [_e.tenant, _e.key])
+        added = await self._transaction.add_new(tables.ledger_entries, rows, ["tenant", "key"])
         fresh = [single[row.tenant, row.key] for row in added]
         await self._add(derive(fresh))
         self._written += fresh

@@ -15,8 +15,8 @@ def named(row: Row[Any]) -> dict[str, Any]:
     return row._asdict()
 
 
-def in_batches(keys: Collection[Key]) -> Iterator[list[Key]]:
+def in_batches(keys: Collection[Key], most: int = _AT_ONCE) -> Iterator[list[Key]]:
     """The keys, no more at a time than a statement should name."""
     rest = iter(keys)
-    while some := list(islice(rest, _AT_ONCE)):
+    while some := list(islice(rest, most)):
         yield some

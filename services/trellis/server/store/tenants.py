@@ -1,5 +1,6 @@
 """Tenants in the database."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +12,7 @@ from trellis.server.domain.tenant import Tenant
 from trellis.server.store import tables
 from trellis.server.store.failures import already_exists, expect_one
 from trellis.server.store.pages import Keyset
-from trellis.server.store.rows import named
+from trellis.server.store.rows import in_batches, named
 from trellis.server.store.transaction import Rows, for_update as locked
 
 _t = tables.tenants.c
@@ -43,6 +44,13 @@ class SqlTenants(Rows):
         statement = select(tables.tenants).where(_t.tenant_id == tenant_id)
         row = await self._transaction.row(locked(statement) if for_update else statement)
         return read_tenant(row) if row else None
+
+    async def get_all(self, tenant_ids: Collection[str]) -> Mapping[str, Tenant]:
+        found: dict[str, Tenant] = {}
+        for some in in_batches(tenant_ids):
+            rows = await self._transaction.rows(select(tables.tenants).where(_t.tenant_id.in_(some)))
+            found |= {row.tenant_id: read_tenant(row) for row in rows}
+        return found
 
     async def list(self, limit: int, cursor: str | None) -> Page[Tenant]:
         return await self._transaction.page(_OLDEST_FIRST, select(tables.tenants), limit, cursor, read_tenant)

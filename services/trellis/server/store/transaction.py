@@ -1,6 +1,7 @@
 """One transaction, and the few things that the two databases say differently."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from sqlalchemy import Column, ColumnElement, Delete, Row, Select, Table, Update, func, insert, text, type_coerce
@@ -13,8 +14,6 @@ from trellis.server.store.pages import Keyset
 
 T = TypeVar("T")
 Values = Mapping[str, Any]
-_BATCH = 500
-"""Rows in one statement: databases bound how many values one may have."""
 
 
 class Transaction:
@@ -81,13 +80,13 @@ class Transaction:
             self.touched.add(table.name)
             await self._connection.execute(self._insert(table).on_conflict_do_nothing(), list(rows))
 
-    async def add_new(self, table: Table, rows: Sequence[Values], returning: Sequence[Any]) -> Sequence[Row[Any]]:
+    async def add_new(self, table: Table, rows: Sequence[Values], returning: Sequence[str]) -> Sequence[Row[Any]]:
         """Insert those rows that are not there yet, in this order, and return these columns of them."""
         self._expect_open()
-        added: list[Row[Any]] = []
-        for batch in _batches(rows):
-            statement = self._insert(table).values(batch).on_conflict_do_nothing().returning(*returning)
-            added += (await self._connection.execute(statement)).all()
+        if not rows:
+            return []
+        statement = _adding_new(self._insert, table, tuple(returning))
+        added: Sequence[Row[Any]] = (await self._connection.execute(statement, list(rows))).all()
         return added
 
     async def add_up(self, table: Table, rows: Sequence[Values]) -> Sequence[int]:
@@ -95,14 +94,10 @@ class Transaction:
         quantities that they have then.
         """
         self._expect_open()
-        sums: list[int] = []
-        for batch in _batches(rows):
-            statement = self._insert(table).values(batch)
-            total = table.c.quantity + statement.excluded.quantity
-            keys: list[Column[Any]] = list(table.primary_key.columns)
-            upsert = statement.on_conflict_do_update(index_elements=keys, set_={"quantity": total})
-            sums += (await self._connection.execute(upsert.returning(table.c.quantity))).scalars()
-        return sums
+        if not rows:
+            return []
+        sums = await self._connection.execute(_adding_up(self._insert, table), list(rows))
+        return sums.scalars().all()
 
     async def append(self, table: Table, rows: Sequence[Values]) -> None:
         """Insert rows that can't be there yet."""
@@ -156,9 +151,22 @@ def _table_of(statement: Any) -> str:
     return str(statement.table.name)
 
 
-def _batches(rows: Sequence[Values]) -> Iterator[list[Values]]:
-    for start in range(0, len(rows), _BATCH):
-        yield list(rows[start : start + _BATCH])
+# Without the rows' values in it a statement is compiled once; SQLAlchemy puts in as many rows as are given, a few hundred at
+# a time.
+
+
+@lru_cache
+def _adding_new(insert_into: Callable[[Table], Any], table: Table, returning: tuple[str, ...]) -> Any:
+    return insert_into(table).on_conflict_do_nothing().returning(*(table.c[name] for name in returning))
+
+
+@lru_cache
+def _adding_up(insert_into: Callable[[Table], Any], table: Table) -> Any:
+    statement = insert_into(table)
+    total = table.c.quantity + statement.excluded.quantity
+    keys = list(table.primary_key.columns)
+    upsert = statement.on_conflict_do_update(index_elements=keys, set_={"quantity": total})
+    return upsert.returning(table.c.quantity)
 
 
 class Rows:
