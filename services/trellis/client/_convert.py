@@ -62,8 +62,15 @@ def _read(hint: Any, message: Message, field: FieldDescriptor) -> Any:
         item = typing.get_args(bare)[0]
         return tuple(_value(item, element, field) for element in value)
     if origin is Mapping:
-        return json_format.MessageToDict(value) if isinstance(value, Struct) else dict(value)
+        return _in_order(json_format.MessageToDict(value) if isinstance(value, Struct) else dict(value))
     return _value(bare, value, field)
+
+
+def _in_order(value: Any) -> Any:
+    """JSON with keys in order: a message's maps have none, so that each server process gives them in another."""
+    if isinstance(value, Mapping):
+        return {key: _in_order(value[key]) for key in sorted(value)}
+    return [_in_order(one) for one in value] if isinstance(value, list) else value
 
 
 def _value(hint: Any, value: Any, field: FieldDescriptor) -> Any:

@@ -4,11 +4,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, Self
 
 import trellis
+from tests.chaos.checks.kept import hashes_of
 from tests.chaos.diary import Diary, Submitted
 from tests.chaos.load import RECIPES, Tenant
-from trellis.client.types import JobEvent, JobState, TuningJob
+from trellis.client.types import JobEvent, JobState, MetricPoint, TuningJob
 from trellis.errors import Reason
 from trellis.server.domain.tuning_job import MOVES, JobState as State
 
@@ -96,15 +98,27 @@ class Result:
     """What the same recipe on the same data gives each time, to the last bit."""
 
     losses: tuple[float, ...]
-    files: str
-    """The adapter's, with their hashes."""
+    files: tuple[tuple[str, str], ...]
+    """The adapter's, each with its hash."""
+
+    @classmethod
+    def of(cls, points: Sequence[MetricPoint], manifest: Mapping[str, Any]) -> Self:
+        """From what was measured at the steps, and the adapter's manifest."""
+        return cls(tuple(point.values["train_loss"] for point in points), tuple(hashes_of(manifest).items()))
+
+    def unlike(self, usual: Self) -> str:
+        """Where it parts from another."""
+        both = enumerate(zip(self.losses, usual.losses, strict=True), 1)
+        losses = next((f"from step {n} on: {a!r} and not {b!r}" for n, (a, b) in both if a != b), "nowhere")
+        files = [name for name, sha256 in self.files if dict(usual.files).get(name) != sha256]
+        return f"its losses are others {losses}; other files: {', '.join(files) or 'none'}"
 
 
 async def _result(tenant: Tenant, job: TuningJob) -> Result:
     points = [point async for point in tenant.client.jobs.metrics(job.name) if "train_loss" in point.values]
     adapter = await tenant.client.adapters.get(job.adapter)
     assert adapter.manifest is not None
-    return Result(tuple(point.values["train_loss"] for point in points), str(adapter.manifest["files"]))
+    return Result.of(points, adapter.manifest)
 
 
 async def _differences(client: trellis.AsyncClient, results: Mapping[Result, Sequence[str]]) -> str:
@@ -112,10 +126,8 @@ async def _differences(client: trellis.AsyncClient, results: Mapping[Result, Seq
     lines = []
     usual = max(results, key=lambda result: len(results[result]))
     for result, names in results.items():
-        both = zip(result.losses, usual.losses, strict=True)
-        parts = next((f"{n}: {a!r} and not {b!r}" for n, (a, b) in enumerate(both, 1) if a != b), "none")
         for name in names:
             events = [event async for event in client.jobs.watch(name, timeout=60)]
             said = " ".join(event.message for event in events if "attempt" in event.message.lower() or event.state)
-            lines.append(f"{name} parts from the usual losses at step {parts}; {said}")
+            lines.append(f"{name}: {result.unlike(usual)}; {said}")
     return "\n    ".join(lines)

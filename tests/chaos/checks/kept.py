@@ -55,12 +55,12 @@ async def _adapters(tenant: Tenant, folder: Path) -> list[str]:
         adapter = await tenant.client.adapters.get(job.adapter)
         assert adapter.manifest is not None
         files = {path.name: path for path in await tenant.client.adapters.download(adapter.name, folder / "adapter")}
-        for name, sha256 in _hashes(adapter.manifest).items():
+        for name, sha256 in hashes_of(adapter.manifest).items():
             if hashlib.sha256(files[name].read_bytes()).hexdigest() != sha256:
                 wrong.append(f"{adapter.name}: {name} has other bytes than its manifest says")
         for path in files.values():
             path.unlink()
-        if (kind := str(adapter.manifest["files"])) not in asked:
+        if (kind := str(hashes_of(adapter.manifest))) not in asked:
             asked.add(kind)
             await tenant.client.adapters.deploy(adapter.name, timeout=120)
             answer = await tenant.client.generate(adapter.name, PROMPTS[0], max_tokens=3, timeout=60)
@@ -69,10 +69,11 @@ async def _adapters(tenant: Tenant, folder: Path) -> list[str]:
     return wrong
 
 
-def _hashes(manifest: Mapping[str, Any]) -> dict[str, str]:
+def hashes_of(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Of an adapter's files, by their names and in the order of these: messages have them in another from each server."""
     files = manifest["files"]
     assert isinstance(files, dict)
-    return {name: said["sha256"] if isinstance(said, dict) else said for name, said in files.items()}
+    return {name: said["sha256"] if isinstance(said, dict) else said for name, said in sorted(files.items())}
 
 
 async def _answers(diary: Diary, clients: dict[str, trellis.AsyncClient]) -> list[str]:

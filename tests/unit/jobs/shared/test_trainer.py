@@ -1,6 +1,8 @@
 """The trainer's loop: passes that fail, and what jobs are charged."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -175,7 +177,12 @@ async def test_jobs_share_the_seconds_of_their_passes_by_tokens(world: World) ->
 async def test_a_job_that_was_stopped_before_a_measurement_measures_when_it_goes_on(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {"epochs": 60, "learning_rate": 5e-2, "evaluation_steps": 2, "early_stopping_patience": 2}
+    settings: dict[str, Any] = {
+        "epochs": 60,
+        "learning_rate": 5e-2,
+        "evaluation_steps": 2,
+        "early_stopping_patience": 2,
+    }
     async with serving(world.platform()) as platform:
         (whole,) = await LocalTrainer(platform).run(world.work("whole", **settings))
     last = max(whole.steps())
@@ -221,3 +228,44 @@ async def test_a_job_that_goes_on_after_a_measurement_does_not_measure_again(
     assert 4 not in second.valid_losses()
     assert {*first.valid_losses(), *second.valid_losses()} == {0, 2, 4, 6}
     assert second.steps() == [5, 6]
+
+
+async def test_the_best_weights_so_far_are_a_checkpoint_whatever_the_pace_of_saving(world: World) -> None:
+    settings = {"max_steps": 14, "evaluation_steps": 4, "checkpoint_steps": 5}
+    async with serving(world.platform()) as platform:
+        (one,) = await LocalTrainer(platform).run(world.work("one", **settings))
+    assert one.completed is not None
+    measured = {step: loss for step, loss in one.valid_losses().items() if step}
+    assert list(measured) == [4, 8, 12, 14]
+    saved = {found.step: found.valid_loss for found in one.checkpoints() if found.HasField("valid_loss")}
+    lowest = [step for step, loss in measured.items() if loss == min(list(measured.values())[: _place(measured, step)])]
+    assert list(saved) == sorted({*lowest, 14})
+    assert saved == {step: measured[step] for step in saved}
+    assert {5, 10} <= {found.step for found in one.checkpoints()}
+    assert measured[14] == one.completed.tuned_evaluation.loss
+    said = [(point.step, name) for point in one.points() for name in point.values]
+    assert len(said) == len(set(said)), "nothing of a step is told twice"
+
+
+def _place(measured: dict[int, float], step: int) -> int:
+    return list(measured).index(step) + 1
+
+
+async def test_held_out_lines_without_a_finite_loss_end_the_job_with_a_sentence(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = FusedModel.losses
+
+    def broken(self: FusedModel, chunks: Sequence[Chunk]) -> Any:
+        found = forward(self, chunks)
+        if torch.is_grad_enabled() or chunks[0].slot is None:
+            return found
+        return [replace(losses, losses_N=losses.losses_N * math.inf) for losses in found]
+
+    async with serving(world.platform()) as platform:
+        local = LocalTrainer(platform)
+        monkeypatch.setattr(FusedModel, "losses", broken)
+        (one,) = await local.run(world.work("one", max_steps=4, evaluation_steps=2))
+    assert one.reason() == "TRAINING_DIVERGED"
+    assert one.failed is not None
+    assert "held-out lines is inf" in one.failed.error.message
