@@ -16,6 +16,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from trellis.client._status import details_of, name_of_code
 from trellis.client.types import JobError
+from trellis.errors import InvalidArgument
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
@@ -32,11 +33,15 @@ def enum_number(value: StrEnum, descriptor: EnumDescriptor) -> int:
     return int(descriptor.values_by_name[_prefix(descriptor) + value].number)
 
 
-def fill(message: M, value: object) -> M:
-    """Set a message's fields from a dataclass and return it; what is None stays unset."""
+def fill(message: M, value: object, path: str = "") -> M:
+    """Set a message's fields from a dataclass and return it; what is None stays unset.
+
+    `path` is the message's own in the request. Raises InvalidArgument, which names the field, for a value that is of
+    another type.
+    """
     fields: Mapping[str, Any] = message.DESCRIPTOR.fields_by_name
     for name in _hints_of(type(value)):
-        _write(message, fields[name], getattr(value, name))
+        _write(message, fields[name], getattr(value, name), f"{path}.{name}" if path else name)
     return message
 
 
@@ -107,20 +112,32 @@ def _job_error(status: Any) -> JobError:
     )
 
 
-def _write(message: Message, field: FieldDescriptor, value: Any) -> None:
+def _write(message: Message, field: FieldDescriptor, value: Any, path: str) -> None:
     if value is None:
         return
-    if isinstance(value, StrEnum):
-        assert field.enum_type is not None
-        setattr(message, field.name, enum_number(value, field.enum_type))
+    if isinstance(value, str) and field.enum_type is not None:
+        setattr(message, field.name, _number(value, field.enum_type, path))
     elif isinstance(value, (tuple, list)):
         _extend(getattr(message, field.name), value)
     elif dataclasses.is_dataclass(value):
         target = getattr(message, field.name)
         target.SetInParent()
-        fill(target, value)
+        fill(target, value, path)
     else:
-        setattr(message, field.name, value)
+        try:
+            setattr(message, field.name, value)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InvalidArgument.for_field(path, f"{path}: {value!r} can't be its value ({error}).") from None
+
+
+def _number(value: str, descriptor: EnumDescriptor, path: str) -> int:
+    """The number of a value that is given by its name, as the SDK's enum has it or the API's, in any case."""
+    prefix = _prefix(descriptor)
+    known = descriptor.values_by_name.get(prefix + value.upper().removeprefix(prefix))
+    if known is None:
+        names = ", ".join(one.name.removeprefix(prefix) for one in descriptor.values if one.number)
+        raise InvalidArgument.for_field(path, f"{path}: {str(value)!r} is none of {names}.")
+    return int(known.number)
 
 
 def _extend(target: Any, values: tuple[Any, ...] | list[Any]) -> None:

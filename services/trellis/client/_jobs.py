@@ -95,12 +95,12 @@ class AsyncJobs:
             validation_dataset=names.dataset_or_version(validation_dataset),
             supervised=None
             if preference or pretraining
-            else fill(pb.TrainingSettings(), supervised or TrainingSettings()),
-            preference=fill(pb.PreferenceSpec(), preference) if preference else None,
-            pretraining=fill(pb.PretrainingSpec(), pretraining) if pretraining else None,
+            else fill(pb.TrainingSettings(), supervised or TrainingSettings(), "tuning_job.supervised"),
+            preference=fill(pb.PreferenceSpec(), preference, "tuning_job.preference") if preference else None,
+            pretraining=fill(pb.PretrainingSpec(), pretraining, "tuning_job.pretraining") if pretraining else None,
             replay_dataset=names.dataset_or_version(replay_dataset),
             initial_adapter=names.model(initial_adapter) if initial_adapter else "",
-            distributed=fill(pb.DistributedSpec(), distributed) if distributed else None,
+            distributed=fill(pb.DistributedSpec(), distributed, "tuning_job.distributed") if distributed else None,
             alias=names.optional("aliases", alias),
             deploy=deploy,
             priority=priority,

@@ -49,7 +49,7 @@ async def test_no_job_is_larger_than_the_platform(context: Context) -> None:
         8,
         9,
     )
-    assert str(error) == "The job needs 9 CPUs, and the platform has 8 CPUs in all."
+    assert str(error) == "The job needs 9 CPUs, and the platform has 8 CPUs in all. Ask for fewer workers."
     small = replace(context, settings=replace(context.settings, capacity_cpus=1.0))
     assert "shared trainer" in str(await refused(submit(small, "acme")))
 

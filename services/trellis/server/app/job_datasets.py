@@ -58,7 +58,7 @@ async def with_datasets(
         if name is None:
             continue
         version, report = found[part] = await _usable_version(context, unit, name, base)
-        _check_kind(version, spec.method, replayed=part == "replay")
+        _check_kind(version, spec.method, part)
         waits = waits or report.state is ReportState.PENDING
         facts = {"dataset": version.name, "sha256": version.sha256, "format": version.file_format}
         spec = replace(spec, **{f"{part}_{field}": value for field, value in facts.items()})  # type: ignore[arg-type]
@@ -91,10 +91,12 @@ async def _locked_version(context: Context, unit: UnitOfWork, name: DatasetVersi
     return version, report
 
 
-def _check_kind(version: DatasetVersion, method: Method, *, replayed: bool) -> None:
-    obstacle = kind_obstacle(version, method, replayed=replayed)
+def _check_kind(version: DatasetVersion, method: Method, part: str) -> None:
+    obstacle = kind_obstacle(version, method, replayed=part == "replay")
     if obstacle:
-        raise error_for(Reason.DATASET_INVALID, obstacle, metadata={"dataset_version": version.name})
+        field = f"tuning_job.{part}_dataset"
+        details = {"dataset_version": version.name, "field": field}
+        raise error_for(Reason.DATASET_INVALID, f"{field}: {obstacle}", metadata=details)
 
 
 def kind_obstacle(version: DatasetVersion, method: Method, *, replayed: bool) -> str:

@@ -50,7 +50,8 @@ def _beyond_platform(job: TuningJob, needs: JobNeeds) -> Iterator[QuotaViolation
     if wanted.fits_into(needs.capacity):
         return
     what = "A shared trainer, on which the job would run," if shared else "The job"
-    message = f"{what} needs {wanted}, and the platform has {needs.capacity} in all."
+    less = " Ask for fewer workers." if job.spec.distributed and job.spec.distributed.workers > 1 else ""
+    message = f"{what} needs {wanted}, and the platform has {needs.capacity} in all.{less}"
     numbers = (needs.accelerators(needs.capacity), 0, needs.accelerators(wanted))
     yield QuotaViolation(_PLATFORM, "accelerators", *numbers, message)
 

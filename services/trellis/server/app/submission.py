@@ -31,7 +31,7 @@ from trellis.server.domain.caller import Caller
 from trellis.server.domain.quota import Quota
 from trellis.server.domain.tenant import Tenant
 from trellis.server.domain.tuning_job import EventLevel, JobEvent, JobState, QueueCode, QueueReason, TuningJob
-from trellis.spec import TrainSpec
+from trellis.spec import Lora, TrainSpec
 from trellis.tracing import current_traceparent
 
 _LIMITS: Final = ("open_jobs", "artifact_bytes")
@@ -103,7 +103,7 @@ async def _checked(context: Context, new: NewTuningJob, key: RequestKey) -> _Che
     spec = asked_spec(new, base)
     violations.extend(spec.violations(base.context_length if base else NO_LIMIT))
     violations.extend(_lacking(context, spec))
-    violations.extend(_without_adapter(new, spec))
+    violations.extend(_unheeded(new, spec))
     if base is not None:
         await _check_modules(base, spec, violations)
     violations.raise_any()
@@ -150,11 +150,12 @@ def _lacking(context: Context, spec: TrainSpec) -> tuple[FieldViolation, ...]:
     return (FieldViolation(f"tuning_job.{spec.settings_path}.quantization", message),)
 
 
-def _without_adapter(new: NewTuningJob, spec: TrainSpec) -> tuple[FieldViolation, ...]:
-    """What can't be done with the outcome of a job that trains all weights."""
-    message = "All weights are trained, which gives a whole model and no adapter; leave it out."
-    wanted = {"alias": new.alias, "deploy": new.deploy} if spec.full else {}
-    return tuple(FieldViolation(f"tuning_job.{field}", message) for field, value in wanted.items() if value)
+def _unheeded(new: NewTuningJob, spec: TrainSpec) -> tuple[FieldViolation, ...]:
+    """What was given and is the default, which the spec can't tell from what was not given."""
+    if not spec.full or not new.lora or spec.lora != Lora():
+        return ()
+    message = "All weights are trained, so there is no adapter to shape; leave it out."
+    return (FieldViolation(f"tuning_job.{spec.settings_path}.lora", message),)
 
 
 async def _check_modules(base: BaseModel, spec: TrainSpec, violations: Violations) -> None:
@@ -162,7 +163,7 @@ async def _check_modules(base: BaseModel, spec: TrainSpec, violations: Violation
         return
     facts = await read_facts(base)
     for name in spec.lora.target_modules:
-        if not any(path == name or path.endswith(f".{name}") for path in facts.linear_shapes):
+        if name and not any(path == name or path.endswith(f".{name}") for path in facts.linear_shapes):
             known = ", ".join(facts.linear_names)
             field = f"tuning_job.{spec.settings_path}.lora.target_modules"
             violations.add(field, f"{base.name} has no linear module {name!r}; it has {known}.")
