@@ -40,6 +40,8 @@ class Totals:
     best_key: str = ""
     measured: int = 0
     """Measurements since the best one."""
+    held_out: Mapping[str, float] = field(default_factory=dict)
+    """What held-out data says of the weights as they are, once it was asked; not kept."""
 
     def to_json(self) -> dict[str, Any]:
         """For a checkpoint's state; JSON knows no infinity."""
@@ -119,8 +121,9 @@ class Course:
                 raise JobStoppedError(stop)  # type: ignore[arg-type]  # a value of the enum, summed as a number
         if self._patience_is_over() and totals.step < total:
             self.post.event(f"Held-out loss has not improved in {totals.measured} measurements: training ends early.")
-        if totals.best_key and totals.best_key != self.states.key(totals.step):
+        if self.spec.early_stopping_patience and totals.best_key not in {"", self.states.key(totals.step)}:
             self.states.load_weights(totals.best_key)
+            totals.held_out = {}
 
     def _step(self) -> int:
         """One optimizer step; the StopRequest that the first worker has heard."""
@@ -136,7 +139,7 @@ class Course:
         norm = self.computing.engine.step(rate)
         refuse_divergence(metrics["train_loss"], norm, totals.step + 1, self.items, batch)
         tokens = sum(map(self.items.length, batch))
-        totals.step, totals.loss = totals.step + 1, metrics["train_loss"]
+        totals.step, totals.loss, totals.held_out = totals.step + 1, metrics["train_loss"], {}
         totals.trained_tokens += tokens
         speed = tokens / (time.monotonic() - began)
         metrics |= {"learning_rate": rate, "gradient_norm": norm, "tokens_per_second": speed}
@@ -152,15 +155,14 @@ class Course:
             _log.info("Step %d of %d: loss %.4f, %.0f tokens/s.", step, total, loss, speed)
 
     def _measure(self) -> tuple[float | None, bool]:
-        """The held-out loss, if it is due, and whether its checkpoint is to be handed in if no better one comes."""
-        every, patience = self.spec.evaluation_steps or self.plan.epoch_steps, self.spec.early_stopping_patience
-        last = self.totals.step == self.plan.total_steps and patience is None  # the whole evaluation comes then
-        if not self.measuring or self.totals.step % every or last:
+        """The held-out loss, if it is due, and whether it is the lowest so far."""
+        every, totals = self.spec.evaluation_steps or self.plan.epoch_steps, self.totals
+        if not self.measuring or (totals.step % every and totals.step != self.plan.total_steps):
             return None, False
-        found = self.measuring.losses(self.references.held_out)
-        self.post.metrics(self.totals.step, found)
-        loss, totals = found["valid_loss"], self.totals
-        if patience is None or not loss < totals.best_loss:
+        totals.held_out = found = self.measuring.losses(self.references.held_out)
+        self.post.metrics(totals.step, found)
+        loss = found["valid_loss"]
+        if not loss < totals.best_loss:
             totals.measured += 1
             return loss, False
         totals.best_loss, totals.measured = loss, 0

@@ -1,5 +1,6 @@
 """What held-out data says of the weights as they are, computed by all workers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from trellis_jobs.distributed.computing import Computing, Reference
 from trellis_jobs.evaluation import MAX_LOSS_LINES, Evaluation, groups_of
 from trellis_jobs.examples import Examples
 from trellis_jobs.methods.objective import Items
+from trellis_jobs.shared.divergence import refuse_unmeasured
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +34,12 @@ class Measuring:
             return {}
         chosen = range(0, count, max(1, -(-count // MAX_LOSS_LINES)))
         metrics, _ = self.computing.measure(self.held_out, chosen, reference)
+        refuse_unmeasured(metrics["train_loss"])
         return {f"valid_{name.removeprefix('train_')}": value for name, value in metrics.items()}
 
-    def evaluate(self, reference: Reference | None) -> Evaluation:
-        """Everything, greedy answers included."""
-        found = self.losses(reference)
+    def evaluate(self, reference: Reference | None, measured: Mapping[str, float] | None = None) -> Evaluation:
+        """Everything, greedy answers included; losses are not computed again where they are given."""
+        found = measured or self.losses(reference)
         asked = questions(self.answers, self.tokenizer, self.max_answers)
         matched = self._matched(asked) if asked else 0
         return Evaluation(

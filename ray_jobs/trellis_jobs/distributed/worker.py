@@ -4,6 +4,7 @@ import logging
 import tempfile
 import time
 import traceback
+from collections.abc import Container
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -116,7 +117,7 @@ class _Run:
         return read_items(self.store, self.spec, self.work, self.base.tokenizer)
 
     def tell_of_data(self) -> None:
-        self.post.event(f"Training on {len(self.data.train)} lines; {len(self.data.held_out)} are held out.")
+        self.post.event(self.data.told)
         for warning in self.data.warnings:
             self.post.event(warning, TuningJobEvent.LEVEL_WARNING)
 
@@ -201,8 +202,9 @@ class _Run:
         self.post.finished(adapter_digest, model_digest, totals.base_evaluation, tuned, totals.trained_tokens)
 
     def _evaluate_tuned(self, course: Course, who: str) -> tuple[Evaluation, dict[str, Any]]:
-        tuned, totals = course.measuring.evaluate(course.references.held_out), course.totals
-        self._tell(who, tuned, totals.step)
+        totals = course.totals
+        tuned = course.measuring.evaluate(course.references.held_out, totals.held_out)
+        self._tell(who, tuned, totals.step, said=totals.held_out)
         base = totals.base_evaluation
         return tuned, {
             "base": None if base is None else asdict(base),
@@ -212,16 +214,17 @@ class _Run:
             "trained_tokens": totals.trained_tokens,
         }
 
-    def _tell(self, who: str, evaluation: Evaluation, step: int) -> None:
-        if evaluation.line_count:
-            self.post.metrics(step, evaluation.metrics())
+    def _tell(self, who: str, evaluation: Evaluation, step: int, said: Container[str] = ()) -> None:
+        unsaid = {name: value for name, value in evaluation.metrics().items() if name not in said}
+        if evaluation.line_count and unsaid:
+            self.post.metrics(step, unsaid)
         self.post.event(f"{who} on held-out lines: {evaluation}.")
 
     def _zero_plan(self) -> ZeroPlan:
         spec = self.spec
         assert spec.distributed is not None
         size, fleet = size_of(spec, self.base.facts, self.team.device), fleet_of(self.team, self.neighbours)
-        found = plan(size, fleet, spec.distributed, spec.context_length, quantized=spec.quantization != "none")
+        found = plan(size, fleet, spec.distributed.asked, spec.context_length, quantized=spec.quantization != "none")
         level = TuningJobEvent.LEVEL_INFO if found.fits else TuningJobEvent.LEVEL_WARNING
         self.post.event(found.reason, level)
         return found

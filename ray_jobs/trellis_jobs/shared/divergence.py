@@ -27,6 +27,13 @@ def refuse_divergence(loss: float, norm: float, step: int, items: Items, batch: 
     raise JobFailedError(Reason.TRAINING_DIVERGED, message)
 
 
+def refuse_unmeasured(loss: float) -> None:
+    """Raise JobFailedError (TRAINING_DIVERGED) if the loss of held-out lines says nothing."""
+    if not math.isfinite(loss):
+        message = f"The loss of the held-out lines is {loss}, by which no weights can be judged."
+        raise JobFailedError(Reason.TRAINING_DIVERGED, f"{message} Lower learning_rate, or look at these lines.")
+
+
 def _lines(items: Items, batch: Sequence[int]) -> str:
     shown = [items.line(index) for index in batch[:_SHOWN_LINES]]
     own = ", ".join(str(line) for line in shown if line > 0)

@@ -4,7 +4,7 @@ import math
 import random
 import time
 import zlib
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -72,6 +72,8 @@ class Tenant:
         self._reference: Tensor | None = None
         self._saving: Future[None] | None = None
         self._saved_step = -1
+        self._measured: Mapping[str, float] = {}
+        """What held-out data says of the weights as they are, once it was asked."""
         self._base_done: Future[None] = Future()
         self._turn = zlib.crc32(attempt.tuning_job.encode())
         self._main = Lane(self._run())
@@ -192,10 +194,10 @@ class Tenant:
 
     def _conclude(self) -> Script:
         """After a step: measure and save, where that is due and not done."""
-        spec, totals = self.attempt.spec, self.totals
+        totals = self.totals
         lowest = (yield from self._measure_held_out()) if self._measurement_is_due() else False
         last = totals.step == self._now.plan.total_steps or self._impatient()
-        if last or totals.step % spec.checkpoint_steps == 0 or (lowest and spec.early_stopping_patience):
+        if last or lowest or totals.step % self.attempt.spec.checkpoint_steps == 0:
             yield from self._save()
 
     def _step(self) -> Script:
@@ -218,6 +220,7 @@ class Tenant:
         norm = self.optimizer.clip()
         refuse_divergence(metrics["train_loss"], norm, step + 1, items, batch)
         rate = self.optimizer.step(step, now.plan.total_steps)
+        self._measured = {}
         self._around.engine.publish(self._slot)
         tokens = sum(map(items.length, batch))
         self.attempt.use(tokens=tokens)
@@ -242,18 +245,16 @@ class Tenant:
             self.attempt.log(f"Step {step} of {total}: loss {totals.loss:.4f}, {pace:.0f} tokens/s.")
 
     def _measurement_is_due(self) -> bool:
-        """Between epochs, or as often as wished, and once; after the last step comes the whole evaluation."""
+        """Between epochs, or as often as wished, and after the last step; each time once."""
         spec, plan, step = self.attempt.spec, self._now.plan, self.totals.step
         if not len(self._now.held_out) or self.totals.valid_loss is not None:
-            return False
-        if step == plan.total_steps and not spec.early_stopping_patience:
             return False
         return step % (spec.evaluation_steps or plan.epoch_steps) == 0 or step == plan.total_steps
 
     def _measure_held_out(self) -> Generator[Request, Any, bool]:
         """Whether held-out loss is the lowest so far."""
         totals = self.totals
-        metrics = yield from self._now.held_out.losses(self._slot)
+        self._measured = metrics = yield from self._now.held_out.losses(self._slot)
         lowest = totals.measured(metrics["valid_loss"])
         self._saved_step = -1  # a checkpoint of this step that is there knows nothing of it
         if lowest:
@@ -319,6 +320,7 @@ class Tenant:
             return
         snapshot = yield Wait(self._around.callers.submit(self._now.checkpoints.load, totals.best_key))
         self._around.slots.overwrite(self._slot, stored_weights(snapshot.config, snapshot.adapter))
+        self._measured = {}
         self._around.engine.publish(self._slot)
         message = (
             f"Held-out loss was lowest at step {totals.best_step} ({totals.best_loss:.4f}): its weights are handed in."
@@ -334,8 +336,9 @@ class Tenant:
             change = yield Slice(self._effect)
             attempt.log(f"The adapter changes logits by up to {change:.3g}.")
             attempt.progress.phase("evaluating the adapter")
-            tuned, metrics = yield from self._now.held_out.evaluate(self._slot, around.engine.call)
-            self._tell_of_evaluation("The adapter", tuned, metrics, self.totals.step)
+            tuned, metrics = yield from self._now.held_out.evaluate(self._slot, around.engine.call, self._measured)
+            unsaid = {name: value for name, value in metrics.items() if name not in self._measured}
+            self._tell_of_evaluation("The adapter", tuned, unsaid, self.totals.step)
             manifest = yield Wait(around.callers.submit(self._manifest, handing, tuned))
         base = self.totals.base_evaluation
         completion = CompleteAttemptRequest(
