@@ -81,6 +81,17 @@ class PagedAttention:
         self._backend = backend
         self.layout: Layout | None = None
 
+    @property
+    def native_step(self) -> native.StepTable | None:
+        """The step in hand as the C++ kernels take it; None where others compute."""
+        if self.layout is None or not isinstance(self._backend, NativeBackend):
+            return None
+        return self.layout.native
+
+    def cache_of(self, layer: int) -> LayerCache:
+        """The keys and values of a layer."""
+        return self._layers[layer]
+
     def __call__(self, layer: int, q_TQD: Tensor, k_THD: Tensor, v_THD: Tensor, formula: Formula) -> Tensor:
         """Write the step's keys and values of this layer and attend."""
         assert self.layout is not None, "attention outside of a step"

@@ -1,14 +1,14 @@
 """The linears of a base model with the adapters of a bank beside them."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from trellis.lora.bank import AdapterBank, GroupBank
 from trellis.lora.groups import LoraGroup
-from trellis.lora.ops import Masked, Op, adapted, choose, choose_for_training
+from trellis.lora.ops import Masked, Op, adapted, choose, choose_for_training, native
 from trellis.lora.parts import parts_of
 from trellis.lora.products import MakeProduct, PlainProduct, Product, TrainingProduct, packed_product
 from trellis.lora.segments import Segments
@@ -31,6 +31,11 @@ class ActiveLora:
         self._op: Op | None = None
         self.dropout: Dropout | None = None
         """What adapters see of their input while gradients are wanted; None for all of it."""
+
+    @property
+    def is_native(self) -> bool:
+        """Whether the kernels of `trellis.native` add what is to be added, if anything is."""
+        return self._segments is None or self._op is native
 
     @property
     def segments(self) -> Segments | None:
@@ -70,15 +75,16 @@ class FusedGroup:
 
     def __init__(self, linears: Sequence[nn.Linear], bank: GroupBank, active: ActiveLora, make: MakeProduct) -> None:
         weights = [linear.weight.data for linear in linears]
-        self._product = make(torch.cat(weights) if len(weights) > 1 else weights[0], _fuse_biases(linears))
+        self.product: Final = make(torch.cat(weights) if len(weights) > 1 else weights[0], _fuse_biases(linears))
+        """Of the frozen weights."""
         self.weights: tuple[Tensor, ...] = ()
         """Of each linear, as views of the one that is multiplied; none where it is in another order."""
         self.biases: tuple[Tensor, ...] = ()
-        if isinstance(self._product, PlainProduct):
-            self.weights = self._product.weight_OI.split(bank.group.out_features)
-            self.biases = () if self._product.bias_O is None else self._product.bias_O.split(bank.group.out_features)
-        self._bank = bank
-        self._active = active
+        if isinstance(self.product, PlainProduct):
+            self.weights = self.product.weight_OI.split(bank.group.out_features)
+            self.biases = () if self.product.bias_O is None else self.product.bias_O.split(bank.group.out_features)
+        self.bank: Final = bank
+        self.active: Final = active
         self._outs = bank.group.out_features
         self._last = len(linears) - 1
         self._x: Tensor | None = None
@@ -97,7 +103,7 @@ class FusedGroup:
         return y
 
     def _compute(self, x: Tensor) -> Tensor:
-        return self._active.compute(x, self._product, self._bank)
+        return self.active.compute(x, self.product, self.bank)
 
 
 class LoraLinear(nn.Module):
@@ -114,12 +120,12 @@ class LoraLinear(nn.Module):
             self.weight = nn.Parameter(group.weights[number], requires_grad=False)
         if group.biases and linear.bias is not None:
             self.bias = nn.Parameter(group.biases[number], requires_grad=False)
-        self._group = group
+        self.group: Final = group
         self._number = number
 
     def forward(self, x: Tensor) -> Tensor:
         """The base's output, and what the active segments' adapters add to it."""
-        return self._group.part(x, self._number)
+        return self.group.part(x, self._number)
 
 
 def install(

@@ -8,6 +8,7 @@
 #include <limits>
 #include <vector>
 
+#include "kernels.h"
 #include "paged.h"
 #include "tiles.h"
 #include "vectors.h"

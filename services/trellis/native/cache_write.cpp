@@ -1,4 +1,5 @@
 // Puts the step's keys and values where the attention kernel reads them.
+#include "kernels.h"
 #include "paged.h"
 #include "vectors.h"
 

@@ -1,4 +1,5 @@
 // The small operations between a decoder's products, each one pass over its numbers; computed in fp32, rounded once.
+#include "kernels.h"
 #include "rows.h"
 
 namespace trellis {
@@ -32,6 +33,15 @@ void silu_row(const T *gate, const T *up, T *out, int64_t size) {
   });
 }
 
+// x Φ(x) by its approximation with tanh, tanh(u) = 2 / (1 + e^-2u) - 1 (https://arxiv.org/abs/1606.08415).
+void gelu_row(const float *gate, const float *up, float *out, int64_t size) {
+  for_vectors(size, [&](int64_t at, int n) __attribute__((always_inline)) {
+    f32x16 g = read(gate + at, n);
+    f32x16 u = 0.7978845608028654f * (g + 0.044715f * g * g * g);
+    put(out + at, g / (1.0f + exponential(-2.0f * u)) * read(up + at, n), n);
+  });
+}
+
 template <class T>
 void rotate(T *head, const T *cos, const T *sin, int64_t half) {
   for_vectors(half, [&](int64_t at, int n) __attribute__((always_inline)) {
@@ -61,12 +71,12 @@ void rotate_all(Heads<T> q, Heads<T> k, const T *cos, const T *sin, int64_t toke
 
 extern "C" {
 
-void trellis_rms_norm(const void *x, int64_t stride, const void *weight, void *out, int64_t rows, int64_t size, float eps, float offset, int is_bf16, int threads) {
+void trellis_rms_norm(const void *x, int64_t stride, const void *weight, void *out, int64_t out_stride, int64_t rows, int64_t size, float eps, float offset, int is_bf16, int threads) {
   using namespace trellis;
   auto run = [&](auto *typed) {
     using T = std::remove_pointer_t<decltype(typed)>;
     for_rows(rows, rows * size, threads, [&](int64_t row) {
-      normalise((const T *)x + row * stride, (const T *)weight, (T *)out + row * size, size, eps, offset);
+      normalise((const T *)x + row * stride, (const T *)weight, (T *)out + row * out_stride, size, eps, offset);
     });
   };
   is_bf16 ? run((bf16 *)nullptr) : run((float *)nullptr);
@@ -81,6 +91,13 @@ void trellis_silu_mul(const void *gate, int64_t gate_stride, const void *up, int
     });
   };
   is_bf16 ? run((bf16 *)nullptr) : run((float *)nullptr);
+}
+
+void trellis_gelu_mul(const float *gate, int64_t gate_stride, const float *up, int64_t up_stride, float *out, int64_t rows, int64_t size, int threads) {
+  using namespace trellis;
+  for_rows(rows, rows * size, threads, [&](int64_t row) {
+    gelu_row(gate + row * gate_stride, up + row * up_stride, out + row * size, size);
+  });
 }
 
 void trellis_rotary(void *q, int64_t q_heads, int64_t q_token, int64_t q_head, void *k, int64_t k_heads, int64_t k_token, int64_t k_head, const void *cos, const void *sin, int64_t tokens, int64_t size, int is_bf16, int threads) {

@@ -17,21 +17,23 @@ from torch import Tensor
 
 from trellis.native.build import library
 
-__all__ = ["rms_norm", "rotary", "silu_mul"]
+__all__ = ["gelu_mul", "rms_norm", "rotary", "silu_mul"]
 
 _BF16 = {torch.float32: 0, torch.bfloat16: 1}
 
 
 @functools.cache
-def _kernel() -> tuple[Any, Any, Any]:
+def _kernel() -> tuple[Any, Any, Any, Any]:
     pointer, long, integer, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
     kernels = library()
     norm, silu, rotate = kernels.trellis_rms_norm, kernels.trellis_silu_mul, kernels.trellis_rotary
-    norm.argtypes = (pointer, long, pointer, pointer, long, long, number, number, integer, integer)
+    norm.argtypes = (pointer, long, pointer, pointer, *(long,) * 3, number, number, integer, integer)
     silu.argtypes = (pointer, long, pointer, long, pointer, long, long, integer, integer)
     rotate.argtypes = (pointer, *(long,) * 3, pointer, *(long,) * 3, pointer, pointer, long, long, integer, integer)
-    norm.restype = silu.restype = rotate.restype = None
-    return norm, silu, rotate
+    gelu = kernels.trellis_gelu_mul
+    gelu.argtypes = (pointer, long, pointer, long, pointer, long, long, integer)
+    norm.restype = silu.restype = rotate.restype = gelu.restype = None
+    return norm, silu, rotate, gelu
 
 
 def rms_norm(x: Tensor, weight_F: Tensor, eps: float, *, offset: float = 0.0) -> Tensor:
@@ -47,6 +49,7 @@ def rms_norm(x: Tensor, weight_F: Tensor, eps: float, *, offset: float = 0.0) ->
         stride,
         weight_F.data_ptr(),
         out_TF.data_ptr(),
+        size,
         rows_TF.shape[0],
         size,
         eps,
@@ -59,10 +62,7 @@ def rms_norm(x: Tensor, weight_F: Tensor, eps: float, *, offset: float = 0.0) ->
 
 def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) · up; both may be slices of one fused product. Raises ValueError."""
-    if up.shape != gate.shape or up.dtype != gate.dtype:
-        raise ValueError("Gate and up are of one size and dtype.")
-    size = gate.shape[-1]
-    gate_TF, up_TF = (part if part.dim() == 2 else part.flatten(0, -2) for part in (gate, up))
+    gate_TF, up_TF = _gated(gate, up)
     out_TF = gate_TF.new_empty(gate_TF.shape)
     _kernel()[1](
         gate_TF.data_ptr(),
@@ -70,12 +70,36 @@ def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
         up_TF.data_ptr(),
         _row_stride(up_TF),
         out_TF.data_ptr(),
-        gate_TF.shape[0],
-        size,
+        *gate_TF.shape,
         _is_bf16(gate),
         torch.get_num_threads(),
     )
     return out_TF if gate.dim() == 2 else out_TF.view(gate.shape)
+
+
+def gelu_mul(gate: Tensor, up: Tensor) -> Tensor:
+    """gelu(gate) · up in float32, with GELU's approximation by tanh; both may be slices of one product. Raises ValueError."""
+    if gate.dtype != torch.float32:
+        raise ValueError("GELU is computed in float32.")
+    gate_TF, up_TF = _gated(gate, up)
+    out_TF = gate_TF.new_empty(gate_TF.shape)
+    _kernel()[3](
+        gate_TF.data_ptr(),
+        _row_stride(gate_TF),
+        up_TF.data_ptr(),
+        _row_stride(up_TF),
+        out_TF.data_ptr(),
+        *gate_TF.shape,
+        torch.get_num_threads(),
+    )
+    return out_TF if gate.dim() == 2 else out_TF.view(gate.shape)
+
+
+def _gated(gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    if up.shape != gate.shape or up.dtype != gate.dtype:
+        raise ValueError("Gate and up are of one size and dtype.")
+    gate_TF, up_TF = (part if part.dim() == 2 else part.flatten(0, -2) for part in (gate, up))
+    return gate_TF, up_TF
 
 
 def rotary(q_TQD: Tensor, k_THD: Tensor, cos_Td: Tensor, sin_Td: Tensor) -> None:

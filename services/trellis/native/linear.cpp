@@ -7,6 +7,7 @@
 // The weight lies in strips of 16 out-features: row k of a strip holds (k, n) for its 16 n, in bf16 (2k, n), (2k + 1, n).
 #include <algorithm>
 
+#include "kernels.h"
 #include "linear.h"
 #include "vectors.h"
 
@@ -173,11 +174,15 @@ void product(const Product<T> &call, int threads) {
 
 }  // namespace
 
-void multiply_rows(const LinearRows &call, int64_t from, int64_t to) {
-  Product<float> piece{call.x + from * call.x_stride, call.x_stride, call.weight, call.bias, call.y + from * call.y_stride, call.y_stride,
-                       to - from, call.in_features, call.out_features};
+template <class T>
+void multiply_rows(const LinearRows<T> &call, int64_t from, int64_t to) {
+  Product<T> piece{call.x + from * call.x_stride, call.x_stride, call.weight, call.bias, call.y + from * call.y_stride, call.y_stride,
+                   to - from, call.in_features, call.out_features};
   if (to > from) blocks_of_rows(piece, 0, piece.strips());
 }
+
+template void multiply_rows<float>(const LinearRows<float> &, int64_t, int64_t);
+template void multiply_rows<bf16>(const LinearRows<bf16> &, int64_t, int64_t);
 
 }  // namespace trellis
 
@@ -216,7 +221,10 @@ extern "C" void trellis_linear(const void *x, int64_t x_stride, const void *weig
 #else
 
 namespace trellis {
-void multiply_rows(const LinearRows &, int64_t, int64_t) {}
+template <class T>
+void multiply_rows(const LinearRows<T> &, int64_t, int64_t) {}
+template void multiply_rows<float>(const LinearRows<float> &, int64_t, int64_t);
+template void multiply_rows<bf16>(const LinearRows<bf16> &, int64_t, int64_t);
 }  // namespace trellis
 
 extern "C" int trellis_has_linear() { return 0; }

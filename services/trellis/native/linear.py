@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from trellis.native.build import available, library
 
-__all__ = ["DifferentiableLinear", "PackedLinear", "serves"]
+__all__ = ["DifferentiableLinear", "PackedLinear", "serves", "takes"]
 
 _STRIP: Final = 16
 _ALIGNMENT: Final = 64  # bytes
@@ -34,16 +34,20 @@ def _kernel() -> tuple[Any, Any]:
 
 
 @functools.cache
+def _taken() -> frozenset[torch.dtype]:
+    """What the CPU has the instructions for."""
+    has = library().trellis_has_linear() if available() else 0
+    return frozenset(dtype for dtype, bit in _BITS.items() if has & bit)
+
+
+@functools.cache
 def _dtypes() -> frozenset[torch.dtype]:
     """What is quicker here than PyTorch's own libraries.
 
     In float32 that is so where MKL, which keeps its AVX-512 for Intel's CPUs, takes its slower way (105 GFLOP/s against 236
     on one core of an EPYC); in bfloat16 where there are no AMX tiles, which oneDNN uses and this does not.
     """
-    if not available():
-        return frozenset()
-    has = library().trellis_has_linear()
-    found = {dtype for dtype, bit in _BITS.items() if has & bit}
+    found = set(_taken())
     if _is_intels():
         found.discard(torch.float32)
     if torch.cpu._is_amx_tile_supported():  # noqa: SLF001  there is no other way to ask
@@ -58,12 +62,17 @@ def _is_intels() -> bool:
         return True
 
 
-def serves(weight_OI: Tensor) -> bool:
-    """Whether the kernel takes the weight and is the quickest that the CPU has for it."""
+def takes(weight_OI: Tensor) -> bool:
+    """Whether the kernel can multiply by the weight here, be it quicker than others or not."""
     if weight_OI.device.type != "cpu" or weight_OI.dtype not in _BITS:
         return False
     size = weight_OI.shape[1]
-    return size > 0 and size % _BITS[weight_OI.dtype] == 0 and weight_OI.dtype in _dtypes()
+    return size > 0 and size % _BITS[weight_OI.dtype] == 0 and weight_OI.dtype in _taken()
+
+
+def serves(weight_OI: Tensor) -> bool:
+    """Whether the kernel takes the weight and is the quickest that the CPU has for it."""
+    return takes(weight_OI) and weight_OI.dtype in _dtypes()
 
 
 class PackedLinear:
@@ -85,6 +94,11 @@ class PackedLinear:
         """Of the weight as it lies, for kernels that multiply by it on their way."""
         self.bias_address: Final = None if self._bias is None else self._bias.data_ptr()
         self._run = _kernel()[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weight, the rows and the results."""
+        return self._dtype
 
     @property
     def sizes(self) -> tuple[int, int]:

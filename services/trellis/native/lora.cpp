@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "kernels.h"
 #include "linear.h"
 #include "lora_rows.h"
 #include "row_pieces.h"
@@ -16,20 +17,6 @@
 
 namespace trellis {
 namespace {  // each file has its own names: two of one name in a library would be one
-
-struct Group {
-  const void *a;           // (bank rows, parts, in)
-  const void *b;           // (bank rows, out)
-  const float *scale;      // (slots, parts)
-  const int32_t *offsets;  // (parts + 1): the columns of each part
-  int64_t parts, in, out;
-};
-
-struct Segment {
-  int32_t token, tokens;  // rows of x and y
-  int32_t row, rows;      // of the bank
-  int32_t slot;
-};
 
 struct Item {
   int32_t segment, token, tokens, column, columns;
@@ -249,6 +236,30 @@ static void add_lora(const Group &group, const Segment *segments, int64_t count,
   }
 }
 
+template <class T>
+static void adapted(const Group &group, const Segment *segments, int64_t count, const T *x, int64_t x_stride, const T *weight, const float *bias, T *y, int64_t rows, int threads) {
+  thread_local RowPlan kept;
+  RowPlan &plan = kept;
+  plan.cut(segments, count, rows, std::max(group.in, group.out), threads);
+  LinearRows<T> product{x, x_stride, weight, bias, y, group.out, group.in, group.out};
+  Call<T> call{group, x, x_stride, y, group.out};
+  int pieces = (int)plan.pieces.size();
+#pragma omp parallel num_threads(threads) if (threads > 1 && pieces > 1)
+  {
+    Tiling tiling;
+#pragma omp for schedule(dynamic, 1)
+    for (int number = 0; number < pieces; number++) {
+      const RowPiece &piece = plan.pieces[number];
+      multiply_rows(product, piece.from, piece.to);
+      for (int at = piece.first; at < piece.last; at++) {
+        const RowBlock &block = plan.blocks[at];
+        const Segment &segment = segments[block.segment];
+        run(call, segment, Item{block.segment, segment.token + block.from, block.rows, 0, (int)group.out}, segment);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace trellis
 
@@ -260,23 +271,11 @@ extern "C" void trellis_add_lora(const trellis::Group *group, const trellis::Seg
     add_lora<float>(*group, segments, count, x, x_stride, y, y_stride, threads);
 }
 
-// y = x W^T + bias, and what the adapters add to it, in fp32: a piece of rows after the other, so that y is written once.
-extern "C" void trellis_adapted(const trellis::Group *group, const trellis::Segment *segments, int64_t count, const float *x, int64_t x_stride, const float *weight, const float *bias, float *y, int64_t rows, int threads) {
+// y = x W^T + bias, and what the adapters add to it: a piece of rows after the other, so that y is written once.
+extern "C" void trellis_adapted(const trellis::Group *group, const trellis::Segment *segments, int64_t count, const void *x, int64_t x_stride, const void *weight, const float *bias, void *y, int64_t rows, int is_bf16, int threads) {
   using namespace trellis;
-  thread_local RowPlan kept;
-  RowPlan &plan = kept;
-  plan.cut(segments, count, rows, std::max(group->in, group->out), threads);
-  LinearRows product{x, x_stride, weight, bias, y, group->out, group->in, group->out};
-  Call<float> call{*group, x, x_stride, y, group->out};
-  int pieces = (int)plan.pieces.size();
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (threads > 1 && pieces > 1)
-  for (int number = 0; number < pieces; number++) {
-    const RowPiece &piece = plan.pieces[number];
-    multiply_rows(product, piece.from, piece.to);
-    for (int at = piece.first; at < piece.last; at++) {
-      const RowBlock &block = plan.blocks[at];
-      const Segment &segment = segments[block.segment];
-      run(call, segment, Item{block.segment, segment.token + block.from, block.rows, 0, (int)group->out}, segment);
-    }
-  }
+  if (is_bf16)
+    adapted(*group, segments, count, (const bf16 *)x, x_stride, (const bf16 *)weight, bias, (bf16 *)y, rows, threads);
+  else
+    adapted(*group, segments, count, (const float *)x, x_stride, (const float *)weight, bias, (float *)y, rows, threads);
 }

@@ -207,7 +207,7 @@ def _check_gradients(
 def _adapted_kernels() -> tuple[Any, Any]:
     pointer, long, integer = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     forth, back = library().trellis_adapted, library().trellis_adapted_backward
-    forth.argtypes = (pointer, pointer, long, pointer, long, *(pointer,) * 3, long, integer)
+    forth.argtypes = (pointer, pointer, long, pointer, long, *(pointer,) * 3, long, integer, integer)
     back.argtypes = (pointer, pointer, long, *(pointer, long) * 2, *(pointer,) * 4, long, integer)
     forth.restype = back.restype = None
     return forth, back
@@ -237,6 +237,7 @@ def adapted(x_TI: Tensor, linear: PackedLinear, operands: LoraOperands, segments
         linear.bias_address,
         y_TO.data_ptr(),
         tokens,
+        0,
         torch.get_num_threads(),
     )
     return y_TO

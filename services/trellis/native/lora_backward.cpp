@@ -174,7 +174,7 @@ namespace trellis {
 namespace {
 
 // A piece of rows after the other, then the gradients of the adapters, to which each adapter's segments add in their order.
-void backward(const Call &call, const Segment *segments, int64_t count, int64_t rows, const LinearRows *product, int threads) {
+void backward(const Call &call, const Segment *segments, int64_t count, int64_t rows, const LinearRows<float> *product, int threads) {
   thread_local Work kept;
   Work &work = kept;
   plan(call.group, segments, count, work);
@@ -211,6 +211,6 @@ extern "C" void trellis_lora_backward(const trellis::Group *group, const trellis
 // The same with the gradient of x from the base's product too: grad_x = grad_y W, and what the adapters add to it.
 extern "C" void trellis_adapted_backward(const trellis::Group *group, const trellis::Segment *segments, int64_t count, const float *x, int64_t x_stride, const float *grad_y, int64_t grad_y_stride, const float *weight, float *grad_x, float *grad_a, float *grad_b, int64_t rows, int threads) {
   using namespace trellis;
-  LinearRows product{grad_y, grad_y_stride, weight, nullptr, grad_x, group->in, group->out, group->in};
+  LinearRows<float> product{grad_y, grad_y_stride, weight, nullptr, grad_x, group->in, group->out, group->in};
   backward({*group, x, grad_y, x_stride, grad_y_stride, grad_x, group->in, grad_a, grad_b}, segments, count, rows, &product, threads);
 }
