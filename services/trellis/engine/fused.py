@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from trellis.engine.attention import IMPLEMENTATION, Formula, attach, attention_of
-from trellis.lora.products import packed_product
+from trellis.engine.gates import gated_layers
+from trellis.lora.products import MakeProduct, exact_product, packed_product
 from trellis.native import layers, training
 from trellis.native.build import available
 
@@ -21,14 +22,14 @@ _TOLERANCE: Final[Mapping[torch.dtype, float]] = {torch.float32: 1e-5, torch.bfl
 
 
 class PackedHead(nn.Module):
-    """The output head with its weight laid out for oneDNN: half the time for the few rows whose logits are wanted.
+    """The output head with its weight as a product wants it: in bfloat16 half the time for the few rows that are wanted.
 
     Where the head is tied to the embedding this is a second copy, for the embedding is read by rows.
     """
 
-    def __init__(self, head: nn.Linear) -> None:
+    def __init__(self, head: nn.Linear, make: MakeProduct) -> None:
         super().__init__()
-        self._product = packed_product(head.weight.data, getattr(head.bias, "data", None))
+        self._product = make(head.weight.data, getattr(head.bias, "data", None))
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of the rows."""
@@ -129,16 +130,25 @@ class _Call:
     kwargs: Mapping[str, Any]
 
 
+def pack_head(model: PreTrainedModel) -> None:
+    """Lay the output head of a model on a CPU out anew, one that is only to infer: in bfloat16 for speed, in float32 so
+    that a row's logits do not depend on its place."""
+    head = model.get_output_embeddings()
+    if model.device.type != "cpu" or type(head) is not nn.Linear:
+        return
+    if model.dtype == torch.float32:
+        _replace(model, head, PackedHead(head, exact_product))
+    elif model.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available():
+        _replace(model, head, PackedHead(head, packed_product))
+
+
 @torch.inference_mode()
 def fuse(model: PreTrainedModel, formulas: Mapping[int, Formula], token_ids: Sequence[int]) -> None:
-    """Replace what the native kernels and oneDNN compute faster; other modules, and models elsewhere, stay as they are.
+    """Replace what the native kernels compute faster; other modules, and models elsewhere, stay as they are.
 
     `formulas` are the attention layers', `token_ids` what the modules are tried with.
     """
-    if model.device.type != "cpu" or model.dtype not in _TOLERANCE:
-        return
-    _pack_head(model)
-    if not available():
+    if model.device.type != "cpu" or model.dtype not in _TOLERANCE or not available():
         return
     recorder = _Recorder()
     attach(model, recorder)
@@ -150,12 +160,6 @@ def fuse(model: PreTrainedModel, formulas: Mapping[int, Formula], token_ids: Seq
                 if _say_the_same(module, fused, call, recorder, _TOLERANCE[model.dtype]):
                     _replace(model, module, fused)
                     break
-
-
-def _pack_head(model: PreTrainedModel) -> None:
-    head = model.get_output_embeddings()
-    if model.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available() and type(head) is nn.Linear:
-        _replace(model, head, PackedHead(head))
 
 
 def _watch(model: PreTrainedModel, token_ids: Sequence[int]) -> dict[nn.Module, _Call]:
@@ -187,6 +191,7 @@ def _norms(module: nn.Module, _: Mapping[int, Formula]) -> Iterator[nn.Module]:
 def _mlps(module: nn.Module, _: Mapping[int, Formula]) -> Iterator[nn.Module]:
     if all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj")):
         yield FusedMlp(module)
+    yield from gated_layers(module)
 
 
 def _attentions(module: nn.Module, formulas: Mapping[int, Formula]) -> Iterator[nn.Module]:

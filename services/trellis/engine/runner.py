@@ -25,11 +25,12 @@ from trellis.engine.compatibility import (
     usable_context,
 )
 from trellis.engine.cuda.graphs import graphs_for
-from trellis.engine.fused import fuse
+from trellis.engine.fused import fuse, pack_head
 from trellis.engine.kv_cache import KVCache, bytes_per_block
 from trellis.lora.bank import AdapterBank
 from trellis.lora.groups import LoraGroup, find_groups
 from trellis.lora.linear import ActiveLora, install
+from trellis.lora.products import exact_product
 from trellis.lora.segments import Segments
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -125,7 +126,9 @@ class Runner:
         probe = probe_attention(model, facts)
         groups = find_groups(adaptable(model, facts))
         bank = AdapterBank(groups, limits.rows(groups, model.dtype), limits.max_slots, model.dtype, model.device)
-        lora = install(model, groups, bank)
+        is_exact = model.device.type == "cpu" and model.dtype == torch.float32
+        lora = install(model, groups, bank, make=exact_product if is_exact else None)
+        pack_head(model)
         fuse(model, probe.formulas, tokens)
         blocks = limits.blocks(bytes_per_block(probe.shapes.values(), limits.block_tokens, model.dtype), model.device)
         cache = KVCache(probe.shapes, blocks, limits.block_tokens, model.dtype, model.device)

@@ -1,0 +1,63 @@
+"""Feed-forward layers whose gate PyTorch would round in another way at the end of a thread's share; in float32 alone."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trellis.native import layers, training
+
+
+class GeluMlp(nn.Module):
+    """A gated feed-forward layer with GELU by its approximation, as Gemma has it."""
+
+    gate_proj: nn.Module
+    up_proj: nn.Module
+    down_proj: nn.Module
+
+    def __init__(self, mlp: Any) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = mlp.gate_proj, mlp.up_proj, mlp.down_proj
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Each row by itself; raises ValueError for another dtype."""
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        if _learns(gate):
+            gated = functional.gelu(gate, approximate="tanh") * up
+        else:
+            gated = layers.gelu_mul(gate, up)
+        down: Tensor = self.down_proj(gated)
+        return down
+
+
+class GateUpMlp(nn.Module):
+    """A feed-forward layer with SiLU whose gate and up are one linear, as Phi-3 has it."""
+
+    gate_up_proj: nn.Module
+    down_proj: nn.Module
+
+    def __init__(self, mlp: Any) -> None:
+        super().__init__()
+        self.gate_up_proj, self.down_proj = mlp.gate_up_proj, mlp.down_proj
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Each row by itself; raises ValueError for another dtype."""
+        if x.dtype != torch.float32:
+            raise ValueError("This layer is for float32.")
+        gate, up = self.gate_up_proj(x).chunk(2, -1)
+        down: Tensor = self.down_proj((training if _learns(gate) else layers).silu_mul(gate, up))
+        return down
+
+
+def gated_layers(module: nn.Module) -> Iterator[nn.Module]:
+    """What may stand for a feed-forward layer, if it says the same."""
+    if all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj")):
+        yield GeluMlp(module)
+    if all(hasattr(module, name) for name in ("gate_up_proj", "down_proj")):
+        yield GateUpMlp(module)
+
+
+def _learns(x: Tensor) -> bool:
+    return x.requires_grad and torch.is_grad_enabled()
