@@ -24,16 +24,19 @@ class Ask:
 ASKS = st.lists(
     st.builds(
         Ask,
-        after=st.floats(0, 90),
+        after=st.sampled_from([0.0, 0.0, 1.0, 60.0]) | st.floats(0, 5),
         skew=st.sampled_from([0.0, 0.0, 2.5]),
-        amount=st.floats(0.5, 60),
+        amount=st.floats(0.5, 20) | st.floats(20, 30),
         patience=st.sampled_from([0.0, 1.0, 5.0, 1000.0]),
     ),
+    min_size=4,
     max_size=60,
 )
+RATES = st.integers(30, 60) | st.integers(60, 600)
+"""Mostly less than is asked for, so that some wait."""
 
 
-@given(ASKS, st.integers(60, 600))
+@given(ASKS, RATES)
 def test_never_more_than_the_rate_and_a_minutes_worth_in_any_time(asks: list[Ask], rate: int) -> None:
     buckets = {REQUESTS: Bucket.full(rate, 0.0)}
     time, moments = 0.0, list[tuple[float, float]]()
@@ -54,7 +57,7 @@ def test_never_more_than_the_rate_and_a_minutes_worth_in_any_time(asks: list[Ask
             assert total <= rate + rate * seconds / 60 + 1e-6
 
 
-@given(ASKS, st.integers(60, 600))
+@given(ASKS, RATES)
 def test_they_go_in_the_order_in_which_they_asked_and_as_early_as_can_be(asks: list[Ask], rate: int) -> None:
     buckets, time, last = {REQUESTS: Bucket.full(rate, 0.0)}, 0.0, 0.0
     for ask in asks:
