@@ -22,7 +22,7 @@ format: setup  ## put Python and proto files into the house's shape
 	@.venv/bin/ruff check --quiet --fix-only . && .venv/bin/ruff format . && .venv/bin/buf format --write proto
 
 chaos: setup  ## break a whole installation on purpose, and look at what is left (TRELLIS_CHAOS_SEED=… for another order)
-	@.venv/bin/python -m pytest -m ray tests/chaos $(ARGS)
+	@.venv/bin/python -m pytest -m ray tests/chaos/test_chaos.py $(ARGS)
 
 bench: setup  ## every script of tests/bench, its rows as JSON in build/bench (ARGS=--quick)
 	@mkdir -p build/bench

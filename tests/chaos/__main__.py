@@ -6,7 +6,7 @@ import random
 import signal
 import sys
 
-from tests.chaos.faults import HEAVY, KINDS
+from tests.chaos.faults import BRIEF, HEAVY, KINDS
 from tests.chaos.run import Run
 
 
@@ -24,12 +24,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="the first seed; without it, a random one")
     parser.add_argument("--seeds", type=int, default=1, help="how many runs, each with the next seed")
     parser.add_argument("--minutes", type=float, default=0.7, help="so long faults strike in each run")
-    parser.add_argument("--heavy", action="store_true", help="deaths only, as in the test")
+    some = parser.add_mutually_exclusive_group()
+    some.add_argument("--heavy", action="store_true", help="deaths only, as `make chaos` has them")
+    some.add_argument("--brief", action="store_true", help="deaths that are soon got over, as CI has them")
     asked = parser.parse_args()
+    kinds = HEAVY if asked.heavy else BRIEF if asked.brief else KINDS
     first = random.SystemRandom().randrange(1_000_000) if asked.seed is None else asked.seed
     failed = []
     for seed in range(first, first + asked.seeds):
-        run = Run(seed, asked.minutes * 60, HEAVY if asked.heavy else KINDS)
+        run = Run(seed, asked.minutes * 60, kinds)
         asyncio.run(_until_told_to_end(run))
         print(run.verdict(), flush=True)  # noqa: T201 - a command
         failed += [seed] if run.wrong else []

@@ -39,6 +39,8 @@ KINDS: Final = (
 )
 HEAVY: Final = tuple(kind for kind in KINDS if kind.name.startswith(("kill", "shut")))
 """Deaths alone, each of them once: what a short run has time for."""
+BRIEF: Final = tuple(kind for kind in HEAVY if kind.part != "ray" and kind.name != "kill both servers")
+"""Those from which an installation comes back in seconds: what CI has time for."""
 
 
 @dataclass(frozen=True, slots=True)

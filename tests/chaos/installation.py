@@ -39,9 +39,10 @@ _USUAL = ('"level": "info"', "is busy or can't be reached", "dashboard at", "not
 class Installation:
     """Processes by name, each started again when it dies, as an orchestrator does, unless it is held down."""
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, say: Callable[[str], None], *, two_nodes: bool = True) -> None:
         self.folder = folder
         self.say = say
+        self._ray: Final = (HEAD, NODE) if two_nodes else (HEAD,)
         self.marker = uuid.uuid4().hex[:16]
         self.ray_ports = RayPorts.choose()
         ports = iter(free_ports(12))
@@ -94,7 +95,7 @@ class Installation:
         await asyncio.to_thread(lambda: self.store._fs.call_s3("create_bucket", Bucket=BUCKET))
         await self.door.open()
         await self._until(lambda: self.is_ray_up, "Ray answers")
-        for name in (NODE, *SERVERS):
+        for name in (*self._ray[1:], *SERVERS):
             self.children[name].start()
         await self.until_servers_serve()
 
@@ -116,7 +117,7 @@ class Installation:
         """Start again what died, until cancelled."""
         self.minded = True
         while True:
-            for name in (HEAD, NODE, *SERVERS):
+            for name in (*self._ray, *SERVERS):
                 child = self.children[name]
                 code = child.exit_code()
                 if code is None or name in self.held_down:
@@ -187,6 +188,7 @@ class Installation:
             ),  # room for a trainer and the engine beside it
             NODE: (self._node_command(), ray),
         }
+        commands = {name: command for name, command in commands.items() if name == "s3" or name in self._ray}
         for name in SERVERS:
             variables = {**environment, **self._server_variables(name)}
             commands[name] = ([sys.executable, "-m", "trellis.server"], variables)
@@ -251,10 +253,10 @@ class Installation:
 
 
 @asynccontextmanager
-async def installation(say: Callable[[str], None]) -> AsyncIterator[Installation]:
+async def installation(say: Callable[[str], None], *, two_nodes: bool = True) -> AsyncIterator[Installation]:
     """One that serves; whatever comes, none of its processes or files is left."""
     with tempfile.TemporaryDirectory(prefix="trellis-chaos-") as folder:
-        found = Installation(Path(folder), say)
+        found = Installation(Path(folder), say, two_nodes=two_nodes)
         try:
             await found.start()
             minder = asyncio.create_task(found.mind())

@@ -11,7 +11,7 @@ from functools import partial
 import trellis
 from tests.chaos.checks import check
 from tests.chaos.diary import Diary
-from tests.chaos.faults import HEAVY, Faults
+from tests.chaos.faults import BRIEF, HEAVY, Faults
 from tests.chaos.installation import Installation, installation
 from tests.chaos.load import CALL_SECONDS, JOB_SECONDS, Load, prepare
 from tests.chaos.schedule import Kind, Strike, make_schedule
@@ -35,7 +35,8 @@ class Run:
 
     async def go(self) -> None:
         """All of it. Only an installation that can't be started at all raises."""
-        async with installation(self.tell) as there:
+        # Without its deaths Ray's other node is one more thing to wait for.
+        async with installation(self.tell, two_nodes=any(kind.part == "ray" for kind in self.kinds)) as there:
             self.tell("the servers serve")
             admin = trellis.AsyncClient(there.endpoint, there.admin_key, timeout=CALL_SECONDS)
             async with asyncio.timeout(120):
@@ -80,6 +81,12 @@ class Run:
         self.lines.append(line)
         self.say(line)
 
+    @property
+    def _command(self) -> str:
+        """What runs this again."""
+        flag = {HEAVY: " --heavy", BRIEF: " --brief"}.get(tuple(self.kinds), "")
+        return f"python -m tests.chaos --seed {self.seed} --minutes {self.seconds / 60:.3g}{flag}"
+
     def verdict(self) -> str:
         """What came of it, with how to repeat it."""
         told = ", ".join(f"{count} {what}" for what, count in sorted(self.diary.told.items()))
@@ -88,7 +95,7 @@ class Run:
         wrong = "\n  - ".join(self.wrong)
         struck = "\n  ".join(self.struck)
         return (
-            f"seed {self.seed} FAILED; `python -m tests.chaos --seed {self.seed}` repeats it.\nThe faults were\n  {struck}\n"
+            f"seed {self.seed} FAILED; `{self._command}` repeats it.\nThe faults were\n  {struck}\n"
             f"and what is wrong is\n  - {wrong}\nThe clients were told: {told}"
         )
 

@@ -72,16 +72,32 @@ def marked_pids(marker: str, part: str | None = None) -> list[int]:
 
 
 def marked_by(variables: Collection[str]) -> list[int]:
-    """All processes, but this one, whose environment began with all of these `NAME=value`."""
+    """All processes, but this one, whose environment began with all of these `NAME=value`, and what they started.
+
+    A process that gives itself a title, as Ray's do, may write it over its environment; then it counts with its parent.
+    """
     wanted = {variable.encode() for variable in variables}
-    found = []
+    names = tuple(variable.partition(b"=")[0] + b"=" for variable in wanted)
+    found: list[int] = []
+    parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with contextlib.suppress(OSError):
-            if wanted.issubset((entry / "environ").read_bytes().split(b"\0")):
+            known = set((entry / "environ").read_bytes().split(b"\0"))
+            if wanted <= known:
                 found.append(int(entry.name))
+            elif not any(each.startswith(names) for each in known - wanted):
+                parents[int(entry.name)] = _parent(entry)
+    for pid in found:  # it grows meanwhile
+        found += [child for child, parent in parents.items() if parent == pid]
     return found
+
+
+def _parent(entry: Path) -> int:
+    """The id of the process that started one, as long as both live; else 0 or 1."""
+    state, parent, *_ = (entry / "stat").read_text().rpartition(")")[2].split()
+    return 0 if state == "Z" else int(parent)
 
 
 def sweep(marker: str, grace: float = 5.0, part: str | None = None) -> int:

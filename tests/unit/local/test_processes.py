@@ -105,3 +105,19 @@ def test_one_child_s_processes_can_be_swept_alone(child: Start, marker: str, tmp
     printed(stays, "up")
     assert sweep(marker, grace=0.1, part="leaves") == 1
     assert marked_pids(marker) == [stays.pid]
+
+
+def test_a_grandchild_whose_environment_says_nothing_any_more_counts_with_its_parent(
+    child: Start, marker: str, tmp_path: Path
+) -> None:
+    code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {DEAF!r}], env={{}}); " + STAYS
+    parent, other = child(code, "parent"), child(STAYS, "other")
+    printed(parent, "up", 2)
+    printed(other, "up")
+    both = marked_pids(marker, "parent")
+    assert len(both) == 2
+    assert sorted(marked_pids(marker)) == sorted([*both, other.pid])
+    assert marked_pids(marker, "other") == [other.pid]
+    os.kill(next(pid for pid in both if pid != parent.pid), signal.SIGKILL)
+    assert parent.exit_code() is None
+    until(lambda: marked_pids(marker, "parent") == [parent.pid])  # what is dead and not yet buried is nobody
