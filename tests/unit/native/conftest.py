@@ -1,4 +1,6 @@
 import ctypes
+import fcntl
+import functools
 import os
 import platform
 from collections.abc import Callable, Iterator
@@ -20,17 +22,34 @@ if platform.machine() == "x86_64":
 
 @pytest.fixture(scope="session")
 def compile_for(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ctypes.CDLL]:
-    """The kernels compiled for another CPU that this one can stand in for; once each."""
-    made: dict[str, ctypes.CDLL] = {}
+    """The kernels compiled for another CPU that this one can stand in for; once each, whoever of xdist's workers asks."""
+    mine = tmp_path_factory.getbasetemp()
+    folder = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "native"
+    folder.mkdir(exist_ok=True)
 
+    @functools.cache
     def compile_once(cpu: str) -> ctypes.CDLL:
-        if cpu not in made:
-            target = tmp_path_factory.mktemp("native") / f"{cpu}.so"
-            build.compile_library(build.find_compiler(os.environ), PLAIN[cpu], target)
-            made[cpu] = ctypes.CDLL(str(target))
-        return made[cpu]
+        target = folder / f"{cpu}.so"
+        with (folder / f"{cpu}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not target.exists():
+                build.compile_library(build.find_compiler(os.environ), PLAIN[cpu], target)
+        return ctypes.CDLL(str(target))
 
     return compile_once
+
+
+@pytest.fixture(scope="session")
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The compiler in a hurry, as CXX: it leaves the code as it is, for tests of where the library comes from."""
+    try:
+        found = build.find_compiler(os.environ)
+    except build.BuildError:
+        pytest.skip("no C++ compiler here")
+    path = tmp_path_factory.mktemp("compiler") / "c++"
+    path.write_text(f'#!/bin/sh\nexec {" ".join(found.command)} "$@" -O0\n')
+    path.chmod(0o755)
+    return str(path)
 
 
 @pytest.fixture(params=["native", *PLAIN])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trellis.native.build import find_compiler, sources_digest
+from trellis.native.build import sources_digest
 from trellis.native.ship import ship
 from trellis.native.targets import TARGETS, Target, best_target, cpu_abilities, library_name, targets_of
 
@@ -66,14 +66,15 @@ def test_every_kind_has_a_file_of_its_own() -> None:
 
 
 @pytest.fixture(scope="module")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Target]:
+def shipped(tmp_path_factory: pytest.TempPathFactory, hasty: str) -> tuple[Path, Target]:
     """A folder with the plainest library, under the name of the one that this CPU takes."""
-    find_compiler(os.environ)
     target = best_target(platform.machine(), cpu_abilities())
     assert target is not None
     plainest = Target(target.name, target.machine, targets_of(target.machine)[0].flags)
     folder = tmp_path_factory.mktemp("image") / "shipped"
-    (made,) = ship(folder, [plainest])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXX", hasty)
+        (made,) = ship(folder, [plainest])
     assert made.name == library_name(target, sources_digest())
     return folder, target
 
