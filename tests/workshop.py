@@ -76,11 +76,11 @@ class Workshop:
         return digest
 
 
-def make_workshop(folder: Path) -> Workshop:
+def make_workshop(folder: Path, block_tokens: int = BLOCK_TOKENS) -> Workshop:
     facts = read_base(str(write_lively_base(folder / "base")))
     tokenizer = ChatTokenizer.load(facts.path)
     store = ObjectStore.open(str(folder / "objects"))
-    limits = RunnerLimits(kv_blocks=KV_BLOCKS, block_tokens=BLOCK_TOKENS, bank_rows=BANK_ROWS, max_slots=BANK_SLOTS)
+    limits = RunnerLimits(kv_blocks=KV_BLOCKS, block_tokens=block_tokens, bank_rows=BANK_ROWS, max_slots=BANK_SLOTS)
     runner = Runner.load(facts, limits)
     return Workshop(folder, facts, tokenizer, runner, store, AdapterLoader(store, facts, tokenizer.digest, runner.bank))
 

@@ -106,7 +106,10 @@ def test_no_alternatives_when_none_are_asked_for(workshop: Workshop) -> None:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """With several, a row's place in the batch may decide which of PyTorch's kernels computes it, and so its last bits."""
+    """With several, and without AVX-512, a row's place may decide which of PyTorch's kernels computes it, and so its bits.
+
+    What holds in any place, where there is AVX-512, is in test_broken_adapters.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
