@@ -1,4 +1,5 @@
-"""An engine that says a token every 20 ms, and callers of it through a server: `ADDRESS KEY PORT STREAMS MESSAGES`."""
+"""An engine that says a token every 20 ms, and callers of it through a server: `ADDRESS KEY PORT STREAMS
+MESSAGES CALLS`: each of the streams makes so many calls, one after the other."""
 
 import asyncio
 import sys
@@ -14,7 +15,7 @@ from trellis.v1.inference_pb2_grpc import InferenceServiceStub
 _PAUSE = 0.02
 
 
-async def main(address: str, key: str, port: int, streams: int, messages: int) -> None:
+async def main(address: str, key: str, port: int, streams: int, messages: int, calls: int) -> None:
     """Say when all is set up, wait for a line, call, and say how many messages and tokens came."""
 
     async def engine(request: web.Request) -> web.StreamResponse:
@@ -24,7 +25,8 @@ async def main(address: str, key: str, port: int, streams: int, messages: int) -
             ends = {"finish_reason": FINISH_REASON_STOP} if number == messages - 1 else {}
             piece = GenerateResponse(text="word ", token_ids=[number], **ends)  # type: ignore[arg-type]
             await answer.write(frame(MESSAGE, StreamTokensResponse(generate=piece).SerializeToString()))
-            await asyncio.sleep(_PAUSE)
+            if number < messages - 1:
+                await asyncio.sleep(_PAUSE)
         return answer
 
     application = web.Application()
@@ -37,7 +39,9 @@ async def main(address: str, key: str, port: int, streams: int, messages: int) -
 
         async def call() -> tuple[int, int]:
             request = GenerateRequest(model="baseModels/tiny", prompt="a", max_tokens=messages)
-            pieces = [len(piece.token_ids) async for piece in stub.Generate(request, metadata=metadata)]
+            pieces = []
+            for _ in range(calls):
+                pieces += [len(piece.token_ids) async for piece in stub.Generate(request, metadata=metadata)]
             return len(pieces), sum(pieces)
 
         await channel.channel_ready()

@@ -17,20 +17,24 @@ from trellis.server.store.migrations import migrate
 from trellis.server.store.unit_of_work import SqlUnitOfWorkFactory
 
 _LISTENER: Final = "tests.bench.scale_rig.listener"
+_CALLS: Final = 20
+"""That each caller makes, one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
 class Relay:
     """CPU seconds of the server's process; the engine and the callers are in another one."""
 
+    lone_call: float
+    """Of a call with one message, while there is no other."""
     call: float
-    """Of a call with one message."""
+    """Of one of many at once."""
     message: float
     """Of each further message."""
 
 
 async def measure_relay(postgres: PostgresServer, folder: Path, streams: int, messages: int) -> Relay:
-    """So many streams at once, of one message each and then of many."""
+    """Calls one after the other, as many streams of calls at once, and so many answers at once of many messages."""
     url = postgres.url(postgres.create_database())
     await migrate(url)
     database = create_engine_for(url)
@@ -41,19 +45,21 @@ async def measure_relay(postgres: PostgresServer, folder: Path, streams: int, me
     world = replace(world, context=replace(world.context, engines=engines))
     try:
         async with open_door(world) as door:
-            arguments = (door.address, door.secrets["member"], str(port), str(streams))
-            await _cpu(arguments, 1)
-            one, many = await _cpu(arguments, 1), await _cpu(arguments, messages)
+            reached = (door.address, door.secrets["member"], str(port))
+            await _cpu(reached, streams, 1, 2)
+            lone = await _cpu(reached, 1, 1, _CALLS) / _CALLS
+            call = await _cpu(reached, streams, 1, _CALLS) / streams / _CALLS
+            burst, many = await _cpu(reached, streams, 1, 1), await _cpu(reached, streams, messages, 1)
     finally:
         await engines.close()
         await database.dispose()
-    return Relay(one / streams, (many - one) / streams / (messages - 1))
+    return Relay(lone, call, (many - burst) / streams / (messages - 1))
 
 
-async def _cpu(arguments: tuple[str, ...], messages: int) -> float:
+async def _cpu(reached: tuple[str, ...], streams: int, messages: int, calls: int) -> float:
     """CPU seconds of this process while another one calls."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", _LISTENER, *arguments, str(messages), stdin=-1, stdout=-1
+        sys.executable, "-m", _LISTENER, *reached, str(streams), str(messages), str(calls), stdin=-1, stdout=-1
     )
     assert process.stdout is not None
     assert process.stdin is not None
@@ -64,5 +70,5 @@ async def _cpu(arguments: tuple[str, ...], messages: int) -> float:
     took = time.process_time() - began
     assert await process.wait() == 0
     _, tokens = map(int, heard.split())
-    assert tokens == int(arguments[3]) * messages
+    assert tokens == streams * messages * calls
     return took
