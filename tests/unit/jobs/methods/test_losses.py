@@ -127,7 +127,9 @@ def plain_dpo(
     return losses, margins
 
 
-@pytest.mark.parametrize(("beta", "smoothing", "free"), [(0.1, 0.0, False), (0.5, 0.2, False), (0.3, 0.0, True)])
+@pytest.mark.parametrize(
+    ("beta", "smoothing", "free"), [(0.1, 0.0, False), (0.5, 0.2, False), (0.3, 0.0, True), (0.7, 0.4, True)]
+)
 def test_dpo_is_its_formula_however_the_batch_is_cut(beta: float, smoothing: float, free: bool) -> None:
     lengths = list(itertools.chain(*PAIRS))
     found, reference = found_of(lengths), found_of(lengths, seed=1)
