@@ -34,7 +34,7 @@ RECIPES: Final = {"short": _SETTINGS, "long": replace(_SETTINGS, max_steps=90, l
 PROMPTS: Final = tuple(lines.question(number) for number in range(4))
 TOKENS: Final = 10
 CALL_SECONDS: Final = 40.0
-JOB_SECONDS: Final = 400.0
+JOB_SECONDS: Final = 900.0
 
 
 @dataclass

@@ -11,7 +11,7 @@ from tests.chaos.load import Tenant
 from trellis.client.types import Deployment, JobState
 from trellis.errors import TrellisError
 
-SETTLE_SECONDS: Final = 400.0
+SETTLE_SECONDS: Final = 900.0
 """Generous, for busy machines: Ray alone may need minutes to come back on one."""
 _SAY_SECONDS: Final = 10.0
 

@@ -8,7 +8,7 @@ import pytest
 from tests.chaos.faults import HEAVY
 from tests.chaos.run import Run
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 SEED: Final = int(os.environ.get("TRELLIS_CHAOS_SEED", "125"))
 """An order in which each death finds something that lives; run it with others, too."""
 SECONDS: Final = 26.0

@@ -25,7 +25,7 @@ from trellis.server.store.tables.platform import leases
 from trellis.server.store.unit_of_work import SqlUnitOfWorkFactory
 from trellis.server.world import RandomIds, SystemClock, ThreadedObjects
 
-_SECONDS = 120.0
+_SECONDS = 240.0
 """So long the platform may take to clear away what the faults left: its loops go round every 2 to 30 seconds."""
 _LEASE_SECONDS = 150.0
 
