@@ -127,7 +127,8 @@ OTHERWISE: tuple[tuple[dict[str, Any], type[trellis.TrellisError], str], ...] = 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[trellis.Client]:
     """Of a tenant with four datasets, on a server of its own."""
-    server = Server(tmp_path_factory.mktemp("server"), *free_ports(2))
+    grpc_port, http_port = free_ports(2)
+    server = Server(tmp_path_factory.mktemp("server"), grpc_port, http_port)
     try:
         server.start()
         server.until_ready()
