@@ -11,7 +11,6 @@ import signal
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,7 @@ from tests.bench.control_rig.load import Call, Numbers, Timing, measure, percent
 from tests.bench.control_rig.page import Latency, page
 from tests.bench.control_rig.site import CHANNELS, METHOD, Site
 from tests.bench.control_rig.watches import Watches
-from tests.bench.report import Machine, Row, Sheet, output_options, versions
+from tests.bench.report import Machine, Row, Sheet, output_options, say, versions
 from trellis.server.store import tables
 from trellis.server.store.engine import create_engine_for
 from trellis.v1 import adapter_pb2, dataset_pb2, tenant_pb2, tuning_job_pb2
@@ -80,9 +79,9 @@ class Run:
                 for channel in self.site.empty_channels(answer.SerializeToString())
             ]
             await self._one_server(calls, empty)
-            _say("— streams")
+            say("— streams")
             await self._streams(one)
-            _say("— two servers")
+            say("— two servers")
             self.site.start_second()
             both = [await stack.enter_async_context(channel) for channel in self.site.channels(*self.site.servers)]
             await self._two_servers(calls, Calls(self.site, both))
@@ -129,7 +128,7 @@ class Run:
     async def _in_turns(self, plan: dict[str, tuple[Call, int]]) -> dict[str, Timing]:
         timings: dict[str, list[Timing]] = {name: [] for name in plan}
         for number in range(self.sizes.rounds):
-            _say(f"— round {number + 1} of {self.sizes.rounds}")
+            say(f"— round {number + 1} of {self.sizes.rounds}")
             for name, (call, at_once) in plan.items():
                 timings[name].append(await measure(call, at_once, self.sizes.seconds, self.numbers))
         found = {name: together(each) for name, each in timings.items()}
@@ -279,10 +278,6 @@ def main() -> None:
     if given.json is not None:
         command = f".venv/bin/python -m tests.bench.control_plane {' '.join(sys.argv[1:])}".rstrip()
         given.json.with_suffix(".md").write_text(page(sheet, run.latencies, command), encoding="utf-8")
-
-
-def _say(line: str) -> None:
-    print(f"[{time.strftime('%H:%M:%S')}] {line}", file=sys.stderr, flush=True)
 
 
 def _arguments() -> argparse.Namespace:

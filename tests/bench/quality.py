@@ -25,7 +25,7 @@ from typing import Any
 import trellis
 from tests.bench.banking77 import ALL_INTENTS, Banking77, DatasetMissingError, Question, find_folder
 from tests.bench.private_stack import private_stack
-from tests.bench.report import Machine, Row, Sheet, output_options, versions
+from tests.bench.report import Machine, Row, Sheet, output_options, say, versions
 from trellis.local.ray_head import QUIET_THREADS
 
 PEER = "peft + transformers"
@@ -144,14 +144,14 @@ def _tune_with_trellis(
     settings: Settings, questions: Sequence[Question], ways: Sequence[str], data: tuple[Path, Path], files: Path
 ) -> tuple[Mapping[str, list[Run]], Served]:
     """The runs of each way; the first one's first adapter is served."""
-    with private_stack(_say) as stack, stack.member("bench") as client:
+    with private_stack(say) as stack, stack.member("bench") as client:
         for path, dataset in zip(data, ("banking77", "banking77-test"), strict=True):
             client.datasets.upload(path, dataset=dataset)
-            _say(f"{dataset}: {client.datasets.report(dataset).summary}")
+            say(f"{dataset}: {client.datasets.report(dataset).summary}")
         found: dict[str, list[tuple[Run, trellis.TuningJob]]] = {way: [] for way in ways}
         for way, runs in found.items():
             for seed in range(settings.seeds):
-                _say(f"Trellis, {way}, seed {seed} …")
+                say(f"Trellis, {way}, seed {seed} …")
                 runs.append(_tune(client, settings.spec(seed, len(questions)), WAYS[way]))
         served = _serve(client, found[ways[0]][0][1].adapter, questions, files)
         return {way: [run for run, _ in runs] for way, runs in found.items()}, served
@@ -169,7 +169,7 @@ def _tune(
     assert job.base_evaluation is not None
     assert job.tuned_evaluation is not None
     base, tuned = (Score(found.exact_match, found.loss) for found in (job.base_evaluation, job.tuned_evaluation))
-    _say(f"  {tuned.exact:.1%} of test lines exact, loss {tuned.loss:.3f}, {seconds:.0f} s")
+    say(f"  {tuned.exact:.1%} of test lines exact, loss {tuned.loss:.3f}, {seconds:.0f} s")
     return Run(base, tuned, _training_seconds(client, job.name), seconds), job
 
 
@@ -185,7 +185,7 @@ def _training_seconds(client: trellis.Client, job: str) -> float:
 def _serve(client: trellis.Client, adapter: str, questions: Sequence[Question], files: Path) -> Served:
     client.adapters.download(adapter, files)
     client.adapters.deploy(adapter)
-    _say(f"Asking the deployed adapter {len(questions)} questions …")
+    say(f"Asking the deployed adapter {len(questions)} questions …")
     began = time.monotonic()
 
     def ask(question: Question) -> str:
@@ -198,7 +198,7 @@ def _serve(client: trellis.Client, adapter: str, questions: Sequence[Question], 
 
 def _tune_plainly(settings: Settings, seed: int, train: Path, test: Path, adapter: Path) -> tuple[Run, dict[str, Any]]:
     """The peer's run, and all that it found; that of the first seed also looks at Trellis's adapter."""
-    _say(f"{PEER}, seed {seed} …")
+    say(f"{PEER}, seed {seed} …")
     out = train.with_name("peer.json")
     command = [sys.executable, "-W", "ignore", "-m", "tests.bench.peers.plain_peft", *settings.options(seed)]
     files = {"--base": _BASE, "--train": train, "--test": test, "--out": out} | ({} if seed else {"--adapter": adapter})
@@ -207,7 +207,7 @@ def _tune_plainly(settings: Settings, seed: int, train: Path, test: Path, adapte
     subprocess.run(command, check=True, cwd=_ROOT, env=environment)
     found = json.loads(out.read_text())
     base, tuned = (Score(found[which]["exact_match"], found[which]["loss"]) for which in ("base", "tuned"))
-    _say(f"  {tuned.exact:.1%} of test lines exact, loss {tuned.loss:.3f}, {found['seconds']:.0f} s")
+    say(f"  {tuned.exact:.1%} of test lines exact, loss {tuned.loss:.3f}, {found['seconds']:.0f} s")
     return Run(base, tuned, found["training_seconds"], found["seconds"]), found
 
 
@@ -266,10 +266,6 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         # transformers begins its warm-up at a rate of zero: of the few steps of a quick run that would waste a good part.
         warmup_ratio=0.0 if arguments.quick else 0.03,
     )
-
-
-def _say(line: str) -> None:
-    print(f"[{time.strftime('%H:%M:%S')}] {line}", file=sys.stderr, flush=True)
 
 
 def _arguments() -> argparse.Namespace:

@@ -11,7 +11,6 @@ import datetime as dt
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from tests.bench.report import Machine, output_options, versions
+from tests.bench.peers.own_venv import PeerMissingError
+from tests.bench.report import Machine, cache_option, output_options, say, versions
 from tests.bench.serving_rig import fleet as systems, many
 from tests.bench.serving_rig.finding import Finding, Point
 from tests.bench.serving_rig.fleet import Fleet, Model
@@ -32,7 +32,7 @@ from tests.bench.serving_rig.plot import draw_points
 from tests.bench.serving_rig.shapes import REFERENCE, SMALL, Shape, write_adapters, write_base
 from tests.bench.serving_rig.sheet import ServingSheet, publish
 from tests.bench.serving_rig.system import System
-from tests.bench.serving_rig.vllm_venv import VllmMissingError, VllmVenv, find_vllm
+from tests.bench.serving_rig.vllm_venv import VllmVenv, find_vllm
 from tests.bench.serving_rig.whole import Whole
 
 PARTS: Final = ("headline", "grid", "slots", "flood", "many", "whole")
@@ -98,7 +98,7 @@ class Run:
                 self._try(part, partial(measure, model))
 
     def _try(self, part: str, measure: Callable[[], None]) -> None:
-        _say(f"— {part}")
+        say(f"— {part}")
         try:
             measure()
         except Exception as error:  # noqa: BLE001  half an hour of other numbers is worth more than this part
@@ -117,9 +117,9 @@ class Run:
         sizes = self.sizes
         running = self._systems(model, sizes.most_adapters if "grid" in parts else _HEADLINE_ADAPTERS)
         if "headline" in parts:
-            self.findings += Headline(running, model, sizes.requests).run(self.given.rounds, _say)
+            self.findings += Headline(running, model, sizes.requests).run(self.given.rounds, say)
         if "grid" in parts:
-            points, findings = Grid(running, model, sizes.adapters, sizes.at_once).run(self.given.grid_rounds, _say)
+            points, findings = Grid(running, model, sizes.adapters, sizes.at_once).run(self.given.grid_rounds, say)
             self.points += points
             self.findings += findings
 
@@ -141,13 +141,13 @@ class Run:
         slots = self.sizes.slots
         engine = self.fleet.trellis(model, "slots", {"count": 2 * slots, "slots": slots, "at_once": 2 * slots})
         slots_part = Oversubscribed(engine, model, slots, self.sizes.slot_requests)
-        self.findings += slots_part.run(self.given.rounds, _say)
+        self.findings += slots_part.run(self.given.rounds, say)
 
     def _flood(self, model: Model) -> None:
         engine = self.fleet.trellis(model, "flood", {"at_once": _FLOOD_RUNNING})
         peer = None if self.fleet.vllm is None else self.fleet.vllm_cpu("vLLM flood", model, 0, _FLOOD_RUNNING)
         flood = Flood(engine, model, self.sizes.flood_requests, 2 * _FLOOD_RUNNING, peer)
-        self.findings += flood.run(self.given.rounds, _say)
+        self.findings += flood.run(self.given.rounds, say)
 
     def _many(self, _: Model) -> None:
         sizes = self.sizes
@@ -162,11 +162,11 @@ class Run:
             for name, room in rooms.items()
         }
         thousand = Many(engines, model, sizes.many_adapters, 32, sizes.many_requests)
-        self.findings += thousand.run(self.given.rounds, _say)
+        self.findings += thousand.run(self.given.rounds, say)
 
     def _whole(self, model: Model) -> None:
         whole = Whole(self.fleet, model, _HEADLINE_ADAPTERS, self.sizes.requests)
-        self.findings += whole.run(self.given.rounds, _say)
+        self.findings += whole.run(self.given.rounds, say)
 
 
 def main() -> None:
@@ -176,8 +176,8 @@ def main() -> None:
     machine, left_out = Machine.this(), list[str]()
     vllm: VllmVenv | None = None
     try:
-        vllm = None if given.no_vllm else find_vllm(given.vllm_venv, given.cache, _say)
-    except VllmMissingError as error:
+        vllm = None if given.no_vllm else find_vllm(given.vllm_venv, given.cache, say)
+    except PeerMissingError as error:
         left_out.append(f"vLLM-CPU was not measured: {error}")
     sizes = QUICK if given.quick else FULL
     with Fleet(given.cache / "logs", given.threads, given.passive, vllm) as fleet:
@@ -203,10 +203,6 @@ def _facts(sizes: Sizes, given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _say(line: str) -> None:
-    print(f"[{time.strftime('%H:%M:%S')}] {line}", file=sys.stderr, flush=True)
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.serving", description=__doc__, epilog=_PASSIVE)
     output_options(parser)
@@ -215,7 +211,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--grid-rounds", type=int, metavar="N", help="2, or 1 with --quick")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each system")
     parser.add_argument("--passive", action="store_true", help="threads that wait sleep, as with --quick: see below")
-    parser.add_argument("--cache", type=Path, default=_cache(), metavar="DIR", help="for models and vLLM's environment")
+    cache_option(parser, "models and vLLM's environment")
     parser.add_argument("--vllm-venv", type=Path, metavar="DIR", help="a virtual environment that has vLLM for CPUs")
     parser.add_argument("--no-vllm", action="store_true", help="leave vLLM out")
     given = parser.parse_args()
@@ -226,10 +222,6 @@ def _arguments() -> argparse.Namespace:
         given.no_vllm = given.no_vllm or given.vllm_venv is None
         given.part = given.part or list(PARTS[:-1])
     return given
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trellis-bench"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import datetime as dt
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +20,7 @@ import torch
 from tests.bench.gpu_rig.parts import Gpu, Paired
 from tests.bench.gpu_rig.plot import draw_shares
 from tests.bench.gpu_rig.sizes import FULL, ON_A_CPU, QUICK, Sizes, allowed_share
-from tests.bench.report import Machine, Row, Sheet, output_options, versions
+from tests.bench.report import Machine, Row, Sheet, cache_option, output_options, say, versions
 from tests.bench.serving_rig.finding import Finding
 from tests.bench.serving_rig.fleet import Fleet, Model
 from tests.bench.serving_rig.shapes import write_adapters, write_base
@@ -43,7 +42,7 @@ def main() -> None:
     pairs: list[Paired] = []
     findings: list[Finding] = []
     with Fleet(given.cache / "logs", given.threads, passive=False, vllm=None) as fleet:
-        gpu = Gpu(sizes, fleet, model, device, given.rounds, _say)
+        gpu = Gpu(sizes, fleet, model, device, given.rounds, say)
         if "mixes" in given.part:
             pairs = gpu.mixes()
         if "slots" in given.part:
@@ -57,7 +56,7 @@ def main() -> None:
 
 
 def _model(sizes: Sizes, device: str, cache: Path) -> Model:
-    _say(f"writing {sizes.shape.name} and {sizes.files} adapters, if they are not there")
+    say(f"writing {sizes.shape.name} and {sizes.files} adapters, if they are not there")
     with torch.device(device):  # drawing 8 billion numbers takes minutes on a CPU
         base = write_base(sizes.shape, cache / sizes.shape.name)
     adapters = cache / f"{sizes.shape.name}-adapters"
@@ -96,10 +95,6 @@ def _facts(sizes: Sizes, given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _say(line: str) -> None:
-    print(f"[{time.strftime('%H:%M:%S')}] {line}", file=sys.stderr, flush=True)
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.serving_gpu", description=__doc__)
     output_options(parser)
@@ -107,15 +102,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--part", action="append", choices=PARTS, help="only this one; may be given again")
     parser.add_argument("--rounds", type=int, metavar="N", help="5, or 1 with --quick or --tiny")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of the engine")
-    parser.add_argument("--cache", type=Path, default=_cache(), metavar="DIR", help="for models and adapters")
+    cache_option(parser, "models and adapters")
     given = parser.parse_args()
     given.rounds = given.rounds or (1 if given.quick or given.tiny else 5)
     given.part = given.part or list(PARTS)
     return given
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trellis-bench"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,7 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import trellis
-from tests.bench.report import Machine, output_options, versions
+from tests.bench.peers.own_venv import PeerMissingError
+from tests.bench.report import Machine, cache_option, output_options, say, versions
 from tests.bench.serving_rig.shapes import REFERENCE, SMALL, Shape, write_base
 from tests.bench.serving_rig.system import System
 from tests.bench.training_rig import ready
@@ -34,7 +34,7 @@ from tests.bench.training_rig.sheet import Book, PartSheet, write
 from tests.bench.training_rig.steps import Case, Steps
 from tests.bench.training_rig.tenant import Mix, Recipe
 from tests.bench.training_rig.texts import LONG, SHORT, Lengths
-from tests.bench.training_rig.trl_venv import TrlMissingError, find_trl
+from tests.bench.training_rig.trl_venv import find_trl
 from trellis.local.ray_head import QUIET_THREADS
 from trellis.tokens import ChatTokenizer
 
@@ -118,7 +118,7 @@ class Run:
             "distributed": self._distributed,
         }
         for part in self.given.part:
-            _say(f"— {part}")
+            say(f"— {part}")
             findings: Sequence[Finding] = ()
             points: Sequence[Point] = ()
             missing = list(self.left_out) if part in {"ready", "grid"} else []
@@ -132,14 +132,14 @@ class Run:
 
     def _steps(self) -> tuple[Sequence[Finding], Sequence[Point]]:
         with self._bare_trainer() as system:
-            steps = Steps(system, self.sizes.cases, self.sizes.steps, _say)
+            steps = Steps(system, self.sizes.cases, self.sizes.steps, say)
             points, findings = steps.run(self.given.rounds)
         return findings, points
 
     def _ready(self) -> tuple[Sequence[Finding], Sequence[Point]]:
         crowd = self._crowd(self.sizes.tenants, SHORT, "same")
         with self._peers() as peers:
-            rounds = ready.Rounds(peers, _say, self.given.threads, self.given.rounds)
+            rounds = ready.Rounds(peers, say, self.given.threads, self.given.rounds)
             found = rounds.run(crowd, self._crowd(1, SHORT, "same"))
         return list(ready.headline(found, crowd, rounds.first_steps)), list(ready.points("ready", found, crowd))
 
@@ -147,7 +147,7 @@ class Run:
         crowds = [self._crowd(tenants, lengths, mix) for tenants, lengths, mix in self.sizes.grid]
         with self._peers(most=_STARTED_IN_GRID) as peers:
             some = {name: peer for name, peer in peers.items() if name != ready.TRL}
-            return (), list(ready.grid(crowds, some, self.given.grid_rounds, _say, self.given.threads))
+            return (), list(ready.grid(crowds, some, self.given.grid_rounds, say, self.given.threads))
 
     def _memory(self) -> tuple[Sequence[Finding], Sequence[Point]]:
         with self._bare_trainer() as system:
@@ -158,11 +158,11 @@ class Run:
         weights = Finding.of("bytes_per_lora_parameter", [max(found)], note=note)
         alone = Programs.of_trainer(_BASE, self.scratch, 1, passive=True)
         crowd = self._crowd(self.sizes.tenants, SHORT, "same")
-        whole, points = peaks(crowd, alone, self.given.grid_rounds, _say, self.given.threads)
+        whole, points = peaks(crowd, alone, self.given.grid_rounds, say, self.given.threads)
         return [weights, whole], points
 
     def _distributed(self) -> tuple[Sequence[Finding], Sequence[Point]]:
-        return list(workers(self._crowd(1, SHORT, "same"), self.given.grid_rounds, _say)), ()
+        return list(workers(self._crowd(1, SHORT, "same"), self.given.grid_rounds, say)), ()
 
     @contextmanager
     def _bare_trainer(self) -> Iterator[System]:
@@ -221,8 +221,8 @@ def main() -> None:
     trl: Path | None = None
     if {"ready", "grid"} & set(given.part):
         try:
-            trl = None if given.no_trl else find_trl(given.trl_venv, given.cache, _say)
-        except TrlMissingError as error:
+            trl = None if given.no_trl else find_trl(given.trl_venv, given.cache, say)
+        except PeerMissingError as error:
             left_out.append(f"TRL was not measured: {error}")
     book = Book() if given.json is None else Book.read(given.json)
     with tempfile.TemporaryDirectory(prefix="trellis-bench-") as scratch:
@@ -253,10 +253,6 @@ def _facts(part: str, sizes: Sizes, given: argparse.Namespace) -> dict[str, Any]
     }
 
 
-def _say(line: str) -> None:
-    print(f"[{time.strftime('%H:%M:%S')}] {line}", file=sys.stderr, flush=True)
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.training", description=__doc__, epilog=_PASSIVE)
     output_options(parser)
@@ -265,7 +261,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--grid-rounds", type=int, default=1, metavar="N", help="of the other parts; 1")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each peer")
     parser.add_argument("--passive", action="store_true", help="threads that wait sleep, as with --quick: see below")
-    parser.add_argument("--cache", type=Path, default=_cache(), metavar="DIR", help="for models and TRL's environment")
+    cache_option(parser, "models and TRL's environment")
     parser.add_argument("--trl-venv", type=Path, metavar="DIR", help="a virtual environment that has TRL")
     parser.add_argument("--no-trl", action="store_true", help="leave TRL out")
     given = parser.parse_args()
@@ -276,10 +272,6 @@ def _arguments() -> argparse.Namespace:
         given.part = given.part or ["steps", "ready"]
     given.part = given.part or list(PARTS)
     return given
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trellis-bench"
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any, Final
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.bench.report import Machine, Row, Sheet, output_options, versions
+from tests.bench.report import Machine, Row, Sheet, cache_option, output_options, say, versions
 from tests.bench.serving_rig.shapes import write_base
 from tests.bench.training_rig.gpu import FULL, ON_A_CPU, OURS, PEERS, QUICK, GpuSizes, Load, expected
 from tests.bench.training_rig.mlora_style import MloraStyle
@@ -122,7 +122,7 @@ def main() -> None:
 
 def measure(sizes: GpuSizes, cache: Path, device: Device, rounds: int) -> Iterator[Compared]:
     """Each load, the sides taking turns in each round after one that warms up."""
-    _say(f"writing {sizes.shape.name}, if it is not there")
+    say(f"writing {sizes.shape.name}, if it is not there")
     with torch.device(device.target):  # drawing 8 billion numbers takes minutes on a CPU
         folder = write_base(sizes.shape, cache / sizes.shape.name)
     sides = Sides.load(sizes, folder, device)
@@ -137,7 +137,7 @@ def measure(sizes: GpuSizes, cache: Path, device: Device, rounds: int) -> Iterat
                     found.seconds[side].append(seconds)
             if number >= 0:
                 found.tokens.append(sum(ids_T.numel() - 1 for some in drawn for lines in some for ids_T in lines))
-                _say(
+                say(
                     f"{load.name}, round {number + 1}: "
                     + ", ".join(f"{s} {found.seconds[s][-1]:.3f} s" for s in found.seconds)
                 )
@@ -176,23 +176,15 @@ def _facts(sizes: GpuSizes, given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _say(line: str) -> None:
-    print(f"[{time.strftime('%H:%M:%S')}] {line}", file=sys.stderr, flush=True)
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.training_gpu", description=__doc__)
     output_options(parser)
     parser.add_argument("--tiny", action="store_true", help="a tiny model on the CPU: shows that the script works")
     parser.add_argument("--rounds", type=int, metavar="N", help="5, or 1 with --quick or --tiny")
-    parser.add_argument("--cache", type=Path, default=_cache(), metavar="DIR", help="for the model")
+    cache_option(parser, "the model")
     given = parser.parse_args()
     given.rounds = given.rounds or (1 if given.quick or given.tiny else 5)
     return given
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trellis-bench"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -64,3 +65,9 @@ def output_options(parser: argparse.ArgumentParser) -> None:
     """The options that every benchmark has."""
     parser.add_argument("--quick", action="store_true", help="small sizes, under a minute: shows that it works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write rows, machine and versions here")
+
+
+def cache_option(parser: argparse.ArgumentParser, holds: str) -> None:
+    """Where a benchmark keeps what takes long to make."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trellis-bench"
+    parser.add_argument("--cache", type=Path, default=folder, metavar="DIR", help=f"for {holds}")

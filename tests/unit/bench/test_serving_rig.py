@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from tests.bench.peers.own_venv import PeerMissingError
 from tests.bench.peers.serving_transformers import Batches
 from tests.bench.serving_rig.fleet import TRELLIS, WAYS, Fleet, Model
 from tests.bench.serving_rig.registry import register
 from tests.bench.serving_rig.shapes import LETTERS, Shape, text_of, write_adapters, write_base
 from tests.bench.serving_rig.system import BrokenSystemError, System
-from tests.bench.serving_rig.vllm_venv import VllmMissingError, find_vllm
+from tests.bench.serving_rig.vllm_venv import find_vllm
 from tests.bench.serving_rig.workload import Ask, Lengths, Workload, draw
 from transformers import AutoModelForCausalLM
 
@@ -107,8 +108,8 @@ def test_a_system_that_fails_says_why(tmp_path: Path) -> None:
 
 
 def test_without_vllm_one_reads_why(tmp_path: Path) -> None:
-    with pytest.raises(VllmMissingError, match="no virtual environment"):
+    with pytest.raises(PeerMissingError, match="no virtual environment"):
         find_vllm(tmp_path / "missing", tmp_path, print)
     venv.create(tmp_path / "empty", with_pip=False)
-    with pytest.raises(VllmMissingError, match="No module named 'vllm'"):
+    with pytest.raises(PeerMissingError, match="No module named 'vllm'"):
         find_vllm(tmp_path / "empty", tmp_path, print)

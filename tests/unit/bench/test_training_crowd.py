@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from safetensors import safe_open
+from tests.bench.peers.own_venv import PeerMissingError
 from tests.bench.serving_rig.system import BrokenSystemError
 from tests.bench.training_rig.crowd import Crowd, Ready, compared
 from tests.bench.training_rig.platform import settings
@@ -14,7 +15,7 @@ from tests.bench.training_rig.programs import Programs, WarmProcess
 from tests.bench.training_rig.resident import Peak, family, resident, watched
 from tests.bench.training_rig.tenant import Recipe, Task, Tuned, draw_tenants
 from tests.bench.training_rig.texts import LONG, SHORT, Lengths
-from tests.bench.training_rig.trl_venv import TrlMissingError, find_trl
+from tests.bench.training_rig.trl_venv import find_trl
 from tests.tiny_llama import write_tiny_llama
 
 RECIPE = Recipe(epochs=2, batch_size=3, learning_rate=1e-2)
@@ -121,5 +122,5 @@ def test_a_family_is_seen_with_its_memory(tmp_path: Path) -> None:
 
 
 def test_without_trl_one_reads_why(tmp_path: Path) -> None:
-    with pytest.raises(TrlMissingError, match="no virtual environment"):
+    with pytest.raises(PeerMissingError, match="no virtual environment"):
         find_trl(tmp_path / "missing", tmp_path, print)
