@@ -128,6 +128,7 @@ def build(config: ServerConfig) -> Platform:
         ThreadedObjects(store),
         _control_settings(config, secret, lease, prices),
         apart=hosts.attempts if hosts.attempts is not hosts.cluster else None,
+        ends=hosts.ends,
     )
     context = Context(
         units,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Protocol
 
-from trellis.server.app.hosts import EngineHost, JobCluster, StandingClusters
+from trellis.server.app.hosts import EngineHost, HostEnds, JobCluster, StandingClusters
 from trellis.server.clusters.kuberay.places import places_of
 from trellis.server.clusters.kuberay.settings import KubeRaySettingsError, read_kuberay_settings
 from trellis.server.clusters.ray import RayJobCluster
@@ -34,6 +34,11 @@ class Hosts(Protocol):
         """What this server has to keep for them; None where others do."""
         ...
 
+    @property
+    def ends(self) -> HostEnds | None:
+        """What ended the hosts of shared trainers; None where nobody says."""
+        ...
+
     async def close(self) -> None:
         """Closes the connections."""
         ...
@@ -43,6 +48,7 @@ class RayHosts:
     """One Ray cluster, that others keep."""
 
     standing: StandingClusters | None = None
+    ends: HostEnds | None = None
 
     def __init__(self, dashboard_url: str, engines: EngineSettings, token: str | Path) -> None:
         self.engines = ServeCluster(dashboard_url, engines, token)

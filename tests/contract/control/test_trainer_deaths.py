@@ -1,11 +1,15 @@
 """Shared trainers that die, fall silent, never start or are forgotten, on both databases: whose jobs go on, and where."""
 
+from dataclasses import replace
+from datetime import datetime
+
 import pytest
-from tests.contract.control.platform import LEASE, UID, Platform, check_invariants
+from tests.contract.control.platform import LEASE, UID, Platform, Server, check_invariants
 from tests.contract.control.shared import SharedTrainer, admitted, training
 
-from trellis.errors import Aborted
+from trellis.errors import Aborted, Reason, Unavailable
 from trellis.server.app.hosts import RunStatus
+from trellis.server.domain.run_trouble import RunTrouble, TroubleCode
 from trellis.server.domain.trainer import TrainerState
 from trellis.server.domain.tuning_job import JobState
 
@@ -71,6 +75,71 @@ async def test_a_silent_trainer_is_over_and_all_that_it_had(platform: Platform) 
         await trainer.report(token, 9)
     with pytest.raises(Aborted, match="trainer is over"):
         await trainer.start()
+
+
+class Ends:
+    """What ended the one host that trainers have."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._now = platform.clock.now
+        self.trouble = RunTrouble(TroubleCode.OUT_OF_MEMORY, "A worker took more memory than its limit of 8Gi.")
+        self.end_time = self._now()
+        self.away = False
+
+    async def ended(self, host: str, since: datetime) -> RunTrouble | None:
+        if self.away:
+            raise Unavailable(Reason.ENGINE_UNAVAILABLE, "Nobody answers.")
+        return self.trouble if host == "node-1" and self.end_time >= since else None
+
+
+async def test_what_ended_its_host_is_told_to_each_of_its_jobs(platform: Platform) -> None:
+    _, trainer = await training(platform, 1, 2)
+    ends = Ends(platform)
+    server = Server(replace(platform.control(), ends=ends))
+    platform.cluster.end(trainer.run, RunStatus.FAILED, "exit code 137")
+    await server.watch_trainers.once()
+    for uid in (UID, "uid-acme-2"):
+        assert (await platform.job(uid)).state is JobState.QUEUED
+        said = (await platform.events(uid))[-1].message
+        assert "ended without a word; the cluster says FAILED. A worker took more memory than its limit of 8Gi." in said
+        assert (await platform.attempts(uid))[-1].outcome.endswith("its limit of 8Gi.")
+
+
+@pytest.mark.parametrize("why", ["an hour ago", "away"])
+async def test_what_ended_its_host_at_another_time_is_not_told(platform: Platform, why: str) -> None:
+    ends = Ends(platform)
+    ends.away = why == "away"
+    platform.clock.pass_seconds(3600)
+    _, trainer = await training(platform)
+    server = Server(replace(platform.control(), ends=ends))
+    platform.cluster.end(trainer.run, RunStatus.FAILED)
+    await server.watch_trainers.once()
+    assert (await platform.job()).state is JobState.QUEUED
+    assert "memory" not in (await platform.events())[-1].message
+
+
+async def test_a_lost_or_silent_trainer_says_it_too(platform: Platform) -> None:
+    await training(platform)
+    ends = Ends(platform)
+    server = Server(replace(platform.control(), ends=ends))
+    platform.cluster.restart()
+    await server.watch_trainers.once()
+    assert "does not know it any more. A worker took more memory" in (await platform.events())[-1].message
+    ends.end_time = platform.clock.now()
+    for _ in range(3):
+        await server.round()
+        platform.clock.pass_seconds(2)
+    (run,) = platform.cluster.alive()
+    another = SharedTrainer(platform, run)
+    await another.start()
+    await another.work()
+    platform.cluster.reachable = False
+    for _ in range(6):
+        ends.end_time = platform.clock.now()
+        platform.clock.pass_seconds(LEASE / 2)
+        await server.watch_trainers.once()
+    said = [event.message for event in await platform.events()]
+    assert any("was silent for 30 s. A worker took more memory than its limit of 8Gi." in one for one in said)
 
 
 async def test_a_server_that_was_away_listens_before_it_judges(platform: Platform) -> None:

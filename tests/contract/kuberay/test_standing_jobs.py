@@ -1,6 +1,7 @@
 """Runs on the standing cluster: what keeps its pods from working is said of those that wait."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -25,8 +26,10 @@ def ray() -> FakeJobCluster:
 
 
 @pytest.fixture
-def jobs(ray: FakeJobCluster, api: KubeApi) -> StandingJobs:
-    return StandingJobs(ray, api, SETTINGS, seconds=0.0)
+async def jobs(ray: FakeJobCluster, api: KubeApi) -> AsyncIterator[StandingJobs]:
+    one = StandingJobs(ray, api, SETTINGS, seconds=0.0)
+    yield one
+    await one.close()
 
 
 async def settled(jobs: StandingJobs, *, troubled: bool) -> RunReport:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
@@ -97,6 +98,14 @@ class StandingClusters(Protocol):
 
     async def keep(self) -> Sequence[KeptCluster]:
         """Makes those that are missing and corrects those that are not as the settings say."""
+        ...
+
+
+class HostEnds(Protocol):
+    """What ended the hosts on which shared trainers run, from outside."""
+
+    async def ended(self, host: str, since: datetime) -> RunTrouble | None:
+        """What ended the host of that name, or any of them if it is empty, since then; None if nothing is known to have."""
         ...
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from trellis.server.app.hosts import EngineHost, JobCluster
+from trellis.server.app.hosts import EngineHost, HostEnds, JobCluster
 from trellis.server.app.job_needs import JobNeeds
 from trellis.server.app.ports import Claim, Clock, Ids, Objects, UnitOfWorkFactory
 from trellis.server.domain.prices import FREE, Prices
@@ -80,6 +80,8 @@ class ControlContext:
     settings: ControlSettings
     apart: JobCluster | None = None
     """Where attempts run that get nodes of their own; None where they are on `cluster` too."""
+    ends: HostEnds | None = None
+    """What ended the hosts of shared trainers; None where nobody says."""
 
     @property
     def attempts(self) -> JobCluster:

@@ -23,6 +23,8 @@ from trellis.server.domain.tuning_job import Attempt, EndCause, JobError
 _log = structlog.get_logger(__name__)
 _BATCH = 1000
 _DEAD = frozenset({RunStatus.FAILED, RunStatus.STOPPED, RunStatus.SUCCEEDED})
+_BEFORE = timedelta(seconds=60)
+"""So long before a trainer's last word its host may have ended by the clock of whoever says so."""
 _LEAVE_SECONDS = 30.0
 """So long a trainer that was told to leave, and has no job any more, may take to do so."""
 
@@ -75,9 +77,10 @@ class WatchTrainers:
             # The cluster's word may quote what the process printed about other tenants' jobs: it is for operators alone.
             _log.warning("trainer_run_ended", trainer=trainer.uid, status=report.status.value, word=report.message)
             message = f"The shared trainer's process ended without a word; the cluster says {report.status}."
-            await self._end(trainer, "dead", with_trouble(message, report.trouble))
+            await self._end(trainer, "dead", with_trouble(message, report.trouble or await self._end_of_host(trainer)))
         elif report.status is RunStatus.UNKNOWN and trainer.start_time is not None:
-            await self._end(trainer, "dead", "The shared trainer was lost: the cluster does not know it any more.")
+            message = "The shared trainer was lost: the cluster does not know it any more."
+            await self._end(trainer, "dead", with_trouble(message, await self._end_of_host(trainer)))
 
     async def _end_silent(self, trainer: Trainer) -> None:
         settings = self._context.settings
@@ -89,11 +92,22 @@ class WatchTrainers:
             await self._end(trainer, "not_started", with_trouble(message, await self._trouble(trainer)))
         else:
             seconds = settings.lease.total_seconds()
-            await self._end(trainer, "silent", f"The shared trainer was silent for {seconds:.0f} s.")
+            message = f"The shared trainer was silent for {seconds:.0f} s."
+            await self._end(trainer, "silent", with_trouble(message, await self._end_of_host(trainer)))
 
     async def _trouble(self, trainer: Trainer) -> RunTrouble | None:
         try:
             return (await self._context.cluster.status(trainer.submission_id)).trouble
+        except Unavailable:
+            return None
+
+    async def _end_of_host(self, trainer: Trainer) -> RunTrouble | None:
+        """What ended the host that it ran on, about when it was last heard of; of one with workers, any host."""
+        if self._context.ends is None or trainer.start_time is None:
+            return None
+        last_word = trainer.lease_expire_time - self._context.settings.lease
+        try:
+            return await self._context.ends.ended(trainer.hostname if trainer.workers == 1 else "", last_word - _BEFORE)
         except Unavailable:
             return None
 

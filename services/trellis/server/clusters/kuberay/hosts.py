@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from trellis.server.app.hosts import JobCluster, StandingClusters
+from trellis.server.app.hosts import HostEnds, JobCluster, StandingClusters
 from trellis.server.clusters.kuberay.api import KubeApi
 from trellis.server.clusters.kuberay.connection import Connect, in_cluster_or_kubeconfig
 from trellis.server.clusters.kuberay.engines import RayServiceApplications
@@ -32,9 +32,10 @@ class KubeRayHosts:
         self._api = KubeApi(settings.namespace, connect)
         self._ray = RayJobCluster(places.jobs_dashboard, token)
         # Neither waits for the other: a Ray cluster that does not answer keeps no RayJob from its start or its end.
-        self.cluster: JobCluster = (
-            self._ray if settings.trainers is None else StandingJobs(self._ray, self._api, settings)
-        )
+        standing_jobs = StandingJobs(self._ray, self._api, settings) if settings.trainers is not None else None
+        self._standing_jobs = standing_jobs
+        self.cluster: JobCluster = standing_jobs or self._ray
+        self.ends: HostEnds | None = standing_jobs.ends if standing_jobs else None
         self.attempts = KubeRayCluster(self._api, settings, NoCluster())
         dashboard = DashboardApplications(places.engines_dashboard, token)
         declared = dashboard if settings.engines is None else RayServiceApplications(self._api, settings, dashboard)
@@ -46,5 +47,7 @@ class KubeRayHosts:
         """Closes the connections."""
         await self.engines.close()
         await self.attempts.close()
+        if self._standing_jobs is not None:
+            await self._standing_jobs.close()
         await self._ray.close()
         await self._api.close()

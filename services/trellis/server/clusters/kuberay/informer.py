@@ -32,6 +32,7 @@ class Informer:
         resource: Resource,
         selector: str = "",
         *,
+        hear: Callable[[Object], None] = lambda _: None,
         relist_seconds: float = _RELIST_SECONDS,
         clock: Callable[[], float] = time.monotonic,
         sleep: Sleep = asyncio.sleep,
@@ -39,6 +40,8 @@ class Informer:
         self._api = api
         self._resource = resource
         self._selector = selector
+        self._hear = hear
+        """Called with each object as it is found, changed, and as it was last when it is deleted."""
         self._relist_seconds = relist_seconds
         self._clock = clock
         self._sleep = sleep
@@ -98,6 +101,8 @@ class Informer:
                 listing = await self._api.list(self._resource, self._selector)
                 self._objects = {name_of(one): one for one in listing.items if uid_of(one) not in self._deleted}
                 self._deleted &= {uid_of(one) for one in listing.items}
+                for one in listing.items:
+                    self._hear(one)
                 self._version = listing.resource_version
                 await self._follow(self._clock() + self._relist_seconds)
             except Unavailable as error:
@@ -144,6 +149,8 @@ class Informer:
             self._drop(change.object)
         elif change.kind in {"ADDED", "MODIFIED"}:
             self._store(change.object)
+        if change.kind in {"ADDED", "MODIFIED", "DELETED"}:
+            self._hear(change.object)
 
     def _store(self, one: Object) -> None:
         present = self._objects.get(name_of(one))

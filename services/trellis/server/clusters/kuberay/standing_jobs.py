@@ -8,6 +8,7 @@ from trellis.errors import Unavailable
 from trellis.server.app.hosts import JobCluster, RunReport, RunRequest, RunStatus
 from trellis.server.clusters.kuberay.api import KubeApi
 from trellis.server.clusters.kuberay.cluster_sight import ClusterSight
+from trellis.server.clusters.kuberay.ended_pods import EndedPods
 from trellis.server.clusters.kuberay.manifests import trainers_name
 from trellis.server.clusters.kuberay.resources import RAY_CLUSTERS
 from trellis.server.clusters.kuberay.settings import KubeRaySettings
@@ -33,6 +34,8 @@ class StandingJobs:
         self._api = api
         self._settings = settings
         self._sight = ClusterSight(api, settings)
+        self.ends = EndedPods(api, settings)
+        """What ended pods of the cluster; it looks from the first call on, for it can't be asked afterwards."""
         self._seconds = seconds
         self._clock = clock
         self._seen: RunTrouble | None = None
@@ -69,7 +72,12 @@ class StandingJobs:
 
     async def list(self) -> Sequence[str]:
         """The submission ids of all runs that have not ended."""
+        self.ends.start()
         return await self._inner.list()
+
+    async def close(self) -> None:
+        """Ends the watches."""
+        await self.ends.close()
 
     async def _trouble(self) -> RunTrouble | None:
         if self._clock() >= self._look_time:

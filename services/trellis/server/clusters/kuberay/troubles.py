@@ -55,17 +55,18 @@ def run_trouble(
     RayCluster or RayService.
     """
     in_order = sorted(events, key=event_time)
-    return _first([*_ends(pods, in_order), *_starts(pods, in_order, ray_object or {})])
+    return worst([*_ends(pods, in_order), *_starts(pods, in_order, ray_object or {})])
 
 
 def start_trouble(
     pods: Sequence[KubernetesObject], events: Sequence[KubernetesObject], ray_object: KubernetesObject
 ) -> RunTrouble | None:
     """What keeps pods of a cluster that stays from starting; what ended others before is over."""
-    return _first(_starts(pods, sorted(events, key=event_time), ray_object))
+    return worst(_starts(pods, sorted(events, key=event_time), ray_object))
 
 
-def _first(troubles: Iterable[RunTrouble]) -> RunTrouble | None:
+def worst(troubles: Iterable[RunTrouble]) -> RunTrouble | None:
+    """The one of several that is told."""
     found: dict[TroubleCode, RunTrouble] = {}
     for trouble in troubles:
         found.setdefault(trouble.code, trouble)
