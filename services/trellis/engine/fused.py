@@ -3,7 +3,7 @@
 Tensors' shapes: T tokens of the step, Q query heads, H key-value heads, D head size.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,9 +16,13 @@ from trellis.engine.gates import gated_layers
 from trellis.lora.products import MakeProduct, exact_product, packed_product
 from trellis.native import layers, training
 from trellis.native.build import available
+from trellis.native.decoder import Norm
 
 _TOLERANCE: Final[Mapping[torch.dtype, float]] = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 """How far apart, as a share of the length of all that is said: fp32 sums in another order, bf16 rounds elsewhere."""
+
+Kind = Callable[[nn.Module, Mapping[int, Formula]], Iterator[nn.Module]]
+"""What may stand for a module, given the attention layers' formulas; the first that says the same does."""
 
 
 class PackedHead(nn.Module):
@@ -42,6 +46,11 @@ class FusedNorm(nn.Module):
     def __init__(self, weight: Tensor, eps: float, offset: float) -> None:
         super().__init__()
         self._weight, self._eps, self._offset = weight, eps, offset
+
+    @property
+    def formula(self) -> Norm:
+        """As the kernels take it."""
+        return Norm(self._weight, self._eps, self._offset)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Each row by itself."""
@@ -143,17 +152,20 @@ def pack_head(model: PreTrainedModel) -> None:
 
 
 @torch.inference_mode()
-def fuse(model: PreTrainedModel, formulas: Mapping[int, Formula], token_ids: Sequence[int]) -> None:
+def fuse(
+    model: PreTrainedModel, formulas: Mapping[int, Formula], token_ids: Sequence[int], *, further: Sequence[Kind] = ()
+) -> None:
     """Replace what the native kernels compute faster; other modules, and models elsewhere, stay as they are.
 
-    `formulas` are the attention layers', `token_ids` what the modules are tried with.
+    `formulas` are the attention layers', `token_ids` what the modules are tried with, `further` ways to replace modules
+    whose parts have been.
     """
     if model.device.type != "cpu" or model.dtype not in _TOLERANCE or not available():
         return
     recorder = _Recorder()
     attach(model, recorder)
     calls = _watch(model, token_ids)
-    for kind in (_norms, _mlps, _attentions):  # in this order: an attention layer has norms inside
+    for kind in (_norms, _mlps, _attentions, *further):  # in this order: an attention layer has norms inside
         for module, call in calls.items():
             for fused in kind(module, formulas):
                 attach(fused, recorder)
@@ -201,23 +213,23 @@ def _attentions(module: nn.Module, formulas: Mapping[int, Formula]) -> Iterator[
 
 
 def _say_the_same(old: nn.Module, new: nn.Module, call: _Call, recorder: _Recorder, tolerance: float) -> bool:
-    said = _all_said(old, call, recorder)
+    kind, said = _all_said(old, call, recorder)
     try:
-        said_anew = _all_said(new, call, recorder)
+        kind_anew, said_anew = _all_said(new, call, recorder)
     except (ValueError, TypeError):  # of a shape, a dtype or with an argument that the faster one does not take
         return False
-    return len(said) == len(said_anew) and all(
+    return (kind, len(said)) == (kind_anew, len(said_anew)) and all(
         a.shape == b.shape and bool((a - b).norm() <= tolerance * a.norm())
         for a, b in zip(said, said_anew, strict=True)
     )
 
 
-def _all_said(module: nn.Module, call: _Call, recorder: _Recorder) -> list[Tensor]:
+def _all_said(module: nn.Module, call: _Call, recorder: _Recorder) -> tuple[type, list[Tensor]]:
     """What it returns, and what it shows its attention on the way."""
     recorder.given = []
     returned = module(*call.args, **call.kwargs)
     tensors = [returned] if isinstance(returned, Tensor) else [part for part in returned if isinstance(part, Tensor)]
-    return [*(tensor.float() for tensor in tensors), *recorder.given]
+    return type(returned), [*(tensor.float() for tensor in tensors), *recorder.given]
 
 
 def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal, Self
 
 import torch
@@ -27,6 +28,7 @@ from trellis.engine.compatibility import (
 from trellis.engine.cuda.graphs import graphs_for
 from trellis.engine.fused import fuse, pack_head
 from trellis.engine.kv_cache import KVCache, bytes_per_block
+from trellis.engine.layer import StepMemo, whole_layers
 from trellis.lora.bank import AdapterBank
 from trellis.lora.groups import LoraGroup, find_groups
 from trellis.lora.linear import ActiveLora, install
@@ -129,7 +131,7 @@ class Runner:
         is_exact = model.device.type == "cpu" and model.dtype == torch.float32
         lora = install(model, groups, bank, make=exact_product if is_exact else None)
         pack_head(model)
-        fuse(model, probe.formulas, tokens)
+        fuse(model, probe.formulas, tokens, further=[partial(whole_layers, memo=StepMemo())])
         blocks = limits.blocks(bytes_per_block(probe.shapes.values(), limits.block_tokens, model.dtype), model.device)
         cache = KVCache(probe.shapes, blocks, limits.block_tokens, model.dtype, model.device)
         runner = cls(model, lora, bank, cache, context_length)
