@@ -11,8 +11,9 @@ Answer = TypeVar("Answer")
 _MOST: Final = 500
 """So many are answered together at the most."""
 _AT_ONCE: Final = 4
-_PATIENCE: Final = 0.05
-"""Seconds after which another batch is begun beside one that hangs, at a lock or a connection that died."""
+_PATIENCE: Final = 0.2
+"""Seconds after which another batch is begun beside one that hangs, at a lock or a connection that died. Longer than what a
+batch takes on a server that has too much to do, for then fewer and larger ones are what helps."""
 
 
 class Batches(Generic[Asked, Answer]):
@@ -92,6 +93,7 @@ class Batches(Generic[Asked, Answer]):
     async def _answer(self, batch: list[tuple[Asked, asyncio.Future[Answer]]]) -> None:
         try:
             answers = await self._work([asked for asked, _ in batch])
+            assert len(answers) == len(batch), "each question has an answer"
         except BaseException as error:
             for _, answer in batch:
                 if not isinstance(error, Exception):
