@@ -177,7 +177,8 @@ class Installation:
         environment = {**mine, MARKER: self.marker, **self._s3_variables()}
         ray = ray_environment(environment, self._token_file)
         # A node whose head is another one now should find out before the run is over; a minute is what Ray takes.
-        ray |= {"RAY_gcs_rpc_server_reconnect_timeout_s": "15"}
+        # And Ray would let the engine wait for all that has work on a busy machine.
+        ray |= {"RAY_gcs_rpc_server_reconnect_timeout_s": "15", "RAY_worker_niceness": "0"}
         target = self.door._target
         s3 = [sys.executable, "-m", "tests.moto_uploads", "-H", "127.0.0.1", "-p", str(target)]
         commands = {
