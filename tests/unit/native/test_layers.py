@@ -11,7 +11,7 @@ from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from trellis.native import layers
-from trellis.native.layers import rms_norm, rotary, silu_mul
+from trellis.native.layers import gelu_mul, rms_norm, rotary, silu_mul
 
 Kernels = Callable[..., None]
 Threads = Callable[[int], None]
@@ -57,6 +57,23 @@ def test_silu_of_slices(kernels: Kernels, threads: Threads, dtype: torch.dtype, 
     gate, up = (draw(*shape[:-1], 2 * shape[-1], dtype=dtype) * 4).chunk(2, -1)
     got = assert_same_with_threads(threads, lambda: silu_mul(gate, up))
     assert_close(got, torch.nn.functional.silu(gate.double()) * up.double())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gelu_of_slices(kernels: Kernels, threads: Threads, shape: tuple[int, ...]) -> None:
+    kernels(layers)
+    gate, up = (draw(*shape[:-1], 2 * shape[-1]) * 4).chunk(2, -1)
+    got = assert_same_with_threads(threads, lambda: gelu_mul(gate, up))
+    assert_close(got, torch.nn.functional.gelu(gate.double(), approximate="tanh") * up.double())
+
+
+def test_gelu_far_out(kernels: Kernels) -> None:
+    kernels(layers)
+    gate = torch.tensor([[-1e30, -200.0, -9.0, 0.0, 9.0, 200.0, 1e30]])
+    assert_close(gelu_mul(gate, torch.ones_like(gate)), torch.tensor([[0.0, 0.0, 0.0, 0.0, 9.0, 200.0, 1e30]]))
+    assert gelu_mul(torch.tensor([[math.nan]]), torch.ones(1, 1)).isnan().all()
+    with pytest.raises(ValueError, match="float32"):
+        gelu_mul(gate.bfloat16(), gate.bfloat16())
 
 
 def test_silu_far_out(kernels: Kernels) -> None:
