@@ -3,15 +3,13 @@
 import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load
-from tests.shared_trainer_rig import LocalTrainer, World, make_world, serving
-from tests.tiny_llama import write_tiny_llama
+from tests.shared_trainer_rig import LocalTrainer, World, serving
 from torch.nn import functional
 
 from trellis.spec import Lora, Preference, TrainSpec
@@ -32,17 +30,6 @@ SETTINGS: dict[str, Any] = {
     "max_grad_norm": 0.5,
 }
 LossOf = Callable[[Any, Data, list[int]], torch.Tensor]
-
-
-@pytest.fixture(scope="module")
-def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_llama(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture
-def world(base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setenv("TRELLIS_TRAINER_RANK_ROWS", "64")
-    return make_world(base_folder, tmp_path / "store")
 
 
 def logarithms(model: Any, row: Any) -> torch.Tensor:

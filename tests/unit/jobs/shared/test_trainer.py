@@ -4,13 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.shared_trainer_rig import LocalTrainer, World, make_world, serving
-from tests.tiny_llama import write_tiny_llama
+from tests.shared_trainer_rig import LocalTrainer, World, serving
 
 from trellis.spec import Lora
 from trellis.v1.worker_pb2 import (
@@ -26,17 +24,6 @@ from trellis_jobs.shared.pass_budget import PassBudget
 from trellis_jobs.shared.tenant import Tenant
 
 WORKS = {"one": {"max_steps": 6}, "two": {"max_steps": 4, "lora": Lora(rank=12), "seed": 1}}
-
-
-@pytest.fixture(scope="module")
-def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_llama(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture
-def world(base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setenv("TRELLIS_TRAINER_RANK_ROWS", "64")
-    return make_world(base_folder, tmp_path / "store")
 
 
 async def expected(world: World, **works: dict[str, Any]) -> tuple[list[dict[int, float]], list[bytes]]:

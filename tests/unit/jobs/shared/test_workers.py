@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from tests.shared_trainer_rig import LocalTrainer, World, make_world, serving
-from tests.tiny_llama import write_tiny_llama
 from torch import distributed
 
 from trellis.bases import read_base
@@ -36,11 +35,6 @@ def run_follower(address: str, folder: str) -> None:
     facts, device = read_base(folder), Device(torch.device("cpu"), torch.float32)
     model: Any = load_base(facts, device)
     follow(FusedModel(model, facts, device, rank_rows=ROWS, max_slots=SLOTS))
-
-
-@pytest.fixture(scope="module")
-def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_llama(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture
