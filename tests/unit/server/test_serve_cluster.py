@@ -263,24 +263,23 @@ async def test_a_frame_may_come_in_parts(cluster: ServeCluster, proxy: FakeProxy
 async def test_pieces_that_have_come_together_are_one(cluster: ServeCluster, proxy: FakeProxy) -> None:
     used = Usage(prompt_tokens=7, completion_tokens=3, cached_prompt_tokens=2)
     chances = [TokenLogprob(token_id=n, logprob=-0.5 * n) for n in (1, 2, 3)]
-    first = piece("He", token_ids=[1, 2], logprobs=chances[:2], adapter_digest="d")
+    first = piece("-", token_ids=[0], adapter_digest="d")
+    second = piece("He", token_ids=[1, 2], logprobs=chances[:2])
     last = piece("y", FINISH_REASON_STOP, token_ids=[3], logprobs=chances[2:], usage=used)
-    says(proxy, first + last)
-    (got,) = [p.generate async for p in cluster.stream_tokens("tiny.v1", StreamTokensRequest())]
-    assert got == GenerateResponse(
-        text="Hey",
-        token_ids=[1, 2, 3],
-        logprobs=chances,
-        finish_reason=FINISH_REASON_STOP,
-        usage=used,
-        adapter_digest="d",
-    )
+    says(proxy, first + second + last)
+    assert [p.generate async for p in cluster.stream_tokens("tiny.v1", StreamTokensRequest())] == [
+        GenerateResponse(text="-", token_ids=[0], adapter_digest="d"),
+        GenerateResponse(
+            text="Hey", token_ids=[1, 2, 3], logprobs=chances, finish_reason=FINISH_REASON_STOP, usage=used
+        ),
+    ]
 
 
 async def test_several_answers_are_kept_apart_and_the_last_piece_stays_the_last(
     cluster: ServeCluster, proxy: FakeProxy
 ) -> None:
     together = (
+        piece("-", index=0),
         piece("a", index=0),
         piece("x", index=1),
         piece("b", FINISH_REASON_STOP, index=0),
@@ -289,7 +288,11 @@ async def test_several_answers_are_kept_apart_and_the_last_piece_stays_the_last(
     )
     says(proxy, b"".join(together))
     got = [p.generate async for p in cluster.stream_tokens("tiny.v1", StreamTokensRequest())]
-    assert [(one.index, one.text, one.HasField("usage")) for one in got] == [(0, "ab", False), (1, "xyz", True)]
+    assert [(one.index, one.text, one.HasField("usage")) for one in got] == [
+        (0, "-", False),
+        (0, "ab", False),
+        (1, "xyz", True),
+    ]
 
 
 async def test_a_caller_that_goes_away_ends_the_work(cluster: ServeCluster, proxy: FakeProxy) -> None:

@@ -3,7 +3,7 @@
 Nothing is remembered: from the answer on that an adapter is undeployed, an alias moved or a quota set, every call goes by it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trellis.names import AdapterName, AliasName, BaseModelName
@@ -52,27 +52,21 @@ def model_lookup(units: UnitOfWorkFactory) -> ModelLookup:
 async def _find(unit: UnitOfWork, wanted: Sequence[WantedModel]) -> Sequence[FoundModel]:
     # Tenants first: of an adapter that is there then, the tenant was there before. Each query sees one state of all it reads.
     tenants = await unit.tenants.get_all({each.tenant for each in wanted if each.tenant})
-    adapters = await _adapters(unit, {each.adapter for each in wanted if each.adapter is not None})
-    found = [
-        (tenants.get(each.tenant), adapters.get(each.adapter) if each.adapter is not None else None) for each in wanted
-    ]
+    own = await unit.adapters.get_all({each.adapter for each in wanted if isinstance(each.adapter, AdapterName)})
+    aliased = await unit.adapters.get_aliased({each.adapter for each in wanted if isinstance(each.adapter, AliasName)})
+
+    def adapter_of(name: AdapterName | AliasName | None) -> Adapter | None:
+        if name is None:
+            return None
+        return own.get(name) if isinstance(name, AdapterName) else aliased.get(name)
+
+    found = [(tenants.get(each.tenant), adapter_of(each.adapter)) for each in wanted]
     needed = [
         each.base_model or (_base_of(adapter) if adapter is not None and CallGate.counts(tenant) else "")
         for each, (tenant, adapter) in zip(wanted, found, strict=True)
     ]
     bases = await unit.base_models.get_all({base for base in needed if base})
     return [FoundModel(tenant, adapter, bases.get(base)) for (tenant, adapter), base in zip(found, needed, strict=True)]
-
-
-async def _adapters(
-    unit: UnitOfWork, names: Iterable[AdapterName | AliasName]
-) -> dict[AdapterName | AliasName, Adapter]:
-    own = {name for name in names if isinstance(name, AdapterName)}
-    aliases = {name for name in names if isinstance(name, AliasName)}
-    found: dict[AdapterName | AliasName, Adapter] = {}
-    found.update(await unit.adapters.get_all(own))
-    found.update(await unit.adapters.get_aliased(aliases))
-    return found
 
 
 def _base_of(adapter: Adapter) -> str:

@@ -7,20 +7,27 @@ from trellis.errors import TrellisError
 from trellis.v1.engine_pb2 import StreamTokensResponse
 
 
-def gathered(frames: Iterable[tuple[int, bytes]]) -> tuple[Sequence[StreamTokensResponse], TrellisError | None]:
+def gathered(
+    frames: Iterable[tuple[int, bytes]], *, begins: bool = False
+) -> tuple[Sequence[StreamTokensResponse], TrellisError | None]:
     """What these frames say: one piece for each of the call's answers, and the error that ends it, if one does.
 
-    The answer that came last is the last one: the call's very last piece stays so.
+    The answer that came last is the last one: the call's very last piece stays so. Where the call `begins` its first piece
+    goes by itself, for the first token is to be seen as it was said.
     """
+    first: list[StreamTokensResponse] = []
     pieces: dict[int, StreamTokensResponse] = {}
     for kind, content in frames:
         if kind != MESSAGE:
-            return list(pieces.values()), read_error(content)
+            return [*first, *pieces.values()], read_error(content)
         piece = StreamTokensResponse.FromString(content)
+        if begins and not first:
+            first.append(piece)
+            continue
         index = piece.generate.index
         before = pieces.pop(index, None)
         pieces[index] = piece if before is None else _joined(before, piece)
-    return list(pieces.values()), None
+    return [*first, *pieces.values()], None
 
 
 def _joined(first: StreamTokensResponse, second: StreamTokensResponse) -> StreamTokensResponse:

@@ -144,15 +144,16 @@ class ServeCluster:
         span = begin("engine.call", Kind.CLIENT, values={"trellis.base_model": base_model_id})
         if span.traceparent:
             headers[TRACEPARENT] = span.traceparent
-        finished = False
+        finished, begins = False, True
         try:
             content = request.SerializeToString()
             async with self._engines.answer("POST", path, content, headers) as response:
                 await _check(response, base_model_id)
                 reader = FrameReader()
                 async for data in response.content.iter_any():
-                    pieces, error = gathered(reader.push(data))
+                    pieces, error = gathered(reader.push(data), begins=begins)
                     for piece in pieces:
+                        begins = False
                         finished = piece.generate.finish_reason != FINISH_REASON_UNSPECIFIED
                         yield piece
                     if error is not None:
