@@ -46,6 +46,7 @@ def pairs(world: World) -> dict[str, Told]:
         "three": world.work(again, "three", **FULL, gradient_accumulation_steps=2),
         "adapter": world.work(three, "adapter"),
         "paused": world.work(three, "elastic", **FULL),
+        "paused adapter": world.work(three, "elastic-adapter"),
         "preferences": preference_work(world, 2, "dpo2"),
         "everything": world.work(everything, "everything", **bf16),
         "moved": world.work(moved, "moved", **bf16),
@@ -53,22 +54,28 @@ def pairs(world: World) -> dict[str, Told]:
         "further": world.work(three, "further", max_steps=1),
     }
     works["further"].initial_key = "jobs/best/attempts/1/adapter"
-    return run_workers(2, works, {"paused": (STOP_REQUEST_PAUSE, 1)})
+    return run_workers(2, works, dict.fromkeys(("paused", "paused adapter"), (STOP_REQUEST_PAUSE, 1)))
 
 
 @pytest.fixture(scope="module")
 def ones(world: World, pairs: dict[str, Told]) -> dict[str, Told]:
     """The same on one worker, which the others are held to; the last one fails."""
     one = Distributed(workers=1, zero_stage=1)
-    resumed, newest = world.work(replace(one, zero_stage=2), "elastic", **FULL), pairs["paused"].checkpoints()[-1]
-    resumed.attempt, resumed.resume_key, resumed.resume_step = 2, newest.key, newest.step
+    two = replace(one, zero_stage=2)
     works = {
         "alone": world.work(one, "alone", **FULL),
-        "resumed": resumed,
+        "resumed": resumed(world.work(two, "elastic", **FULL), pairs["paused"]),
+        "resumed adapter": resumed(world.work(one, "elastic-adapter"), pairs["paused adapter"]),
         "preferences": preference_work(world, 1, "dpo1"),
         "broken": world.work(one, "broken", learning_rate=1e30, full=True, max_grad_norm=1e6),
     }
     return run_workers(1, works)
+
+
+def resumed(work: StartAttemptResponse, before: Told) -> StartAttemptResponse:
+    newest = before.checkpoints()[-1]
+    work.attempt, work.resume_key, work.resume_step = 2, newest.key, newest.step
+    return work
 
 
 def preference_work(world: World, workers: int, job: str) -> StartAttemptResponse:
@@ -88,6 +95,10 @@ def test_two_workers_give_the_losses_of_one(ones: dict[str, Told], pairs: dict[s
         assert told.finished["tuned"].loss == pytest.approx(alone.finished["tuned"].loss, rel=1e-4)
         assert told.finished["base"].line_count == 4
         assert told.finished["trained_tokens"] == alone.finished["trained_tokens"]
+        points = [value for value in told.all("metrics") if value["step"] and "valid_loss" in value["values"]]
+        measured = {value["step"]: value["values"]["valid_loss"] for value in points}
+        best = min(measured, key=lambda step: measured[step])
+        assert {one.valid_loss for one in told.checkpoints() if one.step == best} == {measured[best]}
     norms = [
         [v["values"]["gradient_norm"] for v in t.all("metrics") if "gradient_norm" in v["values"]] for t in (two, three)
     ]
@@ -123,6 +134,10 @@ def test_a_run_goes_on_with_another_number_of_workers(ones: dict[str, Told], pai
     assert min(resumed.losses()) == newest.step + 1
     assert {**paused.losses(), **resumed.losses()} == pytest.approx(alone.losses(), rel=1e-4)
     assert resumed.finished["tuned"].loss == pytest.approx(alone.finished["tuned"].loss, rel=1e-4)
+    first, second, whole = pairs["paused adapter"], ones["resumed adapter"], pairs["adapter"]
+    assert 0 < max(first.losses()) < min(second.losses()) == max(first.losses()) + 1
+    assert {**first.losses(), **second.losses()} == pytest.approx(whole.losses(), rel=1e-4)
+    assert second.finished["adapter_digest"]
     # The base is not evaluated again: the first attempt did.
     assert resumed.finished["base"].loss == pytest.approx(alone.finished["base"].loss, rel=1e-5)
     assert not any(event.startswith("The base") for event in resumed.events())
