@@ -49,6 +49,6 @@ def local_ray(cpus: int) -> Iterator[LocalRay]:
             time.sleep(0.1)
         yield LocalRay(ports, token_file, marker)
     finally:
-        child.stop(10.0)
+        child.stop(2.0)  # with Serve up it drains for long; nothing in it is worth waiting for
         sweep(marker)
         shutil.rmtree(folder, ignore_errors=True)
