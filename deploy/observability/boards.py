@@ -87,6 +87,12 @@ QUEUE: Final = Board(
             Panel("Oldest queued job", "How long it has been there.", "s",
                   (("max(trellis_oldest_queued_job_seconds{HERE})", "oldest"),)),
             quantiles("Wait before admission", "Of jobs that were admitted.", "trellis_job_queue_wait_seconds"),
+            Panel("Starts against what was foretold", "In an hour, before, within and after the interval that was foretold when the"
+                  " job began to wait.", "none",
+                  (("sum by (against) (increase(trellis_job_start_error_seconds_count{HERE}[1h]))", "{{against}}"),),
+                  stacked=True, width=12),
+            quantiles("Later than foretold", "How much later than expected jobs started; below 0 sooner.",
+                      "trellis_job_start_error_seconds"),
         )),
         ("Decisions", (
             Panel("Attempts that were given capacity", "An hour.", "none",

@@ -71,6 +71,8 @@ SLOS: Final = (
         _slower("ray_trellis_engine_first_token_seconds", "2.5")),
     Slo("queue-wait", "TrellisQueueWaitBurn", 0.9, "jobs are admitted within 15 minutes",
         _slower("trellis_job_queue_wait_seconds", "900.0")),
+    Slo("start-foretold", "TrellisStartsLateBurn", 0.9, "jobs start no later than was foretold when they began to wait",
+        _share('trellis_job_start_error_seconds_count{against="after"}', "trellis_job_start_error_seconds_count")),
     Slo("jobs-kept", "TrellisJobsLostBurn", 0.99, "jobs that end do not fail by the platform's fault",
         _share('trellis_jobs_ended_total{state="FAILED", cause="INFRASTRUCTURE"}', 'trellis_jobs_ended_total{state!="CANCELLED"}')),
     Slo("usage-fresh", "TrellisUsageStaleBurn", 0.99, "stored bytes are metered to within 10 minutes",

@@ -110,6 +110,13 @@ def _calls(ok: str, bad: str, method: str = "/trellis.v1.TuningJobService/GetTun
     }
 
 
+def _starts(within: str, after: str) -> dict[str, str]:
+    return {
+        f'trellis_job_start_error_seconds_count{{{SERVER}, against="within"}}': within,
+        f'trellis_job_start_error_seconds_count{{{SERVER}, against="after"}}': after,
+    }
+
+
 _MODELS = "/trellis.v1.InferenceService/Generate"
 _DONE = f'trellis_control_loop_done_timestamp_seconds{{{SERVER}, loop="measure"}}'
 _OLDEST = f"trellis_oldest_queued_job_seconds{{{SERVER}}}"
@@ -201,6 +208,15 @@ DAYS: dict[str, dict[str, Any]] = {
             f"ray_trellis_engine_first_token_seconds_count{{{HERE}}}": "0+100x70",
         },
         severity="warning",
+    ),
+    "jobs start later than foretold": _fires(
+        "TrellisStartsLateBurn", "30h", _starts("0+6x70", "0+4x70"), severity="warning"
+    ),
+    "one of twenty does": _fires("TrellisStartsLateBurn", "30h", _starts("0+19x70", "0+1x70")),
+    "jobs start sooner than foretold": _fires(
+        "TrellisStartsLateBurn",
+        "30h",
+        {f'trellis_job_start_error_seconds_count{{{SERVER}, against="before"}}': "0+9x70", **_starts("0+1x70", "0x70")},
     ),
     "jobs fail by the platform's fault": _fires(
         "TrellisJobsLostBurn",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from trellis.server.domain.board import Board
+from trellis.server.domain.board import Board, Foretold
 from trellis.server.domain.dataset import DatasetVersion, Report
 from trellis.server.domain.fair_share import FairShare
 from trellis.server.domain.ledger import Meter
@@ -84,6 +84,10 @@ class BoardRow(Protocol):
 
     async def get(self) -> Board | None:
         """None before the first decision."""
+        ...
+
+    async def foretold(self) -> Mapping[str, Foretold]:
+        """What the board that is there says of starts that were foretold; the board that `get` gives has none."""
         ...
 
     async def time(self) -> datetime | None:

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from trellis.server.control.context import ControlContext
+from trellis.server.control.foretelling import Foretelling
 from trellis.server.domain.board import Board, BoardLine
 from trellis.server.domain.tuning_job import StartInterval
 from trellis.server.scheduler.policy import Decisions
@@ -42,6 +43,7 @@ class KeepBoard:
         self._context = context
         self._decided = decided
         self._board: Board | None = None
+        self._foretelling = Foretelling(context)
         self._starts: Mapping[str, StartInterval] = {}
         self._predict_time: datetime | None = None
 
@@ -52,12 +54,17 @@ class KeepBoard:
             return False
         snapshot, decisions = latest
         await self._predict(snapshot, decisions)
-        board = Board(snapshot.now, self._lines(decisions))
+        waiting = decisions.waiting
+        told = await self._foretelling.told(
+            snapshot.now, {uid: start for uid, start in self._starts.items() if uid in waiting}
+        )
+        board = Board(snapshot.now, self._lines(decisions), {uid: one for uid, one in told.items() if uid in waiting})
         if not await self._is_written(board):
             async with self._context.units() as unit:
                 await unit.board.put(board)
                 await unit.commit()
             self._board = board
+        await self._foretelling.fulfil(board.foretold, {uid: one for uid, one in told.items() if uid not in waiting})
         return False
 
     async def _predict(self, snapshot: Snapshot, decisions: Decisions) -> None:
@@ -70,7 +77,7 @@ class KeepBoard:
         self._predict_time = snapshot.now
 
     async def _is_written(self, board: Board) -> bool:
-        if self._board is None or self._board.lines != board.lines:
+        if self._board is None or (self._board.lines, self._board.foretold) != (board.lines, board.foretold):
             return False
         async with self._context.units(write=False) as unit:
             return await unit.board.time() == self._board.time

@@ -18,11 +18,22 @@ class BoardLine:
 
 
 @dataclass(frozen=True, slots=True)
+class Foretold:
+    """When a job was likely to start, as was first said when it had begun to wait; what comes of it is measured."""
+
+    time: datetime
+    """When that was said."""
+    start: StartInterval
+
+
+@dataclass(frozen=True, slots=True)
 class Board:
     """The jobs that wait, in the order in which the scheduler looks at them."""
 
     time: datetime
     lines: tuple[BoardLine, ...] = ()
+    foretold: Mapping[str, Foretold] = field(default_factory=dict, compare=False)
+    """By uid, of jobs that wait."""
     positions: Mapping[str, int] = field(init=False, repr=False, compare=False)
     """By uid: how many jobs stand before it."""
 
