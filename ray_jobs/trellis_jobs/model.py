@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from datetime import UTC
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from trellis.bases import BaseFacts
 from trellis.errors import FieldViolation, InvalidArgument, Reason
 from trellis.spec import TrainSpec
 from trellis.tokens import ChatTokenizer
+from trellis.v1.worker_pb2 import StartAttemptResponse
 from trellis_jobs.device import Device
 from trellis_jobs.failure import JobFailedError
 
@@ -38,6 +40,13 @@ def open_base(spec: TrainSpec) -> Base:
         )
         raise JobFailedError(Reason.BASE_MODEL_INVALID, message)
     return Base(facts, tokenizer)
+
+
+def dated(tokenizer: ChatTokenizer, work: StartAttemptResponse) -> ChatTokenizer:
+    """For chat templates that write today's date: the day of the job, so that an attempt on a later one reads the same."""
+    if not work.HasField("job_create_time"):
+        return tokenizer
+    return tokenizer.at(work.job_create_time.ToDatetime(UTC))
 
 
 def load_base(facts: BaseFacts, device: Device) -> torch.nn.Module:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import zipfile
+from datetime import UTC
 from pathlib import Path
 
 import grpc
@@ -72,6 +73,7 @@ async def begun(door: Door, job: TuningJob) -> Process:
 async def test_a_job_pauses_resumes_and_gives_way(door: Door, tmp_path: Path) -> None:
     job = await submit(door.world.context, "acme")
     process = await begun(door, job)
+    assert process.work.job_create_time.ToDatetime(UTC) == job.create_time
     async with client_of(door, "member") as user, client_of(door, "admin") as admin:
         assert (await process.report()).stop == pb.STOP_REQUEST_UNSPECIFIED
         assert (await user.jobs.pause(job.name)).state is trellis.JobState.PAUSING

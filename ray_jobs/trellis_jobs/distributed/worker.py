@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Container
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
@@ -38,7 +38,7 @@ from trellis_jobs.distributed.zero import ZeroPlan, plan
 from trellis_jobs.evaluation import Evaluation
 from trellis_jobs.failure import JobStoppedError, describe
 from trellis_jobs.methods.open import Data, objective_of, read_items
-from trellis_jobs.model import Base, open_base, target_modules
+from trellis_jobs.model import Base, dated, open_base, target_modules
 
 _PROBE_TOKENS: Final = 128
 _log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class _Run:
         base = open_base(self.spec)
         if not self.spec.full:
             target_modules(self.spec, base.facts)  # told before the base is loaded, which may take long
-        return base
+        return replace(base, tokenizer=dated(base.tokenizer, self.work))
 
     @cached_property
     def data(self) -> Data:

@@ -14,7 +14,7 @@ from trellis_jobs.device import Device
 from trellis_jobs.failure import JobFailedError
 from trellis_jobs.methods.objective import Objective
 from trellis_jobs.methods.open import Data, objective_of, read_items
-from trellis_jobs.model import target_modules
+from trellis_jobs.model import dated, target_modules
 from trellis_jobs.shared.attempt import Attempt
 from trellis_jobs.shared.evaluate import HeldOut
 from trellis_jobs.shared.weights import fresh_weights, initial_weights, stored_weights
@@ -57,7 +57,8 @@ def prepare(attempt: Attempt, base: SharedBase) -> Prepared:
     _refuse_other_base(attempt, base)
     names = target_modules(spec, base.facts)
     store = ObjectStore.open(work.store_url)
-    data = read_items(store, spec, work, base.tokenizer)
+    tokenizer = dated(base.tokenizer, work)
+    data = read_items(store, spec, work, tokenizer)
     _tell_of_data(data, attempt)
     objective = objective_of(spec)
     checkpoints = Checkpoints(store, work.checkpoint_prefix, work.attempt)
@@ -69,7 +70,7 @@ def prepare(attempt: Attempt, base: SharedBase) -> Prepared:
     else:
         weights = fresh_weights(spec, base.facts, names)
     chunk_tokens = max(1, base.chunk_tokens >> work.memory_halvings)
-    held_out = HeldOut(data, objective, spec, base.tokenizer, base.device, chunk_tokens)
+    held_out = HeldOut(data, objective, spec, tokenizer, base.device, chunk_tokens)
     plan = data.plan(spec)
     return Prepared(store, data, objective, plan, held_out, checkpoints, weights, snapshot, chunk_tokens)
 

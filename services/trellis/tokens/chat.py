@@ -53,6 +53,12 @@ class ChatTokenizer:
         """
         return cls(read_tokenizer_files(folder), clock)
 
+    def at(self, moment: datetime) -> ChatTokenizer:
+        """The same tokenizer, for whose templates it is always `moment`."""
+        if "strftime_now" not in f"{self._files.template}{self._files.tool_template}":
+            return self
+        return ChatTokenizer(self._files, lambda: moment)
+
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of the tokenizer and the chat template: what training and serving must agree on."""

@@ -28,7 +28,7 @@ from trellis.v1 import access_pb2 as trellis_dot_v1_dot_access__pb2
 from trellis.v1 import tuning_job_pb2 as trellis_dot_v1_dot_tuning__job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17trellis/v1/worker.proto\x12\ntrellis.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x17trellis/v1/access.proto\x1a\x1btrellis/v1/tuning_job.proto\"Y\n\x13StartAttemptRequest\x12\x14\n\x0c\x63ode_version\x18\x01 \x01(\t\x12\x10\n\x08hostname\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x03\x12\r\n\x05nonce\x18\x04 \x01(\t\"\x9d\x03\n\x14StartAttemptResponse\x12\x12\n\ntuning_job\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x17\n\x0ftrain_spec_json\x18\x03 \x01(\t\x12\x11\n\tstore_url\x18\x04 \x01(\t\x12\x14\n\x0ctraining_key\x18\x05 \x01(\t\x12\x16\n\x0evalidation_key\x18\x06 \x01(\t\x12\x19\n\x11\x63heckpoint_prefix\x18\x07 \x01(\t\x12\x16\n\x0e\x61\x64\x61pter_prefix\x18\x08 \x01(\t\x12\x12\n\nresume_key\x18\t \x01(\t\x12\x13\n\x0bresume_step\x18\n \x01(\x03\x12\x19\n\x11heartbeat_seconds\x18\x0b \x01(\x01\x12\x13\n\x0bnext_report\x18\x0c \x01(\x03\x12\x12\n\nreplay_key\x18\r \x01(\t\x12\x13\n\x0binitial_key\x18\x0e \x01(\t\x12\x17\n\x0fmemory_halvings\x18\x0f \x01(\x05\x12\x14\n\x0cmodel_prefix\x18\x10 \x01(\t\x12\r\n\x05token\x18\x11 \x01(\t\x12\x13\n\x0btraceparent\x18\x12 \x01(\t\"?\n\x0c\x41ttemptUsage\x12\x16\n\x0etrained_tokens\x18\x01 \x01(\x03\x12\x17\n\x0ftrainer_seconds\x18\x02 \x01(\x01\"y\n\x0bWorkerEvent\x12/\n\x05level\x18\x01 \x01(\x0e\x32 .trellis.v1.TuningJobEvent.Level\x12\x0f\n\x07message\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"l\n\x13\x43ommittedCheckpoint\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x17\n\nvalid_loss\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\r\n\x0b_valid_loss\"\x9c\x02\n\x14ReportAttemptRequest\x12\x0e\n\x06report\x18\x01 \x01(\x03\x12\x30\n\x08progress\x18\x02 \x01(\x0b\x32\x1e.trellis.v1.TuningJob.Progress\x12(\n\x07metrics\x18\x03 \x03(\x0b\x32\x17.trellis.v1.MetricPoint\x12\'\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x17.trellis.v1.WorkerEvent\x12\x34\n\x0b\x63heckpoints\x18\x05 \x03(\x0b\x32\x1f.trellis.v1.CommittedCheckpoint\x12\x10\n\x08log_text\x18\x06 \x01(\t\x12\'\n\x05usage\x18\x07 \x01(\x0b\x32\x18.trellis.v1.AttemptUsage\"k\n\x15ReportAttemptResponse\x12%\n\x04stop\x18\x01 \x01(\x0e\x32\x17.trellis.v1.StopRequest\x12\x14\n\x0cstop_seconds\x18\x02 \x01(\x01\x12\x15\n\rpause_seconds\x18\x03 \x01(\x01\"\xe6\x01\n\x16\x43ompleteAttemptRequest\x12\x16\n\x0e\x61\x64\x61pter_digest\x18\x01 \x01(\t\x12\x39\n\x0f\x62\x61se_evaluation\x18\x02 \x01(\x0b\x32 .trellis.v1.TuningJob.Evaluation\x12:\n\x10tuned_evaluation\x18\x03 \x01(\x0b\x32 .trellis.v1.TuningJob.Evaluation\x12\'\n\x05usage\x18\x04 \x01(\x0b\x32\x18.trellis.v1.AttemptUsage\x12\x14\n\x0cmodel_digest\x18\x05 \x01(\t\"*\n\x17\x43ompleteAttemptResponse\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\"\x85\x01\n\x12\x46\x61ilAttemptRequest\x12!\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12#\n\x05\x63\x61use\x18\x02 \x01(\x0e\x32\x14.trellis.v1.EndCause\x12\'\n\x05usage\x18\x03 \x01(\x0b\x32\x18.trellis.v1.AttemptUsage\"\x15\n\x13\x46\x61ilAttemptResponse*v\n\x0bStopRequest\x12\x1c\n\x18STOP_REQUEST_UNSPECIFIED\x10\x00\x12\x17\n\x13STOP_REQUEST_CANCEL\x10\x01\x12\x16\n\x12STOP_REQUEST_PAUSE\x10\x02\x12\x18\n\x14STOP_REQUEST_PREEMPT\x10\x03*\xd4\x01\n\x08\x45ndCause\x12\x19\n\x15\x45ND_CAUSE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x45ND_CAUSE_USER\x10\x01\x12\x1c\n\x18\x45ND_CAUSE_INFRASTRUCTURE\x10\x02\x12\x1b\n\x17\x45ND_CAUSE_OUT_OF_MEMORY\x10\x03\x12\x17\n\x13\x45ND_CAUSE_CANCELLED\x10\x04\x12\x14\n\x10\x45ND_CAUSE_PAUSED\x10\x05\x12\x17\n\x13\x45ND_CAUSE_PREEMPTED\x10\x06\x12\x16\n\x12\x45ND_CAUSE_DECLINED\x10\x07\x32\x86\x03\n\rWorkerService\x12[\n\x0cStartAttempt\x12\x1f.trellis.v1.StartAttemptRequest\x1a .trellis.v1.StartAttemptResponse\"\x08\xaa\xd4\x18\x04\x08\x04\x30\x01\x12\\\n\rReportAttempt\x12 .trellis.v1.ReportAttemptRequest\x1a!.trellis.v1.ReportAttemptResponse\"\x06\xaa\xd4\x18\x02\x08\x04\x12\x62\n\x0f\x43ompleteAttempt\x12\".trellis.v1.CompleteAttemptRequest\x1a#.trellis.v1.CompleteAttemptResponse\"\x06\xaa\xd4\x18\x02\x08\x04\x12V\n\x0b\x46\x61ilAttempt\x12\x1e.trellis.v1.FailAttemptRequest\x1a\x1f.trellis.v1.FailAttemptResponse\"\x06\xaa\xd4\x18\x02\x08\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17trellis/v1/worker.proto\x12\ntrellis.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x17trellis/v1/access.proto\x1a\x1btrellis/v1/tuning_job.proto\"Y\n\x13StartAttemptRequest\x12\x14\n\x0c\x63ode_version\x18\x01 \x01(\t\x12\x10\n\x08hostname\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x03\x12\r\n\x05nonce\x18\x04 \x01(\t\"\xd2\x03\n\x14StartAttemptResponse\x12\x12\n\ntuning_job\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x17\n\x0ftrain_spec_json\x18\x03 \x01(\t\x12\x11\n\tstore_url\x18\x04 \x01(\t\x12\x14\n\x0ctraining_key\x18\x05 \x01(\t\x12\x16\n\x0evalidation_key\x18\x06 \x01(\t\x12\x19\n\x11\x63heckpoint_prefix\x18\x07 \x01(\t\x12\x16\n\x0e\x61\x64\x61pter_prefix\x18\x08 \x01(\t\x12\x12\n\nresume_key\x18\t \x01(\t\x12\x13\n\x0bresume_step\x18\n \x01(\x03\x12\x19\n\x11heartbeat_seconds\x18\x0b \x01(\x01\x12\x13\n\x0bnext_report\x18\x0c \x01(\x03\x12\x12\n\nreplay_key\x18\r \x01(\t\x12\x13\n\x0binitial_key\x18\x0e \x01(\t\x12\x17\n\x0fmemory_halvings\x18\x0f \x01(\x05\x12\x14\n\x0cmodel_prefix\x18\x10 \x01(\t\x12\r\n\x05token\x18\x11 \x01(\t\x12\x13\n\x0btraceparent\x18\x12 \x01(\t\x12\x33\n\x0fjob_create_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"?\n\x0c\x41ttemptUsage\x12\x16\n\x0etrained_tokens\x18\x01 \x01(\x03\x12\x17\n\x0ftrainer_seconds\x18\x02 \x01(\x01\"y\n\x0bWorkerEvent\x12/\n\x05level\x18\x01 \x01(\x0e\x32 .trellis.v1.TuningJobEvent.Level\x12\x0f\n\x07message\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"l\n\x13\x43ommittedCheckpoint\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x17\n\nvalid_loss\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\r\n\x0b_valid_loss\"\x9c\x02\n\x14ReportAttemptRequest\x12\x0e\n\x06report\x18\x01 \x01(\x03\x12\x30\n\x08progress\x18\x02 \x01(\x0b\x32\x1e.trellis.v1.TuningJob.Progress\x12(\n\x07metrics\x18\x03 \x03(\x0b\x32\x17.trellis.v1.MetricPoint\x12\'\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x17.trellis.v1.WorkerEvent\x12\x34\n\x0b\x63heckpoints\x18\x05 \x03(\x0b\x32\x1f.trellis.v1.CommittedCheckpoint\x12\x10\n\x08log_text\x18\x06 \x01(\t\x12\'\n\x05usage\x18\x07 \x01(\x0b\x32\x18.trellis.v1.AttemptUsage\"k\n\x15ReportAttemptResponse\x12%\n\x04stop\x18\x01 \x01(\x0e\x32\x17.trellis.v1.StopRequest\x12\x14\n\x0cstop_seconds\x18\x02 \x01(\x01\x12\x15\n\rpause_seconds\x18\x03 \x01(\x01\"\xe6\x01\n\x16\x43ompleteAttemptRequest\x12\x16\n\x0e\x61\x64\x61pter_digest\x18\x01 \x01(\t\x12\x39\n\x0f\x62\x61se_evaluation\x18\x02 \x01(\x0b\x32 .trellis.v1.TuningJob.Evaluation\x12:\n\x10tuned_evaluation\x18\x03 \x01(\x0b\x32 .trellis.v1.TuningJob.Evaluation\x12\'\n\x05usage\x18\x04 \x01(\x0b\x32\x18.trellis.v1.AttemptUsage\x12\x14\n\x0cmodel_digest\x18\x05 \x01(\t\"*\n\x17\x43ompleteAttemptResponse\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\"\x85\x01\n\x12\x46\x61ilAttemptRequest\x12!\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12#\n\x05\x63\x61use\x18\x02 \x01(\x0e\x32\x14.trellis.v1.EndCause\x12\'\n\x05usage\x18\x03 \x01(\x0b\x32\x18.trellis.v1.AttemptUsage\"\x15\n\x13\x46\x61ilAttemptResponse*v\n\x0bStopRequest\x12\x1c\n\x18STOP_REQUEST_UNSPECIFIED\x10\x00\x12\x17\n\x13STOP_REQUEST_CANCEL\x10\x01\x12\x16\n\x12STOP_REQUEST_PAUSE\x10\x02\x12\x18\n\x14STOP_REQUEST_PREEMPT\x10\x03*\xd4\x01\n\x08\x45ndCause\x12\x19\n\x15\x45ND_CAUSE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x45ND_CAUSE_USER\x10\x01\x12\x1c\n\x18\x45ND_CAUSE_INFRASTRUCTURE\x10\x02\x12\x1b\n\x17\x45ND_CAUSE_OUT_OF_MEMORY\x10\x03\x12\x17\n\x13\x45ND_CAUSE_CANCELLED\x10\x04\x12\x14\n\x10\x45ND_CAUSE_PAUSED\x10\x05\x12\x17\n\x13\x45ND_CAUSE_PREEMPTED\x10\x06\x12\x16\n\x12\x45ND_CAUSE_DECLINED\x10\x07\x32\x86\x03\n\rWorkerService\x12[\n\x0cStartAttempt\x12\x1f.trellis.v1.StartAttemptRequest\x1a .trellis.v1.StartAttemptResponse\"\x08\xaa\xd4\x18\x04\x08\x04\x30\x01\x12\\\n\rReportAttempt\x12 .trellis.v1.ReportAttemptRequest\x1a!.trellis.v1.ReportAttemptResponse\"\x06\xaa\xd4\x18\x02\x08\x04\x12\x62\n\x0f\x43ompleteAttempt\x12\".trellis.v1.CompleteAttemptRequest\x1a#.trellis.v1.CompleteAttemptResponse\"\x06\xaa\xd4\x18\x02\x08\x04\x12V\n\x0b\x46\x61ilAttempt\x12\x1e.trellis.v1.FailAttemptRequest\x1a\x1f.trellis.v1.FailAttemptResponse\"\x06\xaa\xd4\x18\x02\x08\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,32 +43,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKERSERVICE'].methods_by_name['CompleteAttempt']._serialized_options = b'\252\324\030\002\010\004'
   _globals['_WORKERSERVICE'].methods_by_name['FailAttempt']._loaded_options = None
   _globals['_WORKERSERVICE'].methods_by_name['FailAttempt']._serialized_options = b'\252\324\030\002\010\004'
-  _globals['_STOPREQUEST']._serialized_start=1788
-  _globals['_STOPREQUEST']._serialized_end=1906
-  _globals['_ENDCAUSE']._serialized_start=1909
-  _globals['_ENDCAUSE']._serialized_end=2121
+  _globals['_STOPREQUEST']._serialized_start=1841
+  _globals['_STOPREQUEST']._serialized_end=1959
+  _globals['_ENDCAUSE']._serialized_start=1962
+  _globals['_ENDCAUSE']._serialized_end=2174
   _globals['_STARTATTEMPTREQUEST']._serialized_start=151
   _globals['_STARTATTEMPTREQUEST']._serialized_end=240
   _globals['_STARTATTEMPTRESPONSE']._serialized_start=243
-  _globals['_STARTATTEMPTRESPONSE']._serialized_end=656
-  _globals['_ATTEMPTUSAGE']._serialized_start=658
-  _globals['_ATTEMPTUSAGE']._serialized_end=721
-  _globals['_WORKEREVENT']._serialized_start=723
-  _globals['_WORKEREVENT']._serialized_end=844
-  _globals['_COMMITTEDCHECKPOINT']._serialized_start=846
-  _globals['_COMMITTEDCHECKPOINT']._serialized_end=954
-  _globals['_REPORTATTEMPTREQUEST']._serialized_start=957
-  _globals['_REPORTATTEMPTREQUEST']._serialized_end=1241
-  _globals['_REPORTATTEMPTRESPONSE']._serialized_start=1243
-  _globals['_REPORTATTEMPTRESPONSE']._serialized_end=1350
-  _globals['_COMPLETEATTEMPTREQUEST']._serialized_start=1353
-  _globals['_COMPLETEATTEMPTREQUEST']._serialized_end=1583
-  _globals['_COMPLETEATTEMPTRESPONSE']._serialized_start=1585
-  _globals['_COMPLETEATTEMPTRESPONSE']._serialized_end=1627
-  _globals['_FAILATTEMPTREQUEST']._serialized_start=1630
-  _globals['_FAILATTEMPTREQUEST']._serialized_end=1763
-  _globals['_FAILATTEMPTRESPONSE']._serialized_start=1765
-  _globals['_FAILATTEMPTRESPONSE']._serialized_end=1786
-  _globals['_WORKERSERVICE']._serialized_start=2124
-  _globals['_WORKERSERVICE']._serialized_end=2514
+  _globals['_STARTATTEMPTRESPONSE']._serialized_end=709
+  _globals['_ATTEMPTUSAGE']._serialized_start=711
+  _globals['_ATTEMPTUSAGE']._serialized_end=774
+  _globals['_WORKEREVENT']._serialized_start=776
+  _globals['_WORKEREVENT']._serialized_end=897
+  _globals['_COMMITTEDCHECKPOINT']._serialized_start=899
+  _globals['_COMMITTEDCHECKPOINT']._serialized_end=1007
+  _globals['_REPORTATTEMPTREQUEST']._serialized_start=1010
+  _globals['_REPORTATTEMPTREQUEST']._serialized_end=1294
+  _globals['_REPORTATTEMPTRESPONSE']._serialized_start=1296
+  _globals['_REPORTATTEMPTRESPONSE']._serialized_end=1403
+  _globals['_COMPLETEATTEMPTREQUEST']._serialized_start=1406
+  _globals['_COMPLETEATTEMPTREQUEST']._serialized_end=1636
+  _globals['_COMPLETEATTEMPTRESPONSE']._serialized_start=1638
+  _globals['_COMPLETEATTEMPTRESPONSE']._serialized_end=1680
+  _globals['_FAILATTEMPTREQUEST']._serialized_start=1683
+  _globals['_FAILATTEMPTREQUEST']._serialized_end=1816
+  _globals['_FAILATTEMPTRESPONSE']._serialized_start=1818
+  _globals['_FAILATTEMPTRESPONSE']._serialized_end=1839
+  _globals['_WORKERSERVICE']._serialized_start=2177
+  _globals['_WORKERSERVICE']._serialized_end=2567
 # @@protoc_insertion_point(module_scope)

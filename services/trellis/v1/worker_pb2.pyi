@@ -152,6 +152,7 @@ class StartAttemptResponse(_message.Message):
     MODEL_PREFIX_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    JOB_CREATE_TIME_FIELD_NUMBER: _builtins.int
     tuning_job: _builtins.str
     """The job."""
     attempt: _builtins.int
@@ -190,6 +191,10 @@ class StartAttemptResponse(_message.Message):
     """The place of the attempt in its trace (W3C Trace Context), which the process's spans belong under; empty when nothing is
     traced.
     """
+    @_builtins.property
+    def job_create_time(self) -> _timestamp_pb2.Timestamp:
+        """When the job was made: what chat templates that write today's date are told on every attempt."""
+
     def __init__(
         self,
         *,
@@ -211,10 +216,11 @@ class StartAttemptResponse(_message.Message):
         model_prefix: _builtins.str = ...,
         token: _builtins.str = ...,
         traceparent: _builtins.str = ...,
+        job_create_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job_create_time", b"job_create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_prefix", b"adapter_prefix", "attempt", b"attempt", "checkpoint_prefix", b"checkpoint_prefix", "heartbeat_seconds", b"heartbeat_seconds", "initial_key", b"initial_key", "memory_halvings", b"memory_halvings", "model_prefix", b"model_prefix", "next_report", b"next_report", "replay_key", b"replay_key", "resume_key", b"resume_key", "resume_step", b"resume_step", "store_url", b"store_url", "token", b"token", "traceparent", b"traceparent", "train_spec_json", b"train_spec_json", "training_key", b"training_key", "tuning_job", b"tuning_job", "validation_key", b"validation_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_prefix", b"adapter_prefix", "attempt", b"attempt", "checkpoint_prefix", b"checkpoint_prefix", "heartbeat_seconds", b"heartbeat_seconds", "initial_key", b"initial_key", "job_create_time", b"job_create_time", "memory_halvings", b"memory_halvings", "model_prefix", b"model_prefix", "next_report", b"next_report", "replay_key", b"replay_key", "resume_key", b"resume_key", "resume_step", b"resume_step", "store_url", b"store_url", "token", b"token", "traceparent", b"traceparent", "train_spec_json", b"train_spec_json", "training_key", b"training_key", "tuning_job", b"tuning_job", "validation_key", b"validation_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

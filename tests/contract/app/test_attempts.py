@@ -141,6 +141,7 @@ async def test_the_next_attempt_resumes_and_repeats_nothing(world: World, base: 
     await fenced(progress.report_attempt(world.context, caller, replace(first, number=2)))
     resumed = await attempts.start_attempt(world.context, second, Process())
     assert (resumed.resume_key, resumed.resume_step, resumed.next_report) == (key, 2, 1)
+    assert resumed.job_create_time == work.job_create_time == job.create_time
     await fenced(attempts.start_attempt(world.context, caller, Process()))
     again = AttemptReport(1, Progress(4, 10, "training"), points(world, 3, 4))
     await progress.report_attempt(world.context, second, again)

@@ -241,6 +241,10 @@ def test_the_date_of_a_template_is_that_of_the_clock(tmp_path: Path) -> None:
     folder = bases.chatml(tmp_path, "{{ strftime_now('%d %b %Y') }}")
     tokenizer = ChatTokenizer.load(folder, clock=lambda: datetime(2020, 2, 29, tzinfo=UTC))
     assert tokenizer.decode(tokenizer.encode_prompt([USER])) == "29 Feb 2020"
+    then = tokenizer.at(datetime(2019, 12, 31, tzinfo=UTC))
+    assert then.decode(then.encode_prompt([USER])) == "31 Dec 2019"
+    assert then.digest == tokenizer.digest
+    assert tokenizer.decode(tokenizer.encode_prompt([USER])) == "29 Feb 2020"
 
 
 def test_long_texts_are_encoded_in_chunks(tokenizers_by_base: Bases, monkeypatch: pytest.MonkeyPatch) -> None:

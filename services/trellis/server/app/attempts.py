@@ -69,6 +69,7 @@ class Assignment:
     """For further calls of a process that began with a ticket."""
     traceparent: str = ""
     """What its own spans belong under."""
+    job_create_time: datetime | None = None
 
 
 async def start_attempt(context: Context, caller: Caller, process: Process) -> Assignment:
@@ -173,6 +174,7 @@ def _assignment(context: Context, job: TuningJob, attempt: Attempt, checkpoint: 
         memory_halvings=job.memory_halvings,
         model_prefix=keys.attempt_model_prefix(job.tenant, job.uid, attempt.number),
         traceparent=attempt.traceparent,
+        job_create_time=job.create_time,
     )
 
 

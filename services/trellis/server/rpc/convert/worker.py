@@ -14,7 +14,7 @@ from trellis.server.app.progress import AttemptReport, CommittedCheckpoint, Work
 from trellis.server.domain.stop import Stop
 from trellis.server.domain.tuning_job import EndCause, Evaluation, EventLevel, JobError, MetricPoint, Progress
 from trellis.server.rpc.convert.enums import from_wire, to_wire
-from trellis.server.rpc.convert.times import moment
+from trellis.server.rpc.convert.times import moment, timestamp
 from trellis.v1 import tuning_job_pb2, worker_pb2 as pb
 
 
@@ -44,6 +44,7 @@ def assignment(value: Assignment) -> pb.StartAttemptResponse:
         model_prefix=value.model_prefix,
         token=value.token,
         traceparent=value.traceparent,
+        job_create_time=timestamp(value.job_create_time),
     )
 
 
