@@ -137,3 +137,53 @@ async def test_batches_rest_in_between_while_there_are_many_questions() -> None:
     assert work.slept == [pytest.approx(0.3)]
     await batches.ask(8)
     assert len(work.slept) == 1
+
+
+async def test_a_question_at_the_very_end_of_a_batch_begins_the_next_at_once() -> None:
+    work = Work()
+    work.is_open = False
+    batches = Batches(work, seconds=work.seconds)
+    first = asyncio.create_task(batches.ask(2))
+    await turns()
+
+    async def ask_as_it_ends() -> int | Exception:
+        await work.doors[0].wait()  # is woken right after the work, which then has ended, and nobody has been told
+        return await batches.ask(4)
+
+    second = asyncio.create_task(ask_as_it_ends())
+    await turns()
+    work.is_open = True
+    work.doors[0].set()
+    await turns()
+    assert second.done(), "it took the batch that had ended for one that goes on"
+    assert (await first, await second) == (4, 8)
+
+
+async def test_a_batch_that_is_given_up_fails_its_callers_and_holds_up_no_others() -> None:
+    work = Work()
+    work.is_open = False
+    batches = Batches(work, seconds=work.seconds)
+    first = asyncio.create_task(batches.ask(2))
+    await turns()
+    waiting = asyncio.create_task(batches.ask(4))
+    await turns()
+    (running,) = batches._running
+    work.is_open = True
+    running.cancel()
+    await turns()
+    with pytest.raises(RuntimeError, match="given up"):
+        await first
+    assert waiting.done(), "nobody asks again"
+    assert await waiting == 8
+
+
+async def test_a_batch_that_is_given_up_before_it_begins_is_begun_anew() -> None:
+    work = Work()
+    batches = Batches(work, seconds=work.seconds)
+    asking = asyncio.create_task(batches.ask(2))
+    await asyncio.sleep(0)  # until it has asked, and not until the batch has begun
+    (running,) = batches._running
+    running.cancel()
+    await turns()
+    assert asking.done()
+    assert await asking == 4

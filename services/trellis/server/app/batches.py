@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context as Variables
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar, cast
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
@@ -68,7 +68,7 @@ class Batches(Generic[Asked, Answer]):
         # Nothing of the call that happened to come first is to be seen in what is done for all.
         task = asyncio.create_task(self._run(), context=Variables())
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._have_ended)
 
     def _look_again(self) -> None:
         self._timer = None
@@ -84,6 +84,14 @@ class Batches(Generic[Asked, Answer]):
                     await self._answer(batch)
         finally:
             self._is_called = False
+            # Now, and not when the loop comes to it: who asks in between would take this for work that goes on, and wait.
+            self._running.discard(cast(asyncio.Task[None], asyncio.current_task()))
+
+    def _have_ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if task.cancelled():  # before it had begun, perhaps
+            self._is_called = False
+            self._look()
 
     async def _have_rested(self) -> None:
         left = self._began + self._rest - self._seconds()
@@ -95,12 +103,11 @@ class Batches(Generic[Asked, Answer]):
             answers = await self._work([asked for asked, _ in batch])
             assert len(answers) == len(batch), "each question has an answer"
         except BaseException as error:
+            # A caller that nobody has cancelled is not to end as if it had been: its own caller would hear nothing.
+            why = error if isinstance(error, Exception) else RuntimeError("What was asked for was given up.")
             for _, answer in batch:
-                if not isinstance(error, Exception):
-                    answer.cancel()
-                elif not answer.done():
-                    answer.set_exception(error)
-            if not isinstance(error, Exception):
+                answer.set_exception(why)
+            if why is not error:
                 raise
             return
         for (_, answer), given in zip(batch, answers, strict=True):
