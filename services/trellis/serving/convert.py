@@ -81,7 +81,8 @@ def response(output: Output, adapter_digest: str) -> engine_pb2.StreamTokensResp
         piece.usage.prompt_tokens = output.prompt_tokens
         piece.usage.cached_prompt_tokens = output.cached_prompt_tokens
         piece.usage.completion_tokens = output.completion_tokens
-    return engine_pb2.StreamTokensResponse(generate=piece)
+    begins = output.completion_tokens == len(output.token_ids)
+    return engine_pb2.StreamTokensResponse(generate=piece, prompt_tokens=output.prompt_tokens if begins else 0)
 
 
 def _chat_ids(chat: inference_pb2.ChatInput, tokenizer: ChatTokenizer) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ from trellis.v1 import access_pb2 as trellis_dot_v1_dot_access__pb2
 from trellis.v1 import inference_pb2 as trellis_dot_v1_dot_inference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17trellis/v1/engine.proto\x12\ntrellis.v1\x1a\x17trellis/v1/access.proto\x1a\x1atrellis/v1/inference.proto\"\xc9\x01\n\x13StreamTokensRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x64\x61pter_digest\x18\x02 \x01(\t\x12\x13\n\x0b\x61\x64\x61pter_key\x18\x03 \x01(\t\x12-\n\x08generate\x18\x04 \x01(\x0b\x32\x1b.trellis.v1.GenerateRequest\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x15\n\rtenant_weight\x18\x06 \x01(\x01\x12\x18\n\x10\x64\x65\x61\x64line_seconds\x18\x07 \x01(\x01\"F\n\x14StreamTokensResponse\x12.\n\x08generate\x18\x01 \x01(\x0b\x32\x1c.trellis.v1.GenerateResponse\"\x18\n\x16GetEngineStatusRequest\"\xdb\x02\n\x17GetEngineStatusResponse\x12\x12\n\nbase_model\x18\x01 \x01(\t\x12\x15\n\rbase_revision\x18\x02 \x01(\t\x12\x17\n\x0f\x61\x64\x61pter_digests\x18\x03 \x03(\t\x12\x18\n\x10running_requests\x18\x04 \x01(\x05\x12\x18\n\x10waiting_requests\x18\x05 \x01(\x05\x12\x1c\n\x14host_adapter_digests\x18\x06 \x03(\t\x12\x11\n\tbank_rows\x18\x07 \x01(\x05\x12\x16\n\x0e\x62\x61nk_rows_used\x18\x08 \x01(\x05\x12\x11\n\tkv_blocks\x18\t \x01(\x05\x12\x16\n\x0ekv_blocks_used\x18\n \x01(\x05\x12\x18\n\x10kv_blocks_cached\x18\x0b \x01(\x05\x12\x17\n\x0fkv_block_tokens\x18\x0c \x01(\x05\x12\x0f\n\x07replica\x18\r \x01(\t\x12\x10\n\x08\x64raining\x18\x0e \x01(\x08\x32\xd0\x01\n\rEngineService\x12[\n\x0cStreamTokens\x12\x1f.trellis.v1.StreamTokensRequest\x1a .trellis.v1.StreamTokensResponse\"\x06\xaa\xd4\x18\x02\x08\x03\x30\x01\x12\x62\n\x0fGetEngineStatus\x12\".trellis.v1.GetEngineStatusRequest\x1a#.trellis.v1.GetEngineStatusResponse\"\x06\xaa\xd4\x18\x02\x08\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17trellis/v1/engine.proto\x12\ntrellis.v1\x1a\x17trellis/v1/access.proto\x1a\x1atrellis/v1/inference.proto\"\xc9\x01\n\x13StreamTokensRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x64\x61pter_digest\x18\x02 \x01(\t\x12\x13\n\x0b\x61\x64\x61pter_key\x18\x03 \x01(\t\x12-\n\x08generate\x18\x04 \x01(\x0b\x32\x1b.trellis.v1.GenerateRequest\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x15\n\rtenant_weight\x18\x06 \x01(\x01\x12\x18\n\x10\x64\x65\x61\x64line_seconds\x18\x07 \x01(\x01\"]\n\x14StreamTokensResponse\x12.\n\x08generate\x18\x01 \x01(\x0b\x32\x1c.trellis.v1.GenerateResponse\x12\x15\n\rprompt_tokens\x18\x02 \x01(\x03\"\x18\n\x16GetEngineStatusRequest\"\xdb\x02\n\x17GetEngineStatusResponse\x12\x12\n\nbase_model\x18\x01 \x01(\t\x12\x15\n\rbase_revision\x18\x02 \x01(\t\x12\x17\n\x0f\x61\x64\x61pter_digests\x18\x03 \x03(\t\x12\x18\n\x10running_requests\x18\x04 \x01(\x05\x12\x18\n\x10waiting_requests\x18\x05 \x01(\x05\x12\x1c\n\x14host_adapter_digests\x18\x06 \x03(\t\x12\x11\n\tbank_rows\x18\x07 \x01(\x05\x12\x16\n\x0e\x62\x61nk_rows_used\x18\x08 \x01(\x05\x12\x11\n\tkv_blocks\x18\t \x01(\x05\x12\x16\n\x0ekv_blocks_used\x18\n \x01(\x05\x12\x18\n\x10kv_blocks_cached\x18\x0b \x01(\x05\x12\x17\n\x0fkv_block_tokens\x18\x0c \x01(\x05\x12\x0f\n\x07replica\x18\r \x01(\t\x12\x10\n\x08\x64raining\x18\x0e \x01(\x08\x32\xd0\x01\n\rEngineService\x12[\n\x0cStreamTokens\x12\x1f.trellis.v1.StreamTokensRequest\x1a .trellis.v1.StreamTokensResponse\"\x06\xaa\xd4\x18\x02\x08\x03\x30\x01\x12\x62\n\x0fGetEngineStatus\x12\".trellis.v1.GetEngineStatusRequest\x1a#.trellis.v1.GetEngineStatusResponse\"\x06\xaa\xd4\x18\x02\x08\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,11 +40,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STREAMTOKENSREQUEST']._serialized_start=93
   _globals['_STREAMTOKENSREQUEST']._serialized_end=294
   _globals['_STREAMTOKENSRESPONSE']._serialized_start=296
-  _globals['_STREAMTOKENSRESPONSE']._serialized_end=366
-  _globals['_GETENGINESTATUSREQUEST']._serialized_start=368
-  _globals['_GETENGINESTATUSREQUEST']._serialized_end=392
-  _globals['_GETENGINESTATUSRESPONSE']._serialized_start=395
-  _globals['_GETENGINESTATUSRESPONSE']._serialized_end=742
-  _globals['_ENGINESERVICE']._serialized_start=745
-  _globals['_ENGINESERVICE']._serialized_end=953
+  _globals['_STREAMTOKENSRESPONSE']._serialized_end=389
+  _globals['_GETENGINESTATUSREQUEST']._serialized_start=391
+  _globals['_GETENGINESTATUSREQUEST']._serialized_end=415
+  _globals['_GETENGINESTATUSRESPONSE']._serialized_start=418
+  _globals['_GETENGINESTATUSRESPONSE']._serialized_end=765
+  _globals['_ENGINESERVICE']._serialized_start=768
+  _globals['_ENGINESERVICE']._serialized_end=976
 # @@protoc_insertion_point(module_scope)

@@ -74,6 +74,9 @@ class StreamTokensResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     GENERATE_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    prompt_tokens: _builtins.int
+    """Tokens of the prompt, in the first piece: they are taken, though the call may end before the piece that has its usage."""
     @_builtins.property
     def generate(self) -> _inference_pb2.GenerateResponse:
         """The piece."""
@@ -82,10 +85,11 @@ class StreamTokensResponse(_message.Message):
         self,
         *,
         generate: _inference_pb2.GenerateResponse | None = ...,
+        prompt_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["generate", b"generate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generate", b"generate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generate", b"generate", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

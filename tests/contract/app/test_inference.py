@@ -40,14 +40,16 @@ class TalkingEngine:
         self.asked: list[tuple[str, StreamTokensRequest]] = []
         self.closed = 0
         self.answer = ANSWER
+        self.prompt_tokens = 0
+        """What the first piece says of the prompt."""
 
     async def stream_tokens(
         self, base_model_id: str, request: StreamTokensRequest
     ) -> AsyncIterator[StreamTokensResponse]:
         self.asked.append((base_model_id, request))
         try:
-            for piece in self.answer:
-                yield StreamTokensResponse(generate=piece)
+            for number, piece in enumerate(self.answer):
+                yield StreamTokensResponse(generate=piece, prompt_tokens=0 if number else self.prompt_tokens)
         finally:
             self.closed += 1
 
@@ -103,6 +105,17 @@ async def test_an_answer_that_nobody_hears_to_its_end_is_metered_too(
         await anext(answer)
     assert engine_host.closed == 1
     assert await used(world.context, "acme") == {Meter.COMPLETION_TOKENS: 2}
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+async def test_a_prompt_is_metered_once_whether_its_answer_is_heard_to_the_end_or_not(
+    world: World, base: BaseModel, context: Context, engine_host: TalkingEngine, pieces: int
+) -> None:
+    engine_host.prompt_tokens = 7
+    async with aclosing(inference.generate(context, world.member("acme"), asking(base.name), "r")) as answer:  # type: ignore[type-var]
+        for _ in range(pieces):
+            await anext(answer)
+    assert await used(world.context, "acme") == {Meter.PROMPT_TOKENS: 7, Meter.COMPLETION_TOKENS: 1 + pieces}
 
 
 async def test_the_engine_hears_of_the_tenants_share_and_of_the_callers_patience(

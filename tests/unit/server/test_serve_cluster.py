@@ -22,7 +22,7 @@ from trellis.server.clusters.serve import EngineSettings, ServeCluster
 from trellis.server.clusters.serve_applications import DashboardApplications
 from trellis.server.domain.base_model import BaseModel
 from trellis.v1.engine_pb2 import StreamTokensRequest, StreamTokensResponse
-from trellis.v1.inference_pb2 import FINISH_REASON_STOP, GenerateResponse, TokenLogprob, Usage
+from trellis.v1.inference_pb2 import FINISH_REASON_STOP, GenerateRequest, GenerateResponse, TokenLogprob, Usage
 
 BASE = BaseModel(
     "tiny.v1", "", "/models/tiny", "sha256:1", "Llama", 128, 1, 1, "t0", True, True, datetime(2026, 1, 1, tzinfo=UTC)
@@ -293,6 +293,15 @@ async def test_several_answers_are_kept_apart_and_the_last_piece_stays_the_last(
         (0, "ab", False),
         (1, "xyz", True),
     ]
+
+
+async def test_an_answer_that_breaks_off_beside_one_that_has_ended_is_an_error(
+    cluster: ServeCluster, proxy: FakeProxy
+) -> None:
+    says(proxy, piece("a", index=1), piece("b", FINISH_REASON_STOP, index=0))
+    wanted = StreamTokensRequest(generate=GenerateRequest(n=2))
+    with pytest.raises(Unavailable, match="middle of an answer"):
+        assert [p async for p in cluster.stream_tokens("tiny.v1", wanted)]
 
 
 async def test_a_caller_that_goes_away_ends_the_work(cluster: ServeCluster, proxy: FakeProxy) -> None:

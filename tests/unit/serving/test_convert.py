@@ -85,3 +85,11 @@ def test_usage_comes_with_the_last_piece_of_all() -> None:
     assert response(last, "").generate.usage == inference_pb2.Usage(
         prompt_tokens=5, cached_prompt_tokens=4, completion_tokens=9
     )
+
+
+def test_the_first_piece_says_how_long_the_prompt_is() -> None:
+    pieces = [
+        Output("r", index=index, token_ids=(9,), prompt_tokens=5, completion_tokens=count)
+        for count, index in enumerate((0, 1, 0), 1)
+    ]
+    assert [response(piece, "").prompt_tokens for piece in pieces] == [5, 0, 0]

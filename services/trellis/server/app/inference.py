@@ -62,22 +62,23 @@ async def generate(
                 response = piece.generate
                 if model.adapter is not None and not tally.begun:
                     response.adapter_digest = model.adapter.digest
-                tally.count(response)
+                tally.count(response, piece.prompt_tokens)
                 yield response
     finally:
         await asyncio.shield(_record(context, model, tally, passed))
 
 
 class _Tally:
-    """What a call's answers took so far; the engine's very last piece has the final word."""
+    """What a call's answers took so far; the first piece tells of the prompt, and the very last one has the final word."""
 
     def __init__(self) -> None:
         self.begun = False
         self.prompt_tokens = 0
         self.completion_tokens = 0
 
-    def count(self, response: GenerateResponse) -> None:
+    def count(self, response: GenerateResponse, prompt_tokens: int) -> None:
         self.begun = True
+        self.prompt_tokens = prompt_tokens or self.prompt_tokens
         self.completion_tokens += len(response.token_ids)
         if response.HasField("usage"):
             self.prompt_tokens = response.usage.prompt_tokens

@@ -144,7 +144,7 @@ class ServeCluster:
         span = begin("engine.call", Kind.CLIENT, values={"trellis.base_model": base_model_id})
         if span.traceparent:
             headers[TRACEPARENT] = span.traceparent
-        finished, begins = False, True
+        ended, begins = set[int](), True
         try:
             content = request.SerializeToString()
             async with self._engines.answer("POST", path, content, headers) as response:
@@ -154,7 +154,8 @@ class ServeCluster:
                     pieces, error = gathered(reader.push(data), begins=begins)
                     for piece in pieces:
                         begins = False
-                        finished = piece.generate.finish_reason != FINISH_REASON_UNSPECIFIED
+                        if piece.generate.finish_reason != FINISH_REASON_UNSPECIFIED:
+                            ended.add(piece.generate.index)
                         yield piece
                     if error is not None:
                         raise error
@@ -166,7 +167,7 @@ class ServeCluster:
             raise
         finally:
             span.end()
-        if not finished:
+        if len(ended) < max(1, request.generate.n):
             raise _engine_unavailable(base_model_id, "it ended in the middle of an answer")
 
     async def engine_status(self, base_model_id: str) -> GetEngineStatusResponse:
