@@ -70,7 +70,7 @@ def run_helm(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(find_helm()), *arguments], capture_output=True, text=True, check=False, timeout=60)
 
 
-def template(values: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def template(values: str, *arguments: str, chart: Path = CHART) -> subprocess.CompletedProcess[str]:
     """`helm template` with a file of ci/."""
     chosen = [
         "--namespace",
@@ -80,12 +80,12 @@ def template(values: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         "--values",
         str(CHART / "ci" / f"{values}-values.yaml"),
     ]
-    return run_helm("template", RELEASE, str(CHART), *chosen, *arguments)
+    return run_helm("template", RELEASE, str(chart), *chosen, *arguments)
 
 
-def render(values: str, *arguments: str) -> Rendered:
+def render(values: str, *arguments: str, chart: Path = CHART) -> Rendered:
     """The objects that come of a file of ci/."""
-    done = template(values, *arguments)
+    done = template(values, *arguments, chart=chart)
     assert done.returncode == 0, done.stderr
     objects = [one for one in yaml.safe_load_all(done.stdout) if one]
     return Rendered(tuple(objects), done.stdout)

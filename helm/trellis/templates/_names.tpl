@@ -26,6 +26,16 @@ app.kubernetes.io/managed-by: {{ $root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{- end -}}
 
+{{/* Labels of a pod that a new version of the chart alone does not replace: (list . "component"). */}}
+{{- define "trellis.lastingLabels" -}}
+{{- $root := index . 0 -}}
+{{- with $root.Values.labels }}{{ toYaml . }}
+{{ end -}}
+{{ include "trellis.selector" . }}
+app.kubernetes.io/name: {{ $root.Chart.Name }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+{{- end -}}
+
 {{/* A reference to an image: (list . .Values.image.server). */}}
 {{- define "trellis.image" -}}
 {{- $root := index . 0 -}}{{- $image := index . 1 -}}

@@ -57,6 +57,9 @@ def test_an_image_says_what_it_is(dockerfile: Path) -> None:
     labels = set(re.findall(r"org\.opencontainers\.image\.([\w.]+)=", instructions(dockerfile)))
     named = {"title", "description", "version", "revision", "created", "source", "licenses", "base.name"}
     assert labels == named
+    assert re.findall(r'dev\.trellis\.sbom="([^"]+)"', instructions(dockerfile)) == [
+        "attestation; predicate-type=https://spdx.dev/Document"
+    ]
 
 
 @of_each

@@ -1,6 +1,7 @@
 """Each file of ci/ is rendered once."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,12 @@ def _rendered(name: str) -> Rendered:
 def rendered(request: pytest.FixtureRequest) -> Rendered:
     """A test that asks for it runs once for each file."""
     return _rendered(request.param)
+
+
+@pytest.fixture(scope="session")
+def rendered_of() -> Callable[[str], Rendered]:
+    """By the name of a file."""
+    return _rendered
 
 
 @pytest.fixture

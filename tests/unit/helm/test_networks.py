@@ -17,6 +17,7 @@ API, JOBS, METRICS, DASHBOARD, SERVE, GCS = 50051, 50052, 8000, 8265, 8000, 6379
 DATABASE, HTTPS, DNS, OTLP, RAY_METRICS = 5432, 443, 53, 4317, 8080
 PORTS = (API, JOBS, METRICS, DASHBOARD, GCS, DATABASE, HTTPS, DNS, OTLP, RAY_METRICS, 10001, 22)
 ALL = set(PORTS)
+NAMES = {DNS, -DNS}
 Reached = dict[tuple[str, str], set[int]]
 
 
@@ -60,6 +61,8 @@ def parties(rendered: Rendered, settings: KubeRaySettings) -> list[Party]:
         Party("collector", {"app": "otel"}, "tracing"),
         Party("operator", {"app.kubernetes.io/name": "kuberay-operator"}, "kuberay"),
         Party("dns", {"k8s-app": "kube-dns"}, "kube-system"),
+        Party("the node's dns", address="169.254.20.10"),
+        Party("the cloud's metadata", address="169.254.169.254"),
         Party("S3", address="10.30.0.5"),
         Party("the database", address="10.20.0.5"),
         Party("Kubernetes", address="10.0.0.1"),
@@ -118,7 +121,11 @@ COMMON: Reached = {
     **{("server", one): {DASHBOARD, SERVE} for one in RAY[2:]},
     **{("operator", one): {DASHBOARD} for one in (*RAY[:2], *OF_RUNS)},
     **{("operator", one): {DASHBOARD, SERVE} for one in RAY[2:]},
-    **{(one, "dns"): {DNS, -DNS} for one in (*RAY, *OF_RUNS, "server", "migration", "bases", "test")},
+    **{
+        (one, names): NAMES
+        for one in (*RAY, *OF_RUNS, "server", "migration", "bases", "test")
+        for names in ("dns", "the node's dns")
+    },
 }
 
 
@@ -156,7 +163,7 @@ def test_a_tenant_s_run_reaches_no_other_s_and_nothing_of_the_platform_s(
     found = reached(production, read_settings(production, tmp_path))
     own = {"run-a head", "run-a worker", "run-a submitter"}
     targets = {target: ports for (one, target), ports in found.items() if one == source and target not in own}
-    assert targets == {"server": {JOBS}, "S3": {HTTPS}, "dns": {DNS, -DNS}, "collector": {OTLP}}
+    assert targets == {"server": {JOBS}, "S3": {HTTPS}, "dns": NAMES, "the node's dns": NAMES, "collector": {OTLP}}
 
 
 def test_the_model_itself_lets_all_through_where_there_is_no_policy(production: Rendered, tmp_path: Path) -> None:

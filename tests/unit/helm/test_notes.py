@@ -21,7 +21,7 @@ def with_notes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return chart
 
 
-def notes_of(chart: Path, values: str) -> str:
+def notes_of(chart: Path, values: str, *arguments: str) -> str:
     chosen = [
         "--namespace",
         NAMESPACE,
@@ -30,7 +30,7 @@ def notes_of(chart: Path, values: str) -> str:
         "--values",
         str(CHART / "ci" / f"{values}-values.yaml"),
     ]
-    done = run_helm("template", RELEASE, str(chart), *chosen, "--show-only", "templates/notes.yaml")
+    done = run_helm("template", RELEASE, str(chart), *chosen, "--show-only", "templates/notes.yaml", *arguments)
     assert done.returncode == 0, done.stderr
     return str(yaml.safe_load(done.stdout)["data"]["notes"])
 
@@ -39,12 +39,31 @@ def notes_of(chart: Path, values: str) -> str:
 def test_every_command_is_about_what_is_there(with_notes: Path, values: str) -> None:
     notes, rendered = notes_of(with_notes, values), render(values)
     assert f"kubectl --namespace {NAMESPACE} rollout status deployment/{rendered.name}-server" in notes
-    assert f"helm test {RELEASE} --namespace {NAMESPACE}" in notes
+    tests = rendered.all("Pod")
+    (patience,) = re.findall(rf"helm test {RELEASE} --namespace {NAMESPACE} --logs --timeout (\d+)s\n", notes)
+    assert {one["spec"]["activeDeadlineSeconds"] for one in tests} == {int(patience)}  # helm's own is five minutes
     assert re.search(rf"port-forward service/{rendered.name} 50051", notes)
     secret, key = re.findall(r"get secret (\S+) --output jsonpath='\{\.data\.([\w-]+)\}'", notes)[0]
     assert key == "admin-key"
     assert secret == key_secret(rendered)
     assert notes.count("\n\n\n") == 0
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_the_next_three_commands_are_counted(with_notes: Path, values: str) -> None:
+    for changes in ((), ("--set", "tests.enabled=false")):
+        notes = notes_of(with_notes, values, *changes)
+        steps = re.split(r"^\d\. .*:\n\n", notes.partition("\nTo call it from here")[0], flags=re.MULTILINE)[1:]
+        assert [step.split()[0] for step in steps] == ["kubectl", "kubectl", "kubectl" if changes else "helm"]
+        assert notes.count("\n\n\n") == 0
+
+
+def test_they_say_that_kuberay_is_missing_where_it_is(with_notes: Path) -> None:
+    missing = "KubeRay is not in this cluster"
+    assert missing in notes_of(with_notes, "laptop")
+    there = notes_of(with_notes, "laptop", "--api-versions", "ray.io/v1")
+    assert missing not in there
+    assert there.count("\n\n\n") == 0
 
 
 def key_secret(rendered: Rendered) -> str:

@@ -82,6 +82,7 @@ def names_place(said: str, place: str) -> bool:
         ("production", ["networkPolicy.store.to=[]"], "networkPolicy.store.to is empty"),
         ("production", ["networkPolicy.monitoring=[]"], "networkPolicy.monitoring is empty"),
         ("production", ["networkPolicy.tracing.to=[]"], "networkPolicy.tracing.to is empty"),
+        ("given-secrets", ["networkPolicy.serverEgress=[]"], "could not fetch the keys of server.oidc's issuers"),
         ("laptop", ["networkPolicy.operator=[]"], "networkPolicy.operator is empty"),
         ("laptop", ["bases.cache.mode=none"], "choose pvc or hostPath"),
         ("production", ["bases.models[1].revision=main"], "the revision of house-model must be sha256:"),

@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-from tests.helm_chart import CHART, OLDEST, VALUES, Rendered, environment, read_settings, render, run_helm, template
+from tests.helm_chart import (
+    CHART,
+    OLDEST,
+    VALUES,
+    Rendered,
+    environment,
+    mounted,
+    read_settings,
+    render,
+    run_helm,
+    template,
+)
 from tests.kubernetes_schemas import core_errors
 from tests.pod_security import restricted_errors
 
@@ -297,6 +308,16 @@ class TestHelmTest:
             scheme = "https" if "TRELLIS_CA_FILE" in environment(container) else "http"
             assert options["--endpoint"] == f"{scheme}://{rendered.name}.tuning.svc:50051"
             assert options["--api-key-file"] == "/run/trellis/secret/admin-key"
+
+    def test_they_take_another_admin_s_key_when_the_first_is_revoked(self, laptop: Rendered) -> None:
+        changed = render("laptop", "--set", "tests.adminKeySecret=mine")
+        for each, secret in ((laptop, "demo-trellis-secret"), (changed, "mine")):
+            for pod in each.all("Pod"):
+                volume = mounted(pod["spec"], pod["spec"]["containers"][0], "/run/trellis/secret/admin-key")
+                assert volume["secret"]["secretName"] == secret
+                assert volume["secret"]["items"] == [{"key": "admin-key", "path": "admin-key"}]
+        (server,) = changed.one("Deployment", "demo-trellis-server")["spec"]["template"]["spec"]["volumes"][1:2]
+        assert server["secret"]["secretName"] == "demo-trellis-secret"
 
     def test_a_model_answers_whose_engine_always_runs(self, production: Rendered, given_secrets: Rendered) -> None:
         spec = production.one("Pod", "demo-trellis-test-generate")["spec"]

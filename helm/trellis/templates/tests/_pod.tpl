@@ -51,7 +51,7 @@ spec:
     {{- include "trellis.scratchVolume" "256Mi" | nindent 4 }}
     - name: secret
       secret:
-        secretName: {{ include "trellis.secretName" $root }}
+        secretName: {{ default (include "trellis.secretName" $root) $root.Values.tests.adminKeySecret }}
         defaultMode: 0440
         items:
           - {key: admin-key, path: admin-key}

@@ -147,6 +147,15 @@ def test_different_runs_have_different_names() -> None:
     assert len(names) == 100
 
 
+def test_other_settings_replace_all_trainers_at_once_and_engines_without_a_cut_answer() -> None:
+    assert LAPTOP.trainers is not None
+    assert LAPTOP.engines is not None
+    assert trainers_cluster(LAPTOP, LAPTOP.trainers)["spec"]["upgradeStrategy"] == {"type": "Recreate"}
+    engines = engines_service(LAPTOP, LAPTOP.engines, SERVE)["spec"]
+    assert engines["upgradeStrategy"] == {"type": "NewCluster"}
+    assert engines["rayClusterDeletionDelaySeconds"] > 0
+
+
 def test_a_run_has_its_secrets_by_reference_only() -> None:
     request = a_run()
     document = ray_job(PRODUCTION, request)
