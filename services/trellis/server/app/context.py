@@ -15,6 +15,7 @@ from trellis.server.app.key_lookup import KeyLookup, key_lookup
 from trellis.server.app.key_uses import KeyUses
 from trellis.server.app.lookout import Lookout
 from trellis.server.app.model_lookup import ModelLookup, model_lookup
+from trellis.server.app.open_calls import OpenCalls
 from trellis.server.app.outlooks import Outlooks
 from trellis.server.app.ports import Clock, Ids, UnitOfWorkFactory
 from trellis.server.app.refusals import Refusals
@@ -93,6 +94,8 @@ class Context:
     """How often running jobs report."""
     gate: CallGate = field(default_factory=CallGate)
     """What calls of models pass."""
+    open_calls: OpenCalls = field(default_factory=OpenCalls, repr=False)
+    """Calls of models that have not ended."""
     keys: KeyLookup = field(init=False, repr=False)
     """Where the keys of calls are found."""
     models: ModelLookup = field(init=False, repr=False)
@@ -118,6 +121,7 @@ class Context:
 
     async def drain(self) -> None:
         """Wait for what calls have left to be done beside them; for when no more calls are taken."""
+        await self.open_calls.drain()
         await self.gate.drain()
         await self.keys.drain()
         await self.models.drain()

@@ -1,6 +1,5 @@
 """Calls of models: a name becomes a digest, the engine answers, and what it took is recorded once."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -44,28 +43,29 @@ async def generate(
     `seconds` is how long the caller will wait from now on.
     """
     check_generate(request)
-    model, tenant, base = await _resolve(context, caller, request.model)
-    _require_deployed(model)
-    passed = None
-    if tenant is not None and context.gate.counts(tenant):
-        length = base.context_length if base else NO_LIMIT
-        passed = await context.gate.admit(context.units, context.clock, tenant, request, length, seconds)
-        seconds = None if seconds is None else seconds - passed.waited
-    wanted = _engine_request(model, request, request_id)
-    wanted.tenant_weight = tenant.serving_weight if tenant else DEFAULT_SERVING_WEIGHT
-    wanted.deadline_seconds = 0.0 if seconds is None else max(seconds, _LEAST_SECONDS)
-    tally = _Tally()
-    try:
-        pieces = context.engines.stream_tokens(model.base_model_id, wanted)
-        async with aclosing(pieces) as answer:  # type: ignore[type-var]
-            async for piece in answer:
-                response = piece.generate
-                if model.adapter is not None and not tally.begun:
-                    response.adapter_digest = model.adapter.digest
-                tally.count(response, piece.prompt_tokens)
-                yield response
-    finally:
-        await asyncio.shield(_record(context, model, tally, passed))
+    with context.open_calls.one():
+        model, tenant, base = await _resolve(context, caller, request.model)
+        _require_deployed(model)
+        passed = None
+        if tenant is not None and context.gate.counts(tenant):
+            length = base.context_length if base else NO_LIMIT
+            passed = await context.gate.admit(context.units, context.clock, tenant, request, length, seconds)
+            seconds = None if seconds is None else seconds - passed.waited
+        wanted = _engine_request(model, request, request_id)
+        wanted.tenant_weight = tenant.serving_weight if tenant else DEFAULT_SERVING_WEIGHT
+        wanted.deadline_seconds = 0.0 if seconds is None else max(seconds, _LEAST_SECONDS)
+        tally = _Tally()
+        try:
+            pieces = context.engines.stream_tokens(model.base_model_id, wanted)
+            async with aclosing(pieces) as answer:  # type: ignore[type-var]
+                async for piece in answer:
+                    response = piece.generate
+                    if model.adapter is not None and not tally.begun:
+                        response.adapter_digest = model.adapter.digest
+                    tally.count(response, piece.prompt_tokens)
+                    yield response
+        finally:
+            await context.open_calls.finish(_record(context, model, tally, passed))
 
 
 class _Tally:
