@@ -98,6 +98,24 @@ async def test_names_become_digests_and_what_it_took_is_recorded(
     assert (await used(world.context, "acme"))[Meter.PROMPT_TOKENS] == 21
 
 
+async def test_an_alias_is_followed_from_the_next_call_on_by_every_server(
+    world: World, base: BaseModel, folder: Path, context: Context, engine_host: TalkingEngine
+) -> None:
+    adapter = await deployed(world, folder)
+    retrained = replace(adapter, digest="e" * 64, key="adapters/retrained")
+    async with world.context.units() as unit:
+        await unit.adapters.add(retrained)
+        await unit.commit()
+    servers = (context, replace(context))
+    for target in (adapter, retrained, adapter):
+        await adapters.set_alias(world.context, ADMIN, ALIAS, target.name, "")
+        for server in servers:
+            (first, *_) = await collected(inference.generate(server, world.member("acme"), asking(ALIAS), "r"))
+            assert first.adapter_digest == target.digest  # type: ignore[attr-defined]
+            _, sent = engine_host.asked[-1]
+            assert (sent.adapter_digest, sent.adapter_key) == (target.digest, target.key)
+
+
 async def test_an_answer_that_nobody_hears_to_its_end_is_metered_too(
     world: World, base: BaseModel, context: Context, engine_host: TalkingEngine
 ) -> None:

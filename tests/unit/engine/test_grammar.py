@@ -8,9 +8,10 @@ from dataclasses import replace
 import jsonschema
 import pytest
 import torch
+from tests.engine_calls import alone, drain, ids_of, text_of
 from tests.workshop import Workshop
 
-from trellis.engine import FinishReason, GrammarCompiler, Output, Request, ResponseFormat, Sampling
+from trellis.engine import AdapterRef, FinishReason, GrammarCompiler, Output, Request, ResponseFormat, Sampling
 from trellis.engine.grammar import MAX_SCHEMA_BYTES, Grammar, allowed
 from trellis.engine.sampler import Choice, Sampler, choose
 from trellis.errors import InvalidArgument
@@ -93,6 +94,38 @@ def test_whatever_the_model_is_its_answers_fit_the_schema(
         if reason is not FinishReason.LENGTH:
             assert reason is FinishReason.STOP
             jsonschema.validate(json.loads(text), schema)
+
+
+def test_answers_of_adapters_fit_each_its_own_schema_in_one_batch(
+    workshop: Workshop, adapters: list[AdapterRef]
+) -> None:
+    prompt = tuple(workshop.tokenizer.encode_text("say it"))
+    schemas = [SCHEMAS[number % len(SCHEMAS)] for number in range(12)]
+    requests = [
+        Request(
+            str(number),
+            prompt,
+            adapter=[None, *adapters][number % 4],
+            tenant="ab"[number % 2],
+            sampling=Sampling(seed=number),
+            max_tokens=80,
+            response_format=bound_to(schema),
+        )
+        for number, schema in enumerate(schemas)
+    ]
+    engine = workshop.engine()
+    for each in requests:
+        engine.submit(each)
+    together = drain(engine)
+    whole = 0
+    for each, schema in zip(requests, schemas, strict=True):
+        outputs = together[each.request_id]
+        assert not outputs[-1].error
+        if outputs[-1].finish_reason is FinishReason.STOP:
+            whole += 1
+            jsonschema.validate(json.loads(text_of(outputs)), schema)
+        assert ids_of(outputs) == ids_of(alone(workshop, each)), "whatever else is in the batch"
+    assert whole > len(requests) / 2
 
 
 def test_most_answers_of_a_bounded_schema_are_whole(workshop: Workshop) -> None:

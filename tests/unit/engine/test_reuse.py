@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from tests.engine_calls import alone, at_rest, drain, ids_of, request
 from tests.workshop import Workshop
 
@@ -19,6 +20,22 @@ def test_several_answers_to_one_prompt_are_those_of_the_next_seeds(workshop: Wor
         assert mine[-1].finish_reason
     assert [output.is_last for output in outputs] == [False] * (len(outputs) - 1) + [True]
     assert (outputs[-1].prompt_tokens, outputs[-1].completion_tokens) == (23, len(ids_of(outputs)))
+
+
+def test_several_answers_have_log_probabilities_of_their_own(workshop: Workshop, adapters: list[AdapterRef]) -> None:
+    sampling = Sampling(seed=7, top_k=50, repetition_penalty=1.3)
+    fields = {"logprobs": 3, "max_tokens": 8, "adapter": adapters[2]}
+    outputs = alone(workshop, request(workshop, "r", sampling=sampling, n=3, **fields))
+    chances = [[chance for o in outputs if o.index == index for chance in o.logprobs] for index in range(3)]
+    assert len({tuple(chance.token_id for chance in mine) for mine in chances}) == 3, "the answers differ"
+    for index, mine in enumerate(chances):
+        seeded = alone(workshop, request(workshop, "r", sampling=replace(sampling, seed=7 + index), **fields))
+        assert [chance.token_id for chance in mine] == ids_of(seeded)
+        expected = [chance for o in seeded for chance in o.logprobs]
+        for one, other in zip(mine, expected, strict=True):
+            assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
+            assert [a.token_id for a in one.alternatives] == [a.token_id for a in other.alternatives]
+            assert len(one.alternatives) == 3
 
 
 def test_the_prompt_of_several_answers_is_computed_once(workshop: Workshop) -> None:
