@@ -102,7 +102,7 @@ async def test_an_alias_is_followed_from_the_next_call_on_by_every_server(
     world: World, base: BaseModel, folder: Path, context: Context, engine_host: TalkingEngine
 ) -> None:
     adapter = await deployed(world, folder)
-    retrained = replace(adapter, digest="e" * 64, key="adapters/retrained")
+    retrained = replace(adapter, digest="e" * 64, key="adapters/retrained", deployment=Deployment.DEPLOYED)
     async with world.context.units() as unit:
         await unit.adapters.add(retrained)
         await unit.commit()
