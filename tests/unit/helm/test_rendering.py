@@ -110,6 +110,17 @@ def test_only_the_servers_have_a_token(rendered: Rendered) -> None:
     assert {spec["serviceAccountName"] for _, _, spec in rendered.pods()} <= accounts
 
 
+def test_a_cloud_s_role_is_of_all_who_reach_the_store(production: Rendered) -> None:
+    role = 'store.accountAnnotations={"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/trellis"}'
+    accounts = render("production", "--set-json", role).all("ServiceAccount")
+    assert len(accounts) == len(production.all("ServiceAccount")) == 3
+    for one in accounts:
+        assert one["metadata"]["annotations"] == {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/trellis"}
+        assert one["automountServiceAccountToken"] is False
+        assert core_errors(one) == []
+    assert not [one for one in production.all("ServiceAccount") if "annotations" in one["metadata"]]
+
+
 def test_every_selector_selects_pods_of_one_component(rendered: Rendered) -> None:
     pods = [metadata["labels"] for _, metadata, _ in rendered.pods()]
     selectors = [one["spec"]["selector"] for one in rendered.all("Service")]
@@ -283,6 +294,18 @@ class TestBaseModels:
         assert environment(containers[0])["HF_TOKEN"] == "huggingface/token"
         assert "envFrom" not in containers[0]
         assert containers[1]["envFrom"] == [{"secretRef": {"name": "trellis-store"}}]
+
+    def test_a_mirror_or_a_proxy_is_named_to_whoever_fetches(self) -> None:
+        chosen = "bases.fetch.environment.HF_ENDPOINT=https://mirror,bases.fetch.environment.HF_HUB_DISABLE_XET=1"
+        for values in ("production", "given-secrets"):
+            pods = {where: spec for where, _, spec in render(values, "--set", chosen).pods()}
+            fetching = [spec for where, spec in pods.items() if "-fetch-" in where or "-bases" in where]
+            for spec in fetching:
+                (container,) = spec.get("initContainers") or spec["containers"]
+                variables = environment(container)
+                assert variables["HF_ENDPOINT"] == "https://mirror"
+                assert variables["HF_HUB_DISABLE_XET"] == "1"
+            assert len(fetching) == {"production": 2, "given-secrets": 1}[values]
 
     def test_a_folder_of_each_node_is_filled_on_each(self, given_secrets: Rendered) -> None:
         spec = given_secrets.one("DaemonSet", "tuning-bases")["spec"]["template"]["spec"]

@@ -18,6 +18,9 @@
     {{- range $key, $value := fromYaml (include "trellis.storeVariables" $root) }}
     - {name: {{ $key }}, value: {{ $value | quote }}}
     {{- end }}
+    {{- range $key, $value := $root.Values.bases.fetch.environment }}
+    - {name: {{ $key }}, value: {{ include "trellis.text" $value | quote }}}
+    {{- end }}
     {{- with $model.tokenSecret }}
     - name: HF_TOKEN
       valueFrom:
