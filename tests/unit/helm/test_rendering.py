@@ -193,6 +193,22 @@ class TestMigration:
         assert hooks["helm.sh/hook"] == "pre-upgrade"
         assert hooks["helm.sh/hook-delete-policy"] == "before-hook-creation"
 
+    def test_one_that_goes_back_is_rendered_by_itself_and_is_a_job_of_its_own(self, laptop: Rendered) -> None:
+        words = "database.migrationArguments={--to,v0006,--down}"
+        shown = template("laptop", "--show-only", "templates/database/migration.yaml", "--set", words)
+        (job,) = (one for one in yaml.safe_load_all(shown.stdout) if one)
+        assert core_errors(job) == []
+        assert job["metadata"]["name"] not in {one["metadata"]["name"] for one in laptop.all("Job")}
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        (plain,) = next(
+            one["spec"]["template"]["spec"]["containers"]
+            for one in laptop.all("Job")
+            if "-migrate-" in one["metadata"]["name"]
+        )
+        assert container == {**plain, "args": ["--to", "v0006", "--down"]}
+        refused_at_an_upgrade = template("laptop", "--is-upgrade", "--set", words)
+        assert "leave it out of an upgrade" in refused_at_an_upgrade.stderr
+
 
 def test_a_job_s_name_goes_with_all_of_it_as_none_can_be_changed(production: Rendered) -> None:
     changes = ["image.server.tag=0.2.0", "labels.a=b", "bases.fetch.retries=3", "image.pullPolicy=Always"]

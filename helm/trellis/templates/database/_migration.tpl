@@ -22,6 +22,9 @@ template:
         image: {{ include "trellis.image" (list . .Values.image.server) | quote }}
         imagePullPolicy: {{ .Values.image.pullPolicy }}
         command: [python, -m, trellis.server.store.migrations]
+        {{- with .Values.database.migrationArguments }}
+        args: {{ toJson . }}
+        {{- end }}
         securityContext:
           {{- include "trellis.containerSecurity" . | nindent 10 }}
         resources:
