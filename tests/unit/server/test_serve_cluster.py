@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -318,6 +319,21 @@ async def test_a_long_prompt_arrives_whole(cluster: ServeCluster, proxy: FakePro
     wanted = StreamTokensRequest(request_id="r" * (3 << 20))
     assert [p async for p in cluster.stream_tokens("tiny.v1", wanted)]
     assert StreamTokensRequest.FromString(proxy.asked[0].content) == wanted
+
+
+async def test_a_machine_that_is_gone_is_noticed_though_nothing_is_said(
+    cluster: ServeCluster, proxy: FakeProxy
+) -> None:
+    proxy.goes_on = asyncio.Semaphore(1)
+    says(proxy, piece("a"), piece("b", FINISH_REASON_STOP))
+    async with cluster._engines.answer("POST", "/trellis-tiny.v1/stream-tokens") as response:
+        assert response.connection is not None
+        assert response.connection.transport is not None
+        used = response.connection.transport.get_extra_info("socket")
+        assert used.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        silent = used.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+        tries, pause = (used.getsockopt(socket.IPPROTO_TCP, o) for o in (socket.TCP_KEEPCNT, socket.TCP_KEEPINTVL))
+        assert silent + tries * pause <= 30
 
 
 async def test_connections_are_used_again(cluster: ServeCluster, proxy: FakeProxy) -> None:

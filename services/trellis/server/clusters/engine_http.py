@@ -1,9 +1,10 @@
 """The way to engines: Serve's HTTP proxy, a connection for each stream that runs, kept for the next one."""
 
 import io
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 
@@ -14,6 +15,9 @@ UNREACHABLE: Final = (aiohttp.ClientError, OSError)
 _CONNECT_SECONDS: Final = 5.0
 _KEPT_SECONDS: Final = 3.0
 """For less than any proxy keeps an idle connection, so that none is taken that is just being closed."""
+_ALIVE: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+"""A machine that is gone closes no connection: after half a minute of silence in which it does not even acknowledge, a call that
+waits for its engine is told."""
 _AS_BYTES: Final = 1 << 20
 """A longer body is sent piece by piece."""
 _UNSENT: Final = ("User-Agent", "Accept", "Accept-Encoding")
@@ -51,7 +55,7 @@ class EngineHttp:
         """Made when it is first needed, in the loop that it works in."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEPT_SECONDS),
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEPT_SECONDS, socket_factory=_watched),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={SECRET_HEADER: self._secret},
                 skip_auto_headers=_UNSENT,
@@ -60,3 +64,14 @@ class EngineHttp:
                 timeout=aiohttp.ClientTimeout(total=None, connect=_CONNECT_SECONDS),
             )
         return self._session
+
+
+def _watched(address: tuple[Any, ...]) -> socket.socket:
+    """A socket whose other end is asked whether it still lives while nothing comes."""
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _ALIVE.items():
+        if hasattr(socket, name):  # not everywhere by these names
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return made
