@@ -1,11 +1,9 @@
 """Our own engine, with all that it needs, as a replica runs it."""
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
 from typing import Final
 
 import torch
@@ -23,7 +21,6 @@ from trellis.engine import (
     Runner,
     RunnerLimits,
 )
-from trellis.errors import TrellisError
 from trellis.lora.host import HostAdapter
 from trellis.native.threads import compute_alone, in_passing
 from trellis.objects import ObjectStore
@@ -76,7 +73,7 @@ class TrellisEngine:
 
     def stream(self, request: Request) -> AsyncGenerator[Output, None]:
         """The pieces of an answer; closing the iterator cancels the request."""
-        return self._loop.stream(request) if request.response_format is None else self._bound(request)
+        return self._loop.stream(request)
 
     def usage(self) -> EngineUsage:
         """What it holds and does."""
@@ -85,17 +82,6 @@ class TrellisEngine:
     def want(self, adapters: Sequence[AdapterRef]) -> None:
         """Have these in the host's memory as far as it has room, and forget those that were wanted before."""
         self._loop.tell(lambda _: self._follow(adapters))
-
-    async def _bound(self, request: Request) -> AsyncGenerator[Output, None]:
-        """The same for an answer that is bound to a format, which is read in a thread: it can take a second."""
-        try:
-            await asyncio.to_thread(self._engine.prepare, request)
-        except TrellisError as error:
-            yield Output(request.request_id, error=error, is_last=True)
-            return
-        async with aclosing(self._loop.stream(request)) as outputs:
-            async for output in outputs:
-                yield output
 
     def _follow(self, adapters: Sequence[AdapterRef]) -> None:
         wanted = {ref.digest: ref for ref in adapters}
