@@ -53,6 +53,7 @@ def test_every_command_is_about_what_is_there(with_notes: Path, values: str) -> 
 def test_the_next_three_commands_are_counted(with_notes: Path, values: str) -> None:
     for changes in ((), ("--set", "tests.enabled=false")):
         notes = notes_of(with_notes, values, *changes)
+        assert re.search(r"\n\n3\. ", notes), "each has an empty line before it"
         steps = re.split(r"^\d\. .*:\n\n", notes.partition("\nTo call it from here")[0], flags=re.MULTILINE)[1:]
         assert [step.split()[0] for step in steps] == ["kubectl", "kubectl", "kubectl" if changes else "helm"]
         assert notes.count("\n\n\n") == 0
@@ -78,4 +79,8 @@ def test_they_warn_of_what_is_for_a_trial(with_notes: Path) -> None:
     assert "for a trial" not in production
     assert "TRELLIS_CA_FILE=ca.crt" in production
     assert "pod-security.kubernetes.io/enforce=restricted" in production
-    assert "pod-security" not in notes_of(with_notes, "given-secrets")
+    given = notes_of(with_notes, "given-secrets")
+    assert "pod-security" not in given
+    assert "TRELLIS_CERTIFICATE_FILE=" in given
+    assert "TRELLIS_CERTIFICATE_FILE=" not in production
+    assert "TRELLIS_CA_FILE" not in notes_of(with_notes, "production", "--set", "tls.jobsTrustCa=false")
