@@ -42,11 +42,17 @@ def kill_while_it_writes(where: str, key: str) -> None:
 @pytest.fixture
 def s3() -> Iterator[FaultyS3]:
     with s3_server() as found:
+        clear(found)
         yield found
-        found.faults.clear()
-        store = found.store()  # moto's servers of one process share what they keep
-        store._fs.clear_multipart_uploads(BUCKET)
-        store.delete_prefix("tenants")
+        clear(found)
+
+
+def clear(found: FaultyS3) -> None:
+    """Moto's servers of one process share what they keep: other tests' objects may be there, too."""
+    found.faults.clear()
+    store = found.store()
+    store._fs.clear_multipart_uploads(BUCKET)
+    store.delete_prefix("tenants")
 
 
 def begun(store: ObjectStore) -> list[str]:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from trellis.engine.attention import IMPLEMENTATION, Formula, attach, attention_of
-from trellis.engine.gates import gated_layers
 from trellis.lora.products import MakeProduct, exact_product, packed_product
 from trellis.native import layers, training
 from trellis.native.build import available
@@ -203,7 +202,6 @@ def _norms(module: nn.Module, _: Mapping[int, Formula]) -> Iterator[nn.Module]:
 def _mlps(module: nn.Module, _: Mapping[int, Formula]) -> Iterator[nn.Module]:
     if all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj")):
         yield FusedMlp(module)
-    yield from gated_layers(module)
 
 
 def _attentions(module: nn.Module, formulas: Mapping[int, Formula]) -> Iterator[nn.Module]:

@@ -1,13 +1,13 @@
 """Feed-forward layers whose gate PyTorch would round in another way at the end of a thread's share; in float32 alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from trellis.native import layers, training
+from trellis.engine.attention import Formula
+from trellis.native import layers
 
 
 class GeluMlp(nn.Module):
@@ -23,12 +23,7 @@ class GeluMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Each row by itself; raises ValueError for another dtype."""
-        gate, up = self.gate_proj(x), self.up_proj(x)
-        if _learns(gate):
-            gated = functional.gelu(gate, approximate="tanh") * up
-        else:
-            gated = layers.gelu_mul(gate, up)
-        down: Tensor = self.down_proj(gated)
+        down: Tensor = self.down_proj(layers.gelu_mul(self.gate_proj(x), self.up_proj(x)))
         return down
 
 
@@ -47,17 +42,13 @@ class GateUpMlp(nn.Module):
         if x.dtype != torch.float32:
             raise ValueError("This layer is for float32.")
         gate, up = self.gate_up_proj(x).chunk(2, -1)
-        down: Tensor = self.down_proj((training if _learns(gate) else layers).silu_mul(gate, up))
+        down: Tensor = self.down_proj(layers.silu_mul(gate, up))
         return down
 
 
-def gated_layers(module: nn.Module) -> Iterator[nn.Module]:
-    """What may stand for a feed-forward layer, if it says the same."""
+def gated_layers(module: nn.Module, _: Mapping[int, Formula]) -> Iterator[nn.Module]:
+    """What may stand for a feed-forward layer that is not trained through, if it says the same."""
     if all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj")):
         yield GeluMlp(module)
     if all(hasattr(module, name) for name in ("gate_up_proj", "down_proj")):
         yield GateUpMlp(module)
-
-
-def _learns(x: Tensor) -> bool:
-    return x.requires_grad and torch.is_grad_enabled()

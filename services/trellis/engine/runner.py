@@ -27,6 +27,7 @@ from trellis.engine.compatibility import (
 )
 from trellis.engine.cuda.graphs import graphs_for
 from trellis.engine.fused import fuse, pack_head
+from trellis.engine.gates import gated_layers
 from trellis.engine.kv_cache import KVCache, bytes_per_block
 from trellis.engine.layer import StepMemo, whole_layers
 from trellis.lora.bank import AdapterBank
@@ -131,7 +132,7 @@ class Runner:
         is_exact = model.device.type == "cpu" and model.dtype == torch.float32
         lora = install(model, groups, bank, make=exact_product if is_exact else None)
         pack_head(model)
-        fuse(model, probe.formulas, tokens, further=[partial(whole_layers, memo=StepMemo())])
+        fuse(model, probe.formulas, tokens, further=[gated_layers, partial(whole_layers, memo=StepMemo())])
         blocks = limits.blocks(bytes_per_block(probe.shapes.values(), limits.block_tokens, model.dtype), model.device)
         cache = KVCache(probe.shapes, blocks, limits.block_tokens, model.dtype, model.device)
         runner = cls(model, lora, bank, cache, context_length)
