@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.contract.app.test_adapters import ALIAS, folder
 from tests.contract.app.test_inference import TalkingEngine, asking, deployed
@@ -19,6 +19,7 @@ from trellis.server.app import adapters, api_keys, authentication, inference, te
 from trellis.server.app.call_records import CallRecord
 from trellis.server.app.context import Context
 from trellis.server.app.ledger_reading import LedgerRange
+from trellis.server.app.ports import RowsHeld
 from trellis.server.domain.base_model import BaseModel
 from trellis.server.domain.caller import Caller, Role
 from trellis.server.domain.derived import derive
@@ -90,6 +91,25 @@ async def test_one_whose_tenant_is_gone_costs_no_other_its_record(world: World, 
     found = await asyncio.gather(*map(context.call_records.ask, records), return_exceptions=True)
     assert [error is None for error in found] == [True, False, True]
     assert await used(context, "acme") == {Meter.COMPLETION_TOKENS: 4}
+
+
+async def test_one_whose_rows_are_held_by_others_costs_no_other_its_record(
+    world: World, base: BaseModel, engine: AsyncEngine
+) -> None:
+    if engine.dialect.name == "sqlite":
+        pytest.skip("On SQLite one writer holds the whole database.")
+    context = world.context
+    held = CallRecord("call-0", "globex", "", "baseModels/tiny", FREE, ((Meter.COMPLETION_TOKENS, 1),))
+    await context.call_records.ask(held)  # so that there are sums to be held
+    event.listen(engine.sync_engine, "begin", lambda made: made.exec_driver_sql("SET LOCAL lock_timeout = '300ms'"))
+    async with engine.connect() as other:
+        for table in ("usage_hours", "usage_days"):
+            await other.execute(text(f"SELECT * FROM {table} WHERE tenant = 'globex' FOR UPDATE"))
+        records = [record(tenant, f"call-{n}", n) for n, tenant in enumerate(("acme", "globex", "acme", "globex"), 1)]
+        found = await asyncio.gather(*map(context.call_records.ask, records), return_exceptions=True)
+    assert [type(error) for error in found] == [type(None), RowsHeld, type(None), RowsHeld]
+    assert await used(context, "acme") == {Meter.COMPLETION_TOKENS: 4}
+    assert await used(context, "globex") == {Meter.COMPLETION_TOKENS: 1}
 
 
 async def test_a_record_is_written_once_however_often_it_is_asked_for(world: World, base: BaseModel) -> None:

@@ -14,14 +14,14 @@ import structlog
 from trellis.errors import Unavailable
 from trellis.server.app.batches import Batches
 from trellis.server.app.call_gate import CallGate, Passed
-from trellis.server.app.ports import Clock, UnitOfWorkFactory
+from trellis.server.app.ports import Clock, RowsHeld, UnitOfWorkFactory
 from trellis.server.domain.ledger import EntryKind, LedgerEntry, Meter
 from trellis.server.domain.prices import Prices
 
 _log = structlog.get_logger(__name__)
 _REST: Final = 0.02
 """Seconds between the beginnings of two transactions while calls end at once, so that they are few."""
-_ALONE_AT_ONCE: Final = 4
+_APART_AT_ONCE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,9 @@ def call_records(units: UnitOfWorkFactory, clock: Clock, gate: CallGate) -> Call
     async def write(records: Sequence[CallRecord]) -> Sequence[Exception | None]:
         try:
             await together(records)
-        except Unavailable:
-            raise  # nobody would be better off alone
         except Exception as error:
-            if len(records) == 1:
-                raise
+            if len(records) == 1 or (isinstance(error, Unavailable) and not isinstance(error, RowsHeld)):
+                raise  # nobody would be better off alone
             # One whose tenant is gone, or locked, must not cost the others their record. Nothing was written.
             _log.warning("call_records_apart", calls=len(records), why=type(error).__name__)
             return await apart(records)
@@ -88,16 +86,23 @@ def call_records(units: UnitOfWorkFactory, clock: Clock, gate: CallGate) -> Call
             await unit.commit()
 
     async def apart(records: Sequence[CallRecord]) -> Sequence[Exception | None]:
-        free = asyncio.Semaphore(_ALONE_AT_ONCE)
+        free = asyncio.Semaphore(_APART_AT_ONCE)
+        found: dict[int, Exception | None] = {}
 
-        async def alone(record: CallRecord) -> Exception | None:
+        async def of_one_tenant(places: Sequence[int]) -> None:
             async with free:
                 try:
-                    await together([record])
-                except Exception as error:  # noqa: BLE001 - its call raises it
-                    return error
-            return None
+                    await together([records[place] for place in places])
+                    found.update(dict.fromkeys(places))
+                except Exception as error:  # noqa: BLE001 - its calls raise it
+                    if len(places) == 1 or isinstance(error, Unavailable):
+                        found.update(dict.fromkeys(places, error))
+            await asyncio.gather(*(of_one_tenant([place]) for place in places if place not in found))
 
-        return await asyncio.gather(*map(alone, records))
+        by_tenant: dict[str, list[int]] = {}
+        for place, record in enumerate(records):
+            by_tenant.setdefault(record.passed.tenant if record.passed else record.tenant, []).append(place)
+        await asyncio.gather(*map(of_one_tenant, by_tenant.values()))
+        return [found[place] for place in range(len(records))]
 
     return Batches(write, rest=_REST)

@@ -5,6 +5,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
+from trellis.errors import Unavailable
 from trellis.server.app.adapter_ports import Adapters as Adapters, Exports as Exports
 from trellis.server.app.job_ports import Trainers as Trainers, TuningJobs as TuningJobs
 from trellis.server.app.ledger_reading import LedgerRange, StoredBytes, Sums, UsageGroup
@@ -22,6 +23,10 @@ from trellis.server.domain.remembered_request import RememberedRequest
 from trellis.server.domain.tenant import Tenant
 
 T = TypeVar("T")
+
+
+class RowsHeld(Unavailable):
+    """The database answers, but somebody else holds rows that were wanted: other work may well succeed meanwhile."""
 
 
 class Clock(Protocol):

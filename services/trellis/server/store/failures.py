@@ -5,6 +5,7 @@ import sqlite3
 from sqlalchemy.exc import DBAPIError, TimeoutError as PoolTimeoutError
 
 from trellis.errors import Aborted, AlreadyExists, NotFound, Reason, TrellisError, Unavailable
+from trellis.server.app.ports import RowsHeld
 
 _LOST_RACE = {"40001", "40P01", "23503", "23505"}  # serialization, deadlock, foreign key, unique
 _LOST_RACE_SQLITE = {
@@ -12,8 +13,9 @@ _LOST_RACE_SQLITE = {
     sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
     sqlite3.SQLITE_CONSTRAINT_UNIQUE,
 }
-# Lock timeout, statement timeout, idle for too long in a transaction or without one.
-_UNREACHABLE = {"55P03", "57014", "25P03", "57P05"}
+_LOCK_TIMEOUT = "55P03"
+# Statement timeout, idle for too long in a transaction or without one.
+_UNREACHABLE = {"57014", "25P03", "57P05"}
 # Connections, resources (too many connections, a full disk), the operator's doing (a shutdown), the machine's own errors.
 _UNREACHABLE_CLASSES = ("08", "53", "57P", "58")
 _READ_ONLY = "25006"
@@ -30,6 +32,8 @@ def translated(error: BaseException | None) -> TrellisError | None:
         return Aborted(Reason.CONCURRENT_CHANGE, message, retry_after=0.1)
     if _sqlstate(error) == _READ_ONLY:
         return read_only()
+    if _sqlstate(error) == _LOCK_TIMEOUT:
+        return RowsHeld(Reason.DATABASE_BUSY, str(busy()), retry_after=1.0)
     return busy() if _is_unreachable(error) else None
 
 
