@@ -27,6 +27,16 @@ for package in ("trellis.server", "trellis.cli", "trellis.client", "trellis.base
             except ImportError as error:
                 print(f"{module.name}: {error}")
 """
+STARTS = """
+import runpy, sys
+import trellis.base_cache.main, trellis.serving.app
+for module in sys.argv[1:]:
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except KeyError as error:
+        print(module, "wants", error.args[0], flush=True)
+"""
+"""As `python -m` starts each, one after the other: torch is imported once."""
 
 
 @pytest.fixture(scope="module")
@@ -149,16 +159,17 @@ def test_the_server_starts_is_healthy_and_leaves_its_image_as_it_was(
 
 
 def test_every_program_of_the_cluster_starts_from_its_image(ray: Stage) -> None:
-    modules = [
-        "trellis_jobs.shared.main",
-        "trellis_jobs.distributed.main",
-        "trellis_jobs.export.main",
-        "trellis.serving.app",
-        "trellis.base_cache.main",
-    ]
+    """Those that runs begin with read their settings first, and say which they lack."""
     before = files_of(ray)
-    done = run(ray, "python", "-c", f"import {', '.join(modules)}", TRELLIS_NATIVE="0")
-    assert done.returncode == 0, done.stderr
+    runs = ("trellis_jobs.export.main", "trellis_jobs.distributed.main")
+    done = run(ray, "python", "-c", STARTS, *runs, TRELLIS_NATIVE="0")
+    assert [line for line in done.stdout.splitlines() if " wants " in line] == [
+        "trellis_jobs.export.main wants TRELLIS_STORE_URL",
+        "trellis_jobs.distributed.main wants TRELLIS_WORKER_ENDPOINT",
+    ], done.stderr
+    trainer = run(ray, "python", "-m", "trellis_jobs.shared.main", TRELLIS_NATIVE="0")
+    assert trainer.returncode == 1
+    assert "KeyError: 'TRELLIS_WORKER_ENDPOINT'" in trainer.stderr
     assert files_of(ray) == before
 
 
