@@ -10,11 +10,14 @@ import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from peft import PeftModel
 from tests.tiny_bank import Held
-from tests.workshop import BANK_SLOTS, Workshop
+from tests.workshop import BANK_SLOTS, Workshop, make_workshop
 from transformers import AutoModelForCausalLM
 
-from trellis.engine import AdapterRef, Engine, Output, Request, Sampling
+from trellis.engine import AdapterRef, Engine, Output, Request, RunnerLimits, Sampling
+from trellis.engine.attention import NativeBackend
+from trellis.engine.layer import FusedLayer
 from trellis.errors import Reason
+from trellis.native.linear import takes
 
 PROMPTS: Final = ("hello", "a rather longer prompt, to differ", "?", "zwei Wörter", "0123456789 " * 5)
 MOST_TOKENS: Final = 16
@@ -59,6 +62,13 @@ CALLS = st.builds(
     st.none() | st.none() | st.integers(0, 6),
     st.integers(0, 3),
 )
+
+
+@pytest.fixture(scope="module", params=[8, 16], ids=["torch", "kernels"])
+def workshop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """With blocks that PyTorch's attention serves, and with those of the usual size: attention and, where the CPU's products
+    are the kernels' too, whole layers are theirs then."""
+    return make_workshop(tmp_path_factory.mktemp("schedules"), block_tokens=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +168,13 @@ def check_at_rest(engine: Engine) -> None:
     assert (usage.running, usage.parked, usage.waiting, usage.kv_blocks_used, usage.pins) == (0, 0, 0, 0, 0)
     assert len(usage.resident_digests) <= BANK_SLOTS
     assert not engine._answers
+
+
+def test_the_kernels_serve_blocks_of_the_usual_size(workshop: Workshop) -> None:
+    is_usual = workshop.runner.cache.block_tokens == RunnerLimits().block_tokens
+    assert isinstance(workshop.runner._attention._backend, NativeBackend) == is_usual
+    whole = [module for module in workshop.runner._model.modules() if isinstance(module, FusedLayer)]
+    assert bool(whole) == takes(torch.zeros(16, 16)), "in float32 without AVX-512 their products are PyTorch's"
 
 
 def test_adapters_differ_from_the_base(references: dict[tuple[int, str], Reference]) -> None:
