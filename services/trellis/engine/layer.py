@@ -52,6 +52,7 @@ class FusedLayer(nn.Module):
         self.self_attn, self.mlp = layer.self_attn, layer.mlp
         self._formula, self._linears, self._memo = formula, linears, memo
         self._active: ActiveLora = linears[0].active
+        self._attention: PagedAttention | None = None
         self._operands: DecoderOperands | None = None
 
     def forward(self, hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor], **named: Any) -> Tensor:
@@ -64,8 +65,8 @@ class FusedLayer(nn.Module):
             return self._by_parts(hidden_states, position_embeddings, named)
         segments = self._active.segments
         table = self._memo.step(step, None if segments is None else segments.native, position_embeddings)
-        if self._operands is None:
-            self._operands = self._lay_out(attention, table.rotated)
+        if self._operands is None or self._attention is not attention:  # another has another cache
+            self._operands, self._attention = self._lay_out(attention, table.rotated), attention
         return self._operands(hidden_states[0], table).unsqueeze(0)
 
     def _by_parts(self, x: Tensor, rotation: tuple[Tensor, Tensor], named: dict[str, Any]) -> Tensor:

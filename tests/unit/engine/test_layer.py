@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trellis.bases import read_base
 from trellis.engine.attention import PagedAttention
+from trellis.engine.kv_cache import KVCache, LayerShape
 from trellis.engine.layer import FusedLayer
 from trellis.engine.runner import Runner, RunnerLimits
 from trellis.lora.host import HostAdapter
@@ -114,3 +115,17 @@ def test_the_whole_layer_is_what_runs(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(FusedLayer, "_by_parts", fail)
     answers(runner, [None] * 24)
+
+
+def test_a_model_in_another_runner_s_hands_keeps_to_that_one_s_cache(tmp_path: Path) -> None:
+    first = load("llama", "fp32", tmp_path / "base")
+    said, kept = answers(first, [None] * 24)
+    shapes = {
+        index: LayerShape(each.keys_NHtD.shape[1], each.keys_NHtD.shape[3], each.values_NHtD.shape[3])
+        for index, each in first.cache.layers.items()
+    }
+    cache = KVCache(shapes, first.cache.blocks, first.cache.block_tokens, first.dtype, first.device)
+    second = Runner(first._model, first._lora, first.bank, cache, first.context_length)
+    said_again, kept_again = answers(second, [None] * 24)
+    assert all(torch.equal(a, b) for a, b in zip(said, said_again, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(kept, kept_again, strict=True))
