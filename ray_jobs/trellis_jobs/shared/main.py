@@ -115,7 +115,6 @@ def build(
     )
     warm_up(around)
     watchdog = Watchdog(settings.stall_seconds)
-    watchdog.start()
 
     def departed(attempt: Attempt) -> None:
         room.give_back(attempt)

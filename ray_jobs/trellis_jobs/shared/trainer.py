@@ -76,6 +76,13 @@ class Trainer:
 
     def run(self, over: Callable[[int], bool]) -> None:
         """Work until `over`, which is asked with the number of jobs whenever there is nothing to compute."""
+        self._watchdog.start()
+        try:
+            self._go_round(over)
+        finally:
+            self._watchdog.stop()  # it would take the end for a stall, and end a process that goes on
+
+    def _go_round(self, over: Callable[[int], bool]) -> None:
         while True:
             self._watchdog.beat()
             self._take_in()

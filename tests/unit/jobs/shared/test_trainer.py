@@ -1,6 +1,7 @@
 """The trainer's loop: passes that fail, and what jobs are charged."""
 
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -256,3 +257,19 @@ async def test_held_out_lines_without_a_finite_loss_end_the_job_with_a_sentence(
     assert one.reason() == "TRAINING_DIVERGED"
     assert one.failed is not None
     assert "held-out lines is inf" in one.failed.error.message
+
+
+async def test_a_trainer_is_watched_only_while_it_runs(world: World) -> None:
+    """A watch that outlives it would end the whole process, ten minutes later."""
+
+    def watches() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "watchdog"]
+
+    before = watches()
+    async with serving(world.platform()) as platform:
+        local = LocalTrainer(platform)
+        assert watches() == before
+        with local:
+            (watch,) = set(watches()) - set(before)
+    watch.join(10)
+    assert watches() == before
