@@ -9,15 +9,8 @@ from typing import Any
 
 from prometheus_client import REGISTRY
 
-import trellis.server.app.metrics
-import trellis.server.control.loop
-import trellis.server.control.measure_queue
-import trellis.server.control.metrics
-import trellis.server.control.one_server
-import trellis.server.rpc.metrics
-import trellis.server.store.ledger
-import trellis.server.store.metrics
-import trellis.server.world
+import trellis.server.bootstrap
+import trellis.server.main
 from trellis.engine_options import EngineOptions
 from trellis.server.config import OPTIONS, ServerConfig
 from trellis.server.domain.trainer_options import TrainerOptions
@@ -34,15 +27,8 @@ SOURCES = {
     TlsOptions: ROOT / "services" / "trellis" / "server" / "tls_options.py",
 }
 SERVING = ROOT / "services" / "trellis" / "serving" / "metrics.py"
-assert trellis.server.app.metrics
-assert trellis.server.control.loop
-assert trellis.server.control.measure_queue
-assert trellis.server.control.metrics
-assert trellis.server.control.one_server
-assert trellis.server.rpc.metrics
-assert trellis.server.store.ledger
-assert trellis.server.store.metrics
-assert trellis.server.world
+assert trellis.server.bootstrap  # they import all that makes metrics
+assert trellis.server.main
 
 
 def settings_table() -> str:
