@@ -6,6 +6,7 @@
 from pathlib import Path
 
 import pytest
+
 from tests.bench.banking77 import Banking77, DatasetMissingError, find_folder
 from tests.bench.quality import BOUND_POINTS, PEER, WAYS, Settings, _quality_rows, _tune_plainly, _tune_with_trellis
 
