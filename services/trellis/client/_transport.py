@@ -19,7 +19,8 @@ OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_send_message_length", 8 << 20),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
-    ("grpc.max_reconnect_backoff_ms", 2000),  # a restarted server is found again soon
+    # A restarted server is found again before a call has been tried for the last time, though the others be gone by then.
+    ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.primary_user_agent", "trellis-python"),
     # A quiet stream over a dead network is noticed; Trellis' server allows pings every five seconds.
     ("grpc.keepalive_time_ms", 30_000),

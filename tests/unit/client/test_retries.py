@@ -7,6 +7,7 @@ from tests.fake_server import FakeServer
 
 import trellis
 from trellis.client import Retry
+from trellis.client._transport import OPTIONS
 from trellis.errors import Aborted, Cancelled, ResourceExhausted, Unavailable
 
 GONE = grpc.StatusCode.UNAVAILABLE
@@ -117,3 +118,9 @@ def test_pauses_double_up_to_the_longest_with_jitter_from_half_to_all() -> None:
     assert [retry.pause(n, None, 0.0) for n in (1, 2, 3, 4, 98)] == [0.5, 1.0, 2.0, 3.0, 3.0]
     assert retry.pause(3, None, 1.0) == 4.0
     assert retry.pause(99, None, 0.5) is None
+
+
+def test_a_server_that_is_back_is_found_before_the_last_attempt() -> None:
+    """Those of several that are gone are looked for at gRPC's own pace: a fifth over the longest pause at most."""
+    retry, reconnect_seconds = Retry(), dict(OPTIONS)["grpc.max_reconnect_backoff_ms"] / 1000
+    assert sum(retry.backoff(attempt, chance=0.0) for attempt in range(1, retry.attempts)) > 1.2 * reconnect_seconds
