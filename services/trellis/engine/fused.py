@@ -57,8 +57,8 @@ class FusedNorm(nn.Module):
         return norm(hidden_states, self._weight, self._eps, offset=self._offset)
 
 
-class FusedMlp(nn.Module):
-    """A gated feed-forward layer with SiLU: the gate is applied in one pass."""
+class GatedMlp(nn.Module):
+    """A gated feed-forward layer: the gate is applied in one pass, each row by itself."""
 
     gate_proj: nn.Module
     up_proj: nn.Module
@@ -69,10 +69,22 @@ class FusedMlp(nn.Module):
         self.gate_proj, self.up_proj, self.down_proj = mlp.gate_proj, mlp.up_proj, mlp.down_proj
 
     def forward(self, x: Tensor) -> Tensor:
-        """Each row by itself."""
-        gate, up = self.gate_proj(x), self.up_proj(x)
-        down: Tensor = self.down_proj((training if _learns(gate) else layers).silu_mul(gate, up))
+        """Raises ValueError for a dtype that the gate does not take."""
+        down: Tensor = self.down_proj(self.gated(self.gate_proj(x), self.up_proj(x)))
         return down
+
+    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        """What goes down."""
+        raise NotImplementedError
+
+
+class FusedMlp(GatedMlp):
+    """With SiLU."""
+
+    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        """silu(gate) · up."""
+        gated: Tensor = (training if _learns(gate) else layers).silu_mul(gate, up)
+        return gated
 
 
 class FusedAttention(nn.Module):

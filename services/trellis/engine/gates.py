@@ -7,24 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from trellis.engine.attention import Formula
+from trellis.engine.fused import GatedMlp
 from trellis.native import layers
 
 
-class GeluMlp(nn.Module):
-    """A gated feed-forward layer with GELU by its approximation, as Gemma has it."""
+class GeluMlp(GatedMlp):
+    """With GELU by its approximation, as Gemma has it."""
 
-    gate_proj: nn.Module
-    up_proj: nn.Module
-    down_proj: nn.Module
-
-    def __init__(self, mlp: Any) -> None:
-        super().__init__()
-        self.gate_proj, self.up_proj, self.down_proj = mlp.gate_proj, mlp.up_proj, mlp.down_proj
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Each row by itself; raises ValueError for another dtype."""
-        down: Tensor = self.down_proj(layers.gelu_mul(self.gate_proj(x), self.up_proj(x)))
-        return down
+    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        """gelu(gate) · up."""
+        return layers.gelu_mul(gate, up)
 
 
 class GateUpMlp(nn.Module):

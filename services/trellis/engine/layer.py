@@ -22,21 +22,16 @@ class StepMemo:
     """The step in hand as the kernels take it: made for its first layer, and used by the others."""
 
     def __init__(self) -> None:
-        self._of: tuple[StepTable, SegmentTable | None, Any] | None = None
-        self._step: DecoderStep | None = None
+        self._known: tuple[StepTable, SegmentTable | None, Any, DecoderStep] | None = None
 
     def step(self, table: StepTable, segments: SegmentTable | None, rotation: tuple[Tensor, Tensor]) -> DecoderStep:
         """The same for the same three."""
-        known = self._of
-        if (
-            self._step is None
-            or known is None
-            or not (known[0] is table and known[1] is segments and known[2] is rotation)
-        ):
+        known = self._known
+        if known is None or known[0] is not table or known[1] is not segments or known[2] is not rotation:
             cos_1Td, sin_1Td = rotation
-            self._step = DecoderStep(table, segments, cos_1Td[0], sin_1Td[0])
-            self._of = table, segments, rotation
-        return self._step
+            step = DecoderStep(table, segments, cos_1Td[0], sin_1Td[0])
+            self._known = known = table, segments, rotation, step
+        return known[3]
 
 
 class FusedLayer(nn.Module):

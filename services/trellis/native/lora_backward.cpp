@@ -6,26 +6,13 @@
 #include <algorithm>
 #include <vector>
 
+#include "adapters.h"
 #include "linear.h"
 #include "lora_rows.h"
 #include "row_pieces.h"
 
 namespace trellis {
 namespace {
-
-struct Group {
-  const float *a;          // (bank rows, parts, in)
-  const float *b;          // (bank rows, out)
-  const float *scale;      // (slots, parts)
-  const int32_t *offsets;  // (parts + 1): the columns of each part
-  int64_t parts, in, out;
-};
-
-struct Segment {
-  int32_t token, tokens;  // rows of x and y
-  int32_t row, rows;      // of the bank
-  int32_t slot;
-};
 
 // Rows of some width, so many floats apart.
 template <class T>
@@ -109,8 +96,8 @@ static void shrink(const Call &call, const Block &block) {
     float scale = scale_of(group, segment, part);
     if (scale == 0.0f) continue;
     int from = group.offsets[part], width = group.offsets[part + 1] - from;
-    Rows<const float> a{group.a + ((int64_t)segment.row * group.parts + part) * group.in, group.parts * group.in, rows};
-    Rows<const float> b{group.b + (int64_t)segment.row * group.out + from, group.out, rows};
+    Rows<const float> a{(const float *)group.a + ((int64_t)segment.row * group.parts + part) * group.in, group.parts * group.in, rows};
+    Rows<const float> b{(const float *)group.b + (int64_t)segment.row * group.out + from, group.out, rows};
     float *s = block.products + 2 * part * size + at, *grad_s = s + size;
     dots({call.x + token * call.x_stride, call.x_stride, block.tokens}, a, in, scale, s);
     dots({call.grad_y + token * call.grad_y_stride + from, call.grad_y_stride, block.tokens}, b, width, scale, grad_s);
