@@ -88,27 +88,24 @@ def random_chunk(lengths: Sequence[int], slot: int | None, seed: int, dropout: f
 
 
 def clear(bank: AdapterBank) -> None:
-    for group in bank.groups.values():
-        for side in (group.a_RPI, group.b_RO):
-            assert side.grad is not None
-            side.grad.zero_()
+    assert bank.values_V.grad is not None
+    bank.values_V.grad.zero_()
 
 
 def gradients(bank: AdapterBank, slot: int) -> Gradients:
-    """Copies of the slot's rows."""
-    start, count = bank.slot_rows(slot)
-    sides = [side.grad for group in bank.groups.values() for side in (group.a_RPI, group.b_RO)]
-    return [side[start : start + count].clone() for side in sides if side is not None]
+    """Copies of the slot's, of each part that it changes."""
+    return [gradient.clone() for _, gradient in parameters(bank, slot)]
 
 
 def parameters(bank: AdapterBank, slot: int) -> list[tuple[Tensor, Tensor]]:
     """Views of the slot's weights, each with that of its gradient."""
-    start, count = bank.slot_rows(slot)
-    found = []
+    found: list[tuple[Tensor, Tensor]] = []
     for group in bank.groups.values():
-        for side in (group.a_RPI, group.b_RO):
-            assert side.grad is not None
-            found.append((side.detach()[start : start + count], side.grad[start : start + count]))
+        for part in range(len(group.group.parts)):
+            pair = group.pair(slot, part)
+            gradients = None if pair is None else group.grad_pair(slot, part)
+            if pair is not None and gradients is not None:
+                found += zip(pair, gradients, strict=True)
     return found
 
 

@@ -32,8 +32,10 @@ def random_weights(digest: str, rank: int, modules: Sequence[str], seed: int, sc
 
 def bank_of(adapters: Sequence[LoraWeights], dtype: torch.dtype, spare: int = 8) -> tuple[AdapterBank, list[int]]:
     """A bank that holds the adapters, and their slots."""
-    bank = AdapterBank(GROUPS, sum(weights.rows for weights in adapters) + spare, len(adapters) + 1, dtype)
-    return bank, [bank.add(HostAdapter.pack(weights, GROUPS, dtype)) for weights in adapters]
+    packed = [HostAdapter.pack(weights, GROUPS, dtype) for weights in adapters]
+    rows = -(-sum(adapter.values for adapter in packed) // sum(group.row_values for group in GROUPS))
+    bank = AdapterBank(GROUPS, rows + spare, len(adapters) + 1, dtype)
+    return bank, [bank.add(adapter) for adapter in packed]
 
 
 @st.composite
@@ -49,6 +51,6 @@ def mixes(draw: st.DrawFn) -> tuple[list[LoraWeights], list[tuple[int | None, in
     return adapters, runs
 
 
-def segments_of(runs: Sequence[tuple[int | None, int]], slots: Sequence[int], bank: AdapterBank) -> Segments:
+def segments_of(runs: Sequence[tuple[int | None, int]], slots: Sequence[int]) -> Segments:
     """Runs of the adapters' numbers as segments of their slots."""
-    return Segments.of_runs([(None if who is None else slots[who], count) for who, count in runs], bank)
+    return Segments.of_runs([(None if who is None else slots[who], count) for who, count in runs])

@@ -105,7 +105,7 @@ class Engine:
             kv_blocks_cached=blocks.cached,
             kv_block_tokens=blocks.block_tokens,
             bank_rows=bank.rows,
-            bank_rows_used=bank.rows - bank.rows_free,
+            bank_rows_used=bank.rows_used,
             pins=tiers.pins,
             loading=tiers.loading,
             resident_digests=tiers.resident_digests,

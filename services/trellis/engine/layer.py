@@ -108,7 +108,7 @@ def _group_of(module: nn.Module, names: tuple[str, ...]) -> FusedGroup | None:
         return None
     group: FusedGroup = linears[0].group
     is_whole = all(linear.group is group for linear in linears) and len(group.bank.group.parts) == len(names)
-    fits = isinstance(group.product, PackedLinear) and group.product.dtype == group.bank.a_RPI.dtype
+    fits = isinstance(group.product, PackedLinear) and group.product.dtype == group.bank.values_V.dtype
     return group if is_whole and fits else None
 
 

@@ -49,7 +49,7 @@ class RunnerLimits:
     kv_blocks: int = 0
     block_tokens: int = 16
     bank_rows: int = 256
-    """Rank rows of all adapters in the bank together."""
+    """Rank rows of the bank: what adapters of so much rank in all take if they adapt every linear, and less if not."""
     max_slots: int = 64
     """Adapters in the bank."""
     kv_bytes: int = 0
@@ -59,8 +59,7 @@ class RunnerLimits:
 
     def rows(self, groups: Sequence[LoraGroup], dtype: torch.dtype) -> int:
         """Rank rows of the bank."""
-        values = sum(len(group.parts) * group.in_features + sum(group.out_features) for group in groups)
-        return self.bank_rows or self.bank_bytes // (values * dtype.itemsize)
+        return self.bank_rows or self.bank_bytes // (sum(group.row_values for group in groups) * dtype.itemsize)
 
     def blocks(self, block_bytes: int, device: torch.device) -> int:
         """Blocks of the KV cache; to be asked when all else is in memory. Raises ValueError for none."""
@@ -102,6 +101,7 @@ class Runner:
         attach(model, self._attention)
         self._graphs = graphs_for(
             self._run,
+            rank_of=bank.slot_rank,
             context_length=context_length,
             block_tokens=cache.block_tokens,
             device=model.device,
@@ -150,7 +150,7 @@ class Runner:
         batch = Batch.of(pieces, self.cache.block_tokens, self.device)
         assert batch.layout.most_kept <= self.context_length, "a sequence is longer than the context"
         is_plain = all(slot is None for slot, _ in batch.runs)
-        segments = None if is_plain else Segments.of_runs(batch.runs, self.bank)
+        segments = None if is_plain else Segments.of_runs(batch.runs)
         return self._run(batch, segments) if self._graphs is None else self._graphs.run(batch, segments)
 
     def _run(self, batch: Batch, segments: Segments | None) -> Tensor:

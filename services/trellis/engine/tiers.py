@@ -46,7 +46,7 @@ class _Resident:
     """A place in the bank; while it is in use, nobody else gets it."""
 
     slot: int
-    rows: int
+    values: int
     in_use: bool = False
 
 
@@ -167,7 +167,7 @@ class AdapterTiers:
     def would_fit(self, digest: str, without: Collection[str] = (), keep: Collection[str] = ()) -> bool:
         """Whether there is room in the bank without these, and without those that nobody uses but the ones to keep."""
         leaving = [r for d, r in self._residents.items() if d in without or not (r.in_use or d in keep)]
-        return self._fits(self._host[digest].rows, leaving)
+        return self._fits(self._host[digest].values, leaving)
 
     def copy(self, digest: str, keep: Collection[str] = ()) -> bool:
         """Into the bank; whether there was room. Nothing is evicted when that would not make enough of it."""
@@ -176,10 +176,10 @@ class AdapterTiers:
         if not self.would_fit(digest, keep=keep):
             return False
         for oldest in [d for d, resident in self._residents.items() if not (resident.in_use or d in keep)]:
-            if self._bank.fits(adapter.rows):
+            if self._bank.fits(adapter.values):
                 break
             self._evict(oldest)
-        self._residents[digest] = _Resident(self._bank.add(adapter), adapter.rows)
+        self._residents[digest] = _Resident(self._bank.add(adapter), adapter.values)
         self._on_event(TierEvent.COPIED)
         return True
 
@@ -238,14 +238,15 @@ class AdapterTiers:
         return InternalError(Reason.INTERNAL, message, metadata={"adapter_digest": digest})
 
     def _checked(self, adapter: HostAdapter) -> HostAdapter | TrellisError:
-        if adapter.rows <= self._bank.rows:
+        if adapter.values <= self._bank.size:
             return adapter
-        message = f"The adapter {adapter.digest[:24]} takes {adapter.rows} rank rows; the engine has {self._bank.rows}."
+        rows = -(-adapter.values // self._bank.row_values)
+        message = f"The adapter {adapter.digest[:24]} takes {rows} rank rows; the engine has {self._bank.rows}."
         return error_for(Reason.ADAPTER_INVALID, message, metadata={"adapter_digest": adapter.digest})
 
-    def _fits(self, rows: int, leaving: Collection[_Resident]) -> bool:
+    def _fits(self, values: int, leaving: Collection[_Resident]) -> bool:
         slots = self._bank.max_slots - len(self._residents) + len(leaving)
-        return slots > 0 and self._bank.rows_free + sum(resident.rows for resident in leaving) >= rows
+        return slots > 0 and self._bank.values_free + sum(resident.values for resident in leaving) >= values
 
     def _evict(self, digest: str) -> None:
         self._bank.remove(self._residents.pop(digest).slot)

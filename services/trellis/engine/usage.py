@@ -30,9 +30,9 @@ class EngineUsage:
     kv_block_tokens: int
     """Tokens a block."""
     bank_rows: int
-    """Rank rows of the adapter bank."""
+    """Rank rows of the adapter bank: one is a row of A and one of B at every linear."""
     bank_rows_used: int
-    """Rank rows that adapters hold."""
+    """Rank rows that adapters hold, rounded up: one that adapts few linears holds less than its rank."""
     pins: int
     """Answers that use an adapter, those that are parked among them."""
     loading: int

@@ -1,17 +1,21 @@
-"""The adapters beside a base model, all in the same few tensors."""
+"""The adapters beside a base model, all in one tensor."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, chain, pairwise
 
 import torch
 from torch import Tensor
 
 from trellis.lora.groups import LoraGroup
-from trellis.lora.host import HostAdapter, split_blob
-from trellis.lora.rows import RowMap
+from trellis.lora.host import HostAdapter, sides
+from trellis.lora.ranges import RangeMap
 from trellis.lora.weights import LoraPair, LoraWeights
 from trellis.native.lora import LoraOperands
+
+Pair = tuple[Tensor, Tensor]
+"""A (rank, in) and B transposed (rank, out) of an adapter at one part."""
 
 
 class BankFullError(Exception):
@@ -20,27 +24,50 @@ class BankFullError(Exception):
 
 @dataclass(frozen=True)
 class GroupBank:
-    """The weights of all adapters at one group of linears; a rank row of B is a row of B transposed."""
+    """The weights of all adapters at one group of linears. What is said of slots and parts is read by kernels: the
+    tensors are views of those of all groups, with a stride of their own, and are written in place.
+    """
 
     group: LoraGroup
-    a_RPI: Tensor
-    """(rank rows, parts, in-features)."""
-    b_RO: Tensor
-    """(rank rows, out-features of all parts)."""
+    values_V: Tensor
+    """All numbers of all adapters, of this group and the others."""
+    places_SP: Tensor
+    """(slots, parts), int64: where A begins in them; B, transposed, comes after it."""
+    ranks_SP: Tensor
+    """(slots, parts), int32; 0 where an adapter leaves a part alone, whose place then means nothing."""
     scale_SP: Tensor
     """(slots, parts), float32: alpha / rank; 0 where an adapter leaves a part alone."""
+    host_places_SP: Tensor
+    """The same places in the host's memory."""
+    host_ranks_SP: Tensor
+    """The same ranks in the host's memory."""
 
     @cached_property
     def operands(self) -> LoraOperands:
         """The tensors as the C++ kernels take them."""
-        return LoraOperands(self.a_RPI, self.b_RO, self.scale_SP, self.group.out_features)
+        group = self.group
+        tables = self.places_SP, self.ranks_SP, self.scale_SP
+        return LoraOperands(self.values_V.detach(), *tables, group.in_features, group.out_features)
+
+    def pair(self, slot: int, part: int) -> Pair | None:
+        """An adapter's weights at a part, as views; None where it leaves the part alone."""
+        return self.pair_of(self.values_V.detach(), slot, part)
+
+    def grad_pair(self, slot: int, part: int) -> Pair | None:
+        """Their gradients, likewise."""
+        assert self.values_V.grad is not None, "this bank is not trained"
+        return self.pair_of(self.values_V.grad, slot, part)
+
+    def pair_of(self, values_V: Tensor, slot: int, part: int) -> Pair | None:
+        """What lies in other numbers where the weights lie in the bank's."""
+        rank, place = int(self.host_ranks_SP[slot, part]), int(self.host_places_SP[slot, part])
+        return sides(values_V, place, rank, self.group.in_features, self.group.out_features[part]) if rank else None
 
 
 class AdapterBank:
-    """Adapters of any mix of ranks and targets: each owns exactly its rank, padded to 8, as consecutive rank rows.
+    """Adapters of any mix of ranks and targets: each owns exactly its own numbers, in one piece.
 
-    An adapter has the same rows in every group. A slot is its number as long as it stays; its rows may move between
-    steps, so tables of rows are made anew for each.
+    A slot is its number as long as it stays; its numbers may move between steps.
     """
 
     def __init__(
@@ -51,110 +78,127 @@ class AdapterBank:
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
     ) -> None:
+        """Room for adapters whose ranks are `rows` in all, if each adapts every linear; for more if they adapt fewer."""
         self.rows = rows
         self.max_slots = max_slots
         self.dtype = dtype
         self.device = torch.device(device)
-        self.groups: Mapping[str, GroupBank] = {group.name: self._empty(group) for group in groups}
-        self._map = RowMap(rows)
+        self.row_values = sum(group.row_values for group in groups)
+        """Numbers of one rank row of every linear."""
+        self.values_V = torch.zeros(rows * self.row_values, dtype=dtype, device=self.device)
+        parts = sum(len(group.parts) for group in groups)
+        self._host_places_SQ = torch.zeros(max_slots, parts, dtype=torch.int64)
+        self._host_ranks_SQ = torch.zeros(max_slots, parts, dtype=torch.int32)
+        self._places_SQ = self._host_places_SQ.to(self.device)  # the same tensor on a CPU
+        self._ranks_SQ = self._host_ranks_SQ.to(self.device)
+        self._scales_SQ = torch.zeros(max_slots, parts, dtype=torch.float32, device=self.device)
+        self.groups: Mapping[str, GroupBank] = self._by_name(groups)
+        self._map = RangeMap(self.size)
         self._free_slots = list(range(max_slots))[::-1]
 
     @property
     def bytes_per_row(self) -> int:
-        """Bytes of one rank row in all groups together."""
-        return sum(bank.group.row_values for bank in self.groups.values()) * self.dtype.itemsize
+        """Bytes of one rank row of every linear."""
+        return self.row_values * self.dtype.itemsize
 
     @property
-    def rows_free(self) -> int:
-        """Rows that no adapter owns."""
+    def size(self) -> int:
+        """Numbers in all."""
+        return self.values_V.numel()
+
+    @property
+    def values_free(self) -> int:
+        """Numbers that no adapter owns."""
         return self._map.free
 
     @property
-    def slots_used(self) -> int:
-        """Adapters in the bank."""
-        return self.max_slots - len(self._free_slots)
+    def rows_used(self) -> int:
+        """What adapters own, in rank rows of every linear, rounded up."""
+        return -(-(self.size - self.values_free) // self.row_values)
 
-    def fits(self, rows: int) -> bool:
-        """Whether there is room for an adapter of so many rows now, after gaps are closed if need be."""
-        return bool(self._free_slots) and self.rows_free >= rows
+    def fits(self, values: int) -> bool:
+        """Whether there is room for an adapter of so many numbers now, after gaps are closed if need be."""
+        return bool(self._free_slots) and self.values_free >= values
 
-    def slot_rows(self, slot: int) -> tuple[int, int]:
-        """The slot's first rank row, and how many it owns."""
+    def slot_range(self, slot: int) -> tuple[int, int]:
+        """The slot's first number, and how many it owns."""
         return self._map.of(slot)
+
+    def slot_rank(self, slot: int) -> int:
+        """The largest rank of its parts."""
+        return int(self._host_ranks_SQ[slot].max())
 
     @torch.no_grad()
     def add(self, adapter: HostAdapter) -> int:
         """Copy an adapter in; its slot. Raises BankFullError."""
-        if not self.fits(adapter.rows):
-            raise BankFullError(f"The bank has {self.rows_free} rank rows free; the adapter takes {adapter.rows}.")
-        start = self._map.find(adapter.rows)
+        if not self.fits(adapter.values):
+            message = f"The bank has room for {self.values_free} more numbers; the adapter has {adapter.values}."
+            raise BankFullError(message)
+        start = self._map.find(adapter.values)
         if start is None:
             self._close_gaps()
-            start = self._map.find(adapter.rows)
+            start = self._map.find(adapter.values)
             assert start is not None
         slot = self._free_slots.pop()
-        self._map.take(slot, start, adapter.rows)
-        self._copy_in(adapter, slot, start)
+        self._map.take(slot, start, adapter.values)
+        self.values_V[start : start + adapter.values].copy_(adapter.blob, non_blocking=True)
+        self._host_places_SQ[slot] = torch.tensor([*chain(*adapter.layout.places)]) + start
+        self._host_ranks_SQ[slot] = torch.tensor([*chain(*adapter.layout.ranks)], dtype=torch.int32)
+        self._scales_SQ[slot].copy_(torch.tensor([*chain(*adapter.scales)]), non_blocking=True)
+        self._publish(slot)
         return slot
 
     @torch.no_grad()
     def remove(self, slot: int) -> None:
-        """Forget an adapter; its rows are zero afterwards, and so are their gradients."""
+        """Forget an adapter; its numbers are zero afterwards, and so are their gradients."""
         start, count = self._map.give_back(slot)
-        torch._foreach_zero_([side[start : start + count] for side in self.tensors()])
-        torch._foreach_zero_([bank.scale_SP[slot] for bank in self.groups.values()])
+        for values_V in self._tensors():
+            values_V[start : start + count] = 0
+        self._host_ranks_SQ[slot] = 0
+        self._scales_SQ[slot] = 0
+        self._publish(slot)
         self._free_slots.append(slot)
 
     def require_gradients(self) -> None:
-        """Make the adapters trainable: every tensor of weights gets a gradient, of zeros, that backward adds to."""
-        for bank in self.groups.values():
-            for side in (bank.a_RPI, bank.b_RO):
-                side.requires_grad = True
-                side.grad = torch.zeros_like(side)
+        """Make the adapters trainable: the numbers get a gradient, of zeros, that backward adds to."""
+        self.values_V.requires_grad = True
+        self.values_V.grad = torch.zeros_like(self.values_V)
 
-    def read(self, slot: int, rank: int, digest: str = "") -> LoraWeights:
-        """Copies of the first `rank` rank rows of a slot, by module path; the rest is padding."""
-        start, count = self._map.of(slot)[0], rank
+    def read(self, slot: int, digest: str = "") -> LoraWeights:
+        """Copies of a slot's weights, by module path."""
         pairs = {}
         for bank in self.groups.values():
-            outs = bank.b_RO.detach()[start : start + count].split(bank.group.out_features, 1)
-            for number, (part, b_Ro) in enumerate(zip(bank.group.parts, outs, strict=True)):
-                scaling = float(bank.scale_SP[slot, number])
-                if scaling:
-                    a_RI = bank.a_RPI.detach()[start : start + count, number]
-                    b_OR = b_Ro.T.clone(memory_format=torch.contiguous_format)  # of one row it would be a view
-                    pairs[part] = LoraPair(a_RI.clone(), b_OR, scaling)
+            for number, part in enumerate(bank.group.parts):
+                pair = bank.pair(slot, number)
+                if pair is not None:
+                    b_OR = pair[1].T.clone(memory_format=torch.contiguous_format)  # of one row it would be a view
+                    pairs[part] = LoraPair(pair[0].clone(), b_OR, float(bank.scale_SP[slot, number]))
         return LoraWeights(digest, pairs)
 
-    def _empty(self, group: LoraGroup) -> GroupBank:
-        parts = len(group.parts)
-        return GroupBank(
-            group,
-            torch.zeros(self.rows, parts, group.in_features, dtype=self.dtype, device=self.device),
-            torch.zeros(self.rows, group.columns, dtype=self.dtype, device=self.device),
-            torch.zeros(self.max_slots, parts, dtype=torch.float32, device=self.device),
-        )
+    def _by_name(self, groups: Sequence[LoraGroup]) -> dict[str, GroupBank]:
+        tables = self._places_SQ, self._ranks_SQ, self._scales_SQ, self._host_places_SQ, self._host_ranks_SQ
+        ends = pairwise(accumulate((len(group.parts) for group in groups), initial=0))
+        return {
+            group.name: GroupBank(group, self.values_V, *(table[:, first:end] for table in tables))
+            for group, (first, end) in zip(groups, ends, strict=True)
+        }
 
-    def _copy_in(self, adapter: HostAdapter, slot: int, start: int) -> None:
-        groups = [bank.group for bank in self.groups.values()]
-        pairs = split_blob(adapter.blob.to(self.device, non_blocking=True), groups, adapter.rows)
-        stop = start + adapter.rows
-        targets = [side[start:stop] for bank in self.groups.values() for side in (bank.a_RPI, bank.b_RO)]
-        torch._foreach_copy_(targets, [side for pair in pairs for side in pair])
-        # One copy for the scales, too: on a GPU each small one would wait for the step that runs.
-        scales = torch.tensor([scale for group in adapter.scales for scale in group], dtype=torch.float32)
-        pieces = scales.to(self.device, non_blocking=True).split([len(group.parts) for group in groups])
-        torch._foreach_copy_([bank.scale_SP[slot] for bank in self.groups.values()], pieces)
+    def _publish(self, slot: int) -> None:
+        if self.device.type != "cpu":
+            self._places_SQ[slot].copy_(self._host_places_SQ[slot], non_blocking=True)
+            self._ranks_SQ[slot].copy_(self._host_ranks_SQ[slot], non_blocking=True)
 
     def _close_gaps(self) -> None:
-        for start, to, count in self._map.close_gaps():
-            for side in self.tensors():
-                # The clone: the two places may overlap. What is left behind is cleared, so that free rows are zero.
-                moved = side[start : start + count].clone()
-                side[start : start + count] = 0
-                side[to : to + count] = moved
+        for slot, start, to, count in self._map.close_gaps():
+            for values_V in self._tensors():
+                # The clone: the two places may overlap. What is left behind is cleared, so that free numbers are zero.
+                moved = values_V[start : start + count].clone()
+                values_V[start : start + count] = 0
+                values_V[to : to + count] = moved
+            self._host_places_SQ[slot] += to - start
+            self._publish(slot)
 
-    def tensors(self) -> list[Tensor]:
-        """Everything that an adapter owns rows of: weights, and gradients where there are any."""
-        sides = [side for bank in self.groups.values() for side in (bank.a_RPI, bank.b_RO)]
-        return sides + [side.grad for side in sides if side.grad is not None]
+    def _tensors(self) -> list[Tensor]:
+        """Weights, and gradients where there are any."""
+        values_V = self.values_V.detach()
+        return [values_V] if self.values_V.grad is None else [values_V, self.values_V.grad]

@@ -10,22 +10,25 @@ from torch import Tensor
 
 from trellis.artifacts import ArtifactError
 from trellis.lora.groups import LoraGroup
+from trellis.lora.layout import Layout
 from trellis.lora.weights import LoraPair, LoraWeights
 
 
 @dataclass(frozen=True, slots=True)
 class HostAdapter:
-    """One blob an adapter, so that loading it onto the device is one copy.
-
-    For each group in order: A of shape (rows, parts, in), then B of shape (rows, out-features of all parts); what the
-    adapter leaves alone is zero and has the scale 0.
-    """
+    """One blob an adapter, so that loading it onto the device is one copy."""
 
     digest: str
-    rows: int
     blob: Tensor
+    layout: Layout
+    """Of the blob."""
     scales: tuple[tuple[float, ...], ...]
-    """alpha / rank (rank-stabilised: alpha / √rank) for each group and part."""
+    """alpha / rank (rank-stabilised: alpha / √rank) for each group and part; 0 where the part is left alone."""
+
+    @property
+    def values(self) -> int:
+        """Numbers that it takes in a bank."""
+        return self.layout.values
 
     @property
     def nbytes(self) -> int:
@@ -44,24 +47,24 @@ class HostAdapter:
         if unknown:
             message = f"The adapter changes {min(unknown)!r}, which the base model does not have."
             raise ArtifactError("unknown_tensor", message)
-        rows = weights.rows
-        blob = torch.zeros(rows * sum(group.row_values for group in groups), dtype=dtype, pin_memory=pin)
-        adapter = cls(weights.digest, rows, blob, tuple(_scales(weights, group) for group in groups))
-        for group, (a_RPI, b_RO) in zip(groups, split_blob(blob, groups, rows), strict=True):
-            for number, (part, b_Ro) in enumerate(zip(group.parts, b_RO.split(group.out_features, 1), strict=True)):
+        layout = Layout.of({part: pair.rank for part, pair in weights.pairs.items()}, groups)
+        blob = torch.zeros(layout.values, dtype=dtype, pin_memory=pin)
+        for group, places in zip(groups, layout.places, strict=True):
+            for part, out_features, place in zip(group.parts, group.out_features, places, strict=True):
                 pair = weights.pairs.get(part)
                 if pair is not None:
-                    _check_pair(part, pair, (group.in_features, b_Ro.shape[1]), dtype)
-                    a_RPI[: pair.rank, number] = pair.a_RI
-                    b_Ro[: pair.rank] = pair.b_OR.T
-        return adapter
+                    _check_pair(part, pair, (group.in_features, out_features), dtype)
+                    a_RI, b_RO = sides(blob, place, pair.rank, group.in_features, out_features)
+                    a_RI.copy_(pair.a_RI)
+                    b_RO.copy_(pair.b_OR.T)
+        return cls(weights.digest, blob, layout, tuple(_scales(weights, group) for group in groups))
 
 
-def split_blob(blob: Tensor, groups: Sequence[LoraGroup], rows: int) -> list[tuple[Tensor, Tensor]]:
-    """The blob's A (rows, parts, in) and B (rows, outs) of each group, as views."""
-    sizes = [size for g in groups for size in (rows * len(g.parts) * g.in_features, rows * g.columns)]
-    pieces = iter(blob.split(sizes))
-    return [(next(pieces).view(rows, len(g.parts), g.in_features), next(pieces).view(rows, g.columns)) for g in groups]
+def sides(values_V: Tensor, place: int, rank: int, in_features: int, out_features: int) -> tuple[Tensor, Tensor]:
+    """A (rank, in) and B transposed (rank, out) of a part that begins there, as views."""
+    middle = place + rank * in_features
+    a_RI = values_V[place:middle].view(rank, in_features)
+    return a_RI, values_V[middle : middle + rank * out_features].view(rank, out_features)
 
 
 def _check_pair(module: str, pair: LoraPair, sizes: tuple[int, int], dtype: torch.dtype) -> None:

@@ -54,14 +54,14 @@ class ActiveLora:
         if segments is None:
             return product(x)
         x_TI = x.reshape(-1, bank.group.in_features)
-        if torch.is_grad_enabled() and bank.a_RPI.requires_grad:
+        if torch.is_grad_enabled() and bank.values_V.requires_grad:
             assert isinstance(product, TrainingProduct), "this model was built for inference only"
             training_op = choose_for_training(x.device, x.dtype)
             masked = () if self.dropout is None else self.dropout.masks(bank.group, x_TI)
             return adapted(x_TI, product, bank, segments, training_op, masked).view(*x.shape[:-1], -1)
         y = product(x)
         assert self._op is not None
-        same_dtype = x.dtype == bank.a_RPI.dtype  # adapters in training are float32, whatever the base is
+        same_dtype = x.dtype == bank.values_V.dtype  # adapters in training are float32, whatever the base is
         op = self._op if same_dtype else choose_for_training(x.device, x.dtype)
         op.add_lora(y.view(-1, bank.group.columns), x_TI, bank, segments)
         return y

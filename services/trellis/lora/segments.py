@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trellis.lora.bank import AdapterBank
 from trellis.native.lora import SegmentTable
 
 
@@ -21,20 +20,12 @@ class Segment:
     token: int
     """Its first row in the batch."""
     tokens: int
-    row: int
-    """The adapter's first rank row in the bank."""
-    rows: int
     slot: int
 
     @property
     def span(self) -> slice:
         """Its rows in the batch."""
         return slice(self.token, self.token + self.tokens)
-
-    @property
-    def rank_rows(self) -> slice:
-        """Its adapter's rows in the bank."""
-        return slice(self.row, self.row + self.rows)
 
 
 @dataclass(frozen=True)
@@ -48,31 +39,31 @@ class Segments:
     """What an op made of them for its own use, by the op's name."""
 
     @classmethod
-    def of_runs(cls, runs: Sequence[tuple[int | None, int]], bank: AdapterBank) -> Self:
+    def of_runs(cls, runs: Sequence[tuple[int | None, int]]) -> Self:
         """From (slot or None, count of rows) in the order of the batch; neighbours of one slot become one segment."""
         found, token = [], 0
         for slot, run in groupby(runs, key=lambda item: item[0]):
             count = sum(tokens for _, tokens in run)
             if slot is not None and count:
-                found.append(Segment(token, count, *bank.slot_rows(slot), slot))
+                found.append(Segment(token, count, slot))
             token += count
         return cls(tuple(found), token)
 
     @classmethod
-    def apart(cls, runs: Sequence[tuple[int | None, int]], bank: AdapterBank) -> Self:
+    def apart(cls, runs: Sequence[tuple[int | None, int]]) -> Self:
         """As `of_runs`, but every run is a segment by itself: its sums take in no neighbour of the same slot."""
         found, token = [], 0
         for slot, count in runs:
             if slot is not None and count:
-                found.append(Segment(token, count, *bank.slot_rows(slot), slot))
+                found.append(Segment(token, count, slot))
             token += count
         return cls(tuple(found), token)
 
     @classmethod
-    def sort(cls, slots_T: Sequence[int | None], bank: AdapterBank) -> tuple[Tensor, Self]:
+    def sort(cls, slots_T: Sequence[int | None]) -> tuple[Tensor, Self]:
         """For rows in any order: the order (a permutation, stable) that makes segments of them, and these."""
         order = sorted(range(len(slots_T)), key=lambda token: -1 if (slot := slots_T[token]) is None else slot)
-        return torch.tensor(order, dtype=torch.int64), cls.of_runs([(slots_T[token], 1) for token in order], bank)
+        return torch.tensor(order, dtype=torch.int64), cls.of_runs([(slots_T[token], 1) for token in order])
 
     @property
     def is_empty(self) -> bool:
@@ -85,15 +76,10 @@ class Segments:
         return max((segment.tokens for segment in self.all), default=0)
 
     @cached_property
-    def reach(self) -> tuple[int, int]:
-        """The lowest rank row of all segments' adapters, and one past the highest."""
-        return min(segment.row for segment in self.all), max(segment.row + segment.rows for segment in self.all)
-
-    @cached_property
     def table(self) -> Tensor:
-        """(segments, 5) int32: first row, rows, first rank row, rank rows, slot of each segment."""
-        rows = np.array([(s.token, s.tokens, s.row, s.rows, s.slot) for s in self.all], dtype=np.int32)
-        return torch.from_numpy(rows.reshape(-1, 5))
+        """(segments, 3) int32: first row, rows and slot of each segment."""
+        rows = np.array([(s.token, s.tokens, s.slot) for s in self.all], dtype=np.int32)
+        return torch.from_numpy(rows.reshape(-1, 3))
 
     @cached_property
     def native(self) -> SegmentTable:

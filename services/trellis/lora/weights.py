@@ -2,12 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from torch import Tensor
-
-ROW_MULTIPLE: Final = 8
-"""Adapters own rank rows in multiples of this, so that kernels read whole vectors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +31,6 @@ class LoraWeights:
     def rank(self) -> int:
         """The largest of its modules."""
         return max(pair.rank for pair in self.pairs.values())
-
-    @property
-    def rows(self) -> int:
-        """Rank rows that it owns in a bank."""
-        return -(-self.rank // ROW_MULTIPLE) * ROW_MULTIPLE
 
     @property
     def nbytes(self) -> int:

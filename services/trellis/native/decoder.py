@@ -195,9 +195,7 @@ class DecoderOperands:
             raise ValueError("The step's blocks are not of this cache.")
         if step.rotated != self._rotated or step.dtype != self.dtype:
             raise ValueError("The rotation is not of this layer.")
-        if segments is not None and any(
-            segments.bank_rows > each.rows or segments.slots > each.slots for each in self._groups
-        ):
+        if segments is not None and any(segments.slots > each.slots for each in self._groups):
             raise ValueError("The segments name rows or slots that are not there.")
         y_TF = torch.empty_like(x_TF)
         _kernel()(self.address, step.address, x_TF.data_ptr(), y_TF.data_ptr(), self._is_bf16, torch.get_num_threads())

@@ -29,13 +29,15 @@ struct Call {
   int64_t x_stride;
   T *y;
   int64_t y_stride;
-
-  const T *a(int row, int part) const { return (const T *)group.a + ((int64_t)row * group.parts + part) * group.in; }
-  const T *b(int row, int column) const { return (const T *)group.b + (int64_t)row * group.out + column; }
 };
 
 static double cost_of(const Segment &segment, const Group &group) {
-  return (1.0 + segment.tokens / 8.0) * segment.rows * (double)(group.parts * group.in + group.out);
+  double numbers = 0;
+  for (int part = 0; part < group.parts; part++) {
+    int64_t at = segment.slot * group.stride + part;
+    if (group.scale[at] != 0.0f) numbers += (double)group.ranks[at] * (double)(group.in + group.width(part));
+  }
+  return (1.0 + segment.tokens / 8.0) * numbers;
 }
 
 static void cut(const Segment &segment, int index, const Group &group, int pieces, std::vector<Item> &items) {
@@ -50,11 +52,12 @@ static void cut(const Segment &segment, int index, const Group &group, int piece
 
 static void plan(const Segment *segments, int64_t count, const Group &group, int threads, std::vector<Item> &items) {
   double total = 0;
-  for (int64_t i = 0; i < count; i++) total += cost_of(segments[i], group);
+  for (int64_t i = 0; i < count; i++)
+    if (counts(segments[i], group)) total += cost_of(segments[i], group);
   double share = total / (2.0 * threads);
   for (int64_t i = 0; i < count; i++) {
     const Segment &segment = segments[i];
-    if (segment.slot < 0 || segment.rows <= 0 || segment.tokens <= 0) continue;
+    if (!counts(segment, group)) continue;
     int pieces = threads > 1 ? std::max(1, (int)std::ceil(cost_of(segment, group) / share)) : 1;
     cut(segment, (int)i, group, pieces, items);
   }
@@ -63,50 +66,49 @@ static void plan(const Segment *segments, int64_t count, const Group &group, int
 // ---- few rows: the weights are streamed once, past up to four rows of x ----
 
 template <class T, int TOKENS>
-static void shrink(const Call<T> &call, int token, const Segment &segment, int part, float scale, float *s, Ahead ahead) {
+static void shrink(const Call<T> &call, int token, const Pair<T> &pair, float *s, Ahead ahead) {
   const T *x[TOKENS];
   for (int t = 0; t < TOKENS; t++) x[t] = call.x + (token + t) * call.x_stride;
-  int64_t a_stride = call.group.parts * call.group.in;
-  int in = (int)call.group.in, r = 0;
+  int r = 0;
   constexpr int ROWS = WIDE ? (TOKENS <= 2 ? 8 : 4) : (TOKENS <= 2 ? 2 : 1);
-  for (; r + ROWS <= segment.rows; r += ROWS)
-    shrink_block<T, TOKENS, ROWS>(x, call.a(segment.row + r, part), a_stride, in, scale, s + r, segment.rows, ahead);
-  for (; r < segment.rows; r++)
-    shrink_block<T, TOKENS, 1>(x, call.a(segment.row + r, part), a_stride, in, scale, s + r, segment.rows, ahead);
+  for (; r + ROWS <= pair.rank; r += ROWS)
+    shrink_block<T, TOKENS, ROWS>(x, pair.a + (int64_t)r * pair.in, pair.in, pair.in, pair.scale, s + r, pair.rank, ahead);
+  for (; r < pair.rank; r++)
+    shrink_block<T, TOKENS, 1>(x, pair.a + (int64_t)r * pair.in, pair.in, pair.in, pair.scale, s + r, pair.rank, ahead);
 }
 
+// Some columns of a part, from one to another; `first` is the part's own first column in y.
+struct Columns {
+  int first, from, to;
+};
+
 template <class T, int TOKENS>
-static void expand(const Call<T> &call, int token, const Segment &segment, int from, int to, const float *s, Ahead ahead) {
+static void expand(const Call<T> &call, int token, const Pair<T> &pair, const Columns &columns, const float *s, Ahead ahead) {
   alignas(64) float sums[TOKENS * SPAN];
-  for (int c = from; c < to; c += SPAN) {
+  for (int c = columns.from; c < columns.to; c += SPAN) {
     T *y[TOKENS];
     for (int t = 0; t < TOKENS; t++) y[t] = call.y + (token + t) * call.y_stride + c;
-    expand_span<T, TOKENS>({call.b(segment.row, c), call.group.out, s, segment.rows, sums}, y, std::min(SPAN, to - c), ahead);
+    expand_span<T, TOKENS>({pair.b + (c - columns.first), pair.width, s, pair.rank, sums}, y, std::min(SPAN, columns.to - c), ahead);
   }
 }
 
 template <class T, int TOKENS>
-static void few(const Call<T> &call, const Segment &segment, int token, int part, int from, int to, float *s, const Segment &then) {
-  const Group &group = call.group;
-  float scale = group.scale[segment.slot * group.parts + part];
-  Ahead b = Ahead::of(call.b(segment.row, from), group.out, segment.rows, to - from), next;
-  bool more = part + 1 < group.parts;
-  const Segment &source = more ? segment : then;
-  next = Ahead::of(call.a(source.row, more ? part + 1 : 0), group.parts * group.in, source.rows, (int)group.in);
-  shrink<T, TOKENS>(call, token, segment, part, scale, s, b);
-  expand<T, TOKENS>(call, token, segment, from, to, s, next);
+static void few(const Call<T> &call, int token, const Pair<T> &pair, const Columns &columns, float *s, const Pair<T> &then) {
+  Ahead b = Ahead::of(pair.b + (columns.from - columns.first), pair.width, pair.rank, columns.to - columns.from);
+  shrink<T, TOKENS>(call, token, pair, s, b);
+  expand<T, TOKENS>(call, token, pair, columns, s, Ahead::of(then.a, then.in, then.rank, then.in));
 }
 
 template <class T>
-static void stream(const Call<T> &call, const Segment &segment, const Item &item, int part, int from, int to, const Segment &then) {
+static void stream(const Call<T> &call, const Item &item, const Pair<T> &pair, const Columns &columns, const Pair<T> &then) {
   thread_local std::vector<float> s;
-  s.resize((size_t)segment.rows * 4);
+  s.resize((size_t)pair.rank * 4);
   int token = item.token, end = item.token + item.tokens;
-  for (; token + 4 <= end; token += 4) few<T, 4>(call, segment, token, part, from, to, s.data(), then);
+  for (; token + 4 <= end; token += 4) few<T, 4>(call, token, pair, columns, s.data(), then);
   switch (end - token) {
-    case 3: return few<T, 3>(call, segment, token, part, from, to, s.data(), then);
-    case 2: return few<T, 2>(call, segment, token, part, from, to, s.data(), then);
-    case 1: return few<T, 1>(call, segment, token, part, from, to, s.data(), then);
+    case 3: return few<T, 3>(call, token, pair, columns, s.data(), then);
+    case 2: return few<T, 2>(call, token, pair, columns, s.data(), then);
+    case 1: return few<T, 1>(call, token, pair, columns, s.data(), then);
   }
 }
 
@@ -167,18 +169,16 @@ static void tile_expand(bf16 *y, int64_t y_stride, const bf16 *b, int s_tiles, i
   }
 }
 
-static void tile_part(const Call<bf16> &call, const Segment &segment, const Item &item, int part, int from, int to) {
+static void tile_part(const Call<bf16> &call, const Item &item, const Pair<bf16> &pair, const Columns &columns) {
   thread_local Packed packed;
-  const Group &group = call.group;
-  int in = (int)group.in, in_tiles = (in + 31) / 32, row_tiles = (segment.rows + 15) / 16, s_tiles = (segment.rows + 31) / 32;
-  int column_tiles = (to - from + 15) / 16;
+  int in = pair.in, in_tiles = (in + 31) / 32, row_tiles = (pair.rank + 15) / 16, s_tiles = (pair.rank + 31) / 32;
+  int from = columns.from, to = columns.to, column_tiles = (to - from + 15) / 16;
   packed.weights.resize((size_t)(row_tiles * in_tiles + column_tiles * s_tiles) * TILE);
   packed.sums.resize(32 * 64);
   packed.s.assign((size_t)32 * s_tiles * 32, bf16{});
   bf16 *a = packed.weights.data(), *b = a + (size_t)row_tiles * in_tiles * TILE;
-  pack_transposed(call.a(segment.row, part), group.parts * group.in, segment.rows, in, a);
-  pack_pairs(call.b(segment.row, from), group.out, segment.rows, to - from, b);
-  float scale = group.scale[segment.slot * group.parts + part];
+  pack_transposed(pair.a, in, pair.rank, in, a);
+  pack_pairs(pair.b + (from - columns.first), pair.width, pair.rank, to - from, b);
   for (int done = 0; done < item.tokens; done += 32) {
     int tokens = std::min(32, item.tokens - done);
     const bf16 *x = call.x + (item.token + done) * call.x_stride;
@@ -189,29 +189,42 @@ static void tile_part(const Call<bf16> &call, const Segment &segment, const Item
       x = packed.x.data();
       x_stride = in_tiles * 32;
     }
-    tile_shrink(x, x_stride, a, in_tiles, row_tiles, scale, s_tiles * 32, packed);
+    tile_shrink(x, x_stride, a, in_tiles, row_tiles, pair.scale, s_tiles * 32, packed);
     tile_expand(call.y + (item.token + done) * call.y_stride, call.y_stride, b, s_tiles, tokens, from, to, packed);
   }
 }
 
 static bool tiles_serve(const Call<float> &, const Segment &) { return false; }
-static void tile_part(const Call<float> &, const Segment &, const Item &, int, int, int) {}
+static void tile_part(const Call<float> &, const Item &, const Pair<float> &, const Columns &) {}
 static bool tiles_serve(const Call<bf16> &, const Segment &segment) { return segment.tokens >= MANY && have_tiles(); }
 #endif
 
+// What is read after a part: the adapter's next one, or `then`'s first.
+template <class T>
+static Pair<T> next_of(const Group &group, int slot, int part, int then) {
+  for (part++; part < group.parts; part++) {
+    Pair<T> pair = Pair<T>::of(group, slot, part);
+    if (pair.rank) return pair;
+  }
+  return Pair<T>::of(group, then, 0);
+}
+
 template <class T>
 static void run(const Call<T> &call, const Segment &segment, const Item &item, const Segment &then) {
+  const Group &group = call.group;
   int end = item.column + item.columns;
-  for (int part = 0; part < call.group.parts; part++) {
-    int from = std::max(item.column, (int)call.group.offsets[part]), to = std::min(end, (int)call.group.offsets[part + 1]);
-    if (from >= to || call.group.scale[segment.slot * call.group.parts + part] == 0.0f) continue;
+  for (int part = 0; part < group.parts; part++) {
+    Pair<T> pair = Pair<T>::of(group, segment.slot, part);
+    int first = group.offsets[part];
+    Columns columns{first, std::max(item.column, first), std::min(end, first + pair.width)};
+    if (columns.from >= columns.to || !pair.rank) continue;
 #if TRELLIS_TILES
     if (tiles_serve(call, segment)) {
-      tile_part(call, segment, item, part, from, to);
+      tile_part(call, item, pair, columns);
       continue;
     }
 #endif
-    stream(call, segment, item, part, from, to, then);
+    stream(call, item, pair, columns, next_of<T>(group, segment.slot, part, then.slot));
   }
 }
 
@@ -240,7 +253,7 @@ template <class T>
 static void adapted(const Group &group, const Segment *segments, int64_t count, const T *x, int64_t x_stride, const T *weight, const float *bias, T *y, int64_t rows, int threads) {
   thread_local RowPlan kept;
   RowPlan &plan = kept;
-  plan.cut(segments, count, rows, std::max(group.in, group.out), threads);
+  plan.cut(segments, count, group, rows, threads);
   LinearRows<T> product{x, x_stride, weight, bias, y, group.out, group.in, group.out};
   Call<T> call{group, x, x_stride, y, group.out};
   int pieces = (int)plan.pieces.size();

@@ -1,7 +1,7 @@
 """LoRA of a mixed batch on the CPU: each segment of rows with its own adapter, in one call.
 
-Tensors' shapes: T tokens, I in-features, P parts fused into one product, O out-features of all parts, R rank rows of the
-bank, S adapter slots, N segments.
+Tensors' shapes: T tokens, I in-features, P parts fused into one product, O out-features of all parts, V numbers of all
+adapters, S adapter slots, N segments.
 """
 
 import ctypes
@@ -25,10 +25,12 @@ class _Group(ctypes.Structure):
     """`Group` of lora.cpp."""
 
     _fields_ = (
-        ("a", ctypes.c_void_p),
-        ("b", ctypes.c_void_p),
+        ("values", ctypes.c_void_p),
+        ("places", ctypes.c_void_p),
+        ("ranks", ctypes.c_void_p),
         ("scale", ctypes.c_void_p),
         ("offsets", ctypes.c_void_p),
+        ("stride", ctypes.c_int64),
         ("parts", ctypes.c_int64),
         ("in_features", ctypes.c_int64),
         ("out_features", ctypes.c_int64),
@@ -38,59 +40,69 @@ class _Group(ctypes.Structure):
 class LoraOperands:
     """The bank's tensors of one group of linears, with their addresses at hand; made once, it keeps the tensors alive.
 
-    The tensors are read at each call: what is written into them in place counts from the next call on. A part whose
-    scale is 0 for a slot is skipped, whatever its rows hold.
+    Where a slot's part begins in the values lies A, (rank, I), then B transposed, (rank, out-features of the part). The
+    tensors are read at each call: what is written into them in place counts from the next call on. A part whose scale or
+    rank is 0 for a slot is skipped. Places and ranks are believed: whoever writes them answers for them.
     """
 
-    __slots__ = ("_keep", "address", "dtype", "in_features", "is_bf16", "out_features", "rows", "slots")
+    __slots__ = ("_keep", "address", "dtype", "in_features", "is_bf16", "out_features", "slots", "values")
 
-    def __init__(self, a_RPI: Tensor, b_RO: Tensor, scale_SP: Tensor, out_features: Sequence[int]) -> None:
+    def __init__(
+        self,
+        values_V: Tensor,
+        places_SP: Tensor,
+        ranks_SP: Tensor,
+        scale_SP: Tensor,
+        in_features: int,
+        out_features: Sequence[int],
+    ) -> None:
         """Raises ValueError if the tensors do not fit each other or are none that the kernel can read."""
-        rows, parts, in_features = a_RPI.shape
-        columns = sum(out_features)
-        if b_RO.shape != (rows, columns) or len(out_features) != parts or scale_SP.shape[1:] != (parts,):
-            raise ValueError("A, B, the scales and the out-features are not of one group.")
-        if a_RPI.dtype not in DTYPES or b_RO.dtype != a_RPI.dtype or scale_SP.dtype != torch.float32:
-            raise ValueError("A and B are both float32 or both bfloat16, the scales float32.")
-        if not all(t.is_contiguous() and t.device.type == "cpu" for t in (a_RPI, b_RO, scale_SP)):
-            raise ValueError("A, B and the scales are contiguous and in the CPU's memory.")
+        tables = (places_SP, ranks_SP, scale_SP)
+        slots, parts, stride = len(places_SP), len(out_features), places_SP.stride(0)
+        if any(table.shape != (slots, parts) or table.stride(0) != stride for table in tables):
+            raise ValueError("The places, ranks, scales and out-features are not of one group.")
+        if tuple(table.dtype for table in tables) != (torch.int64, torch.int32, torch.float32):
+            raise ValueError("Places are int64, ranks int32, scales float32.")
+        if values_V.dtype not in DTYPES:
+            raise ValueError("The adapters are float32 or bfloat16.")
+        if values_V.device.type != "cpu" or any(table.device.type != "cpu" for table in tables):
+            raise ValueError("The adapters are in the CPU's memory.")
+        if not values_V.is_contiguous() or any(parts > 1 and table.stride(1) != 1 for table in tables):
+            raise ValueError("The numbers, and a slot's places, ranks and scales, lie side by side.")
         offsets = torch.tensor([0, *accumulate(out_features)], dtype=torch.int32)
-        group = _Group(
-            a_RPI.data_ptr(), b_RO.data_ptr(), scale_SP.data_ptr(), offsets.data_ptr(), parts, in_features, columns
-        )
-        self._keep = (a_RPI, b_RO, scale_SP, offsets, group)
+        addresses = (tensor.data_ptr() for tensor in (values_V, *tables, offsets))
+        group = _Group(*addresses, stride, parts, in_features, sum(out_features))
+        self._keep = (values_V, *tables, offsets, group)
         self.address: Final = ctypes.addressof(group)
-        self.dtype: Final = a_RPI.dtype
-        self.is_bf16: Final = int(a_RPI.dtype == torch.bfloat16)
-        self.rows: Final = rows
-        self.slots: Final = scale_SP.shape[0]
+        self.dtype: Final = values_V.dtype
+        self.is_bf16: Final = int(values_V.dtype == torch.bfloat16)
+        self.values: Final = values_V.numel()
+        self.slots: Final = slots
         self.in_features: Final = in_features
-        self.out_features: Final = columns
+        self.out_features: Final = sum(out_features)
 
 
 class SegmentTable:
     """Which rows have which adapter, for all groups of one step.
 
-    `table_N5` is int32: first token row, token rows, first bank row, bank rows, slot; a slot below 0 is the base alone.
+    `table_N3` is int32: first token row, token rows, slot; a slot below 0 is the base alone.
     """
 
-    __slots__ = ("_keep", "address", "bank_rows", "count", "slots", "tokens")
+    __slots__ = ("_keep", "address", "count", "slots", "tokens")
 
-    def __init__(self, table_N5: Tensor) -> None:
+    def __init__(self, table_N3: Tensor) -> None:
         """Raises ValueError for segments that overlap or are out of order: their rows would be written twice."""
-        if table_N5.dtype != torch.int32 or table_N5.dim() != 2 or table_N5.shape[1] != 5:
-            raise ValueError("A segment table is int32, five numbers a segment.")
-        table_N5 = table_N5.contiguous()
-        self.count: Final = len(table_N5)
-        self.tokens, self.bank_rows, self.slots = 0, 0, 0
-        for token, tokens, row, rows, slot in table_N5.tolist():
-            if token < self.tokens or min(tokens, row, rows) < 0:
+        if table_N3.dtype != torch.int32 or table_N3.dim() != 2 or table_N3.shape[1] != 3:
+            raise ValueError("A segment table is int32, three numbers a segment.")
+        table_N3 = table_N3.contiguous()
+        self.count: Final = len(table_N3)
+        self.tokens, self.slots = 0, 0
+        for token, tokens, slot in table_N3.tolist():
+            if token < self.tokens or tokens < 0:
                 raise ValueError("Segments follow one another, and none begins or counts below 0.")
-            self.tokens = token + tokens
-            if slot >= 0:
-                self.bank_rows, self.slots = max(self.bank_rows, row + rows), max(self.slots, slot + 1)
-        self._keep = table_N5
-        self.address: Final = table_N5.data_ptr()
+            self.tokens, self.slots = token + tokens, max(self.slots, slot + 1)
+        self._keep = table_N3
+        self.address: Final = table_N3.data_ptr()
 
 
 @functools.cache
@@ -118,7 +130,7 @@ def add_lora(y_TO: Tensor, x_TI: Tensor, operands: LoraOperands, segments: Segme
         raise ValueError("x and y are not of this group's sizes.")
     if (x_inner != 1 and in_features > 1) or (y_inner != 1 and operands.out_features > 1):
         raise ValueError("A row of x and one of y lie in one piece.")
-    if segments.tokens > tokens or segments.bank_rows > operands.rows or segments.slots > operands.slots:
+    if segments.tokens > tokens or segments.slots > operands.slots:
         raise ValueError("The segments name rows or slots that are not there.")
     _kernel()(
         operands.address,
@@ -137,15 +149,14 @@ def add_lora(y_TO: Tensor, x_TI: Tensor, operands: LoraOperands, segments: Segme
 def _backward_kernel() -> Any:
     pointer, long = ctypes.c_void_p, ctypes.c_int64
     function = library().trellis_lora_backward
-    function.argtypes = (pointer, pointer, long, *(pointer, long) * 3, pointer, pointer, long, ctypes.c_int)
+    function.argtypes = (pointer, pointer, long, *(pointer, long) * 3, pointer, long, ctypes.c_int)
     function.restype = None
     return function
 
 
 def add_gradients(
     grad_x_TI: Tensor | None,
-    grad_a_RPI: Tensor,
-    grad_b_RO: Tensor,
+    grad_V: Tensor,
     grad_y_TO: Tensor,
     x_TI: Tensor,
     operands: LoraOperands,
@@ -156,7 +167,7 @@ def add_gradients(
     What a segment adds depends on it alone, bit for bit, never on the count of threads; segments of one slot are added in
     their order. Raises ValueError for tensors that do not fit, BuildError without kernels.
     """
-    _check_gradients(grad_x_TI, grad_a_RPI, grad_b_RO, grad_y_TO, x_TI, operands, segments)
+    _check_gradients(grad_x_TI, grad_V, grad_y_TO, x_TI, operands, segments)
     grad_x = torch.empty(0, operands.in_features) if grad_x_TI is None else grad_x_TI
     _backward_kernel()(
         operands.address,
@@ -168,8 +179,7 @@ def add_gradients(
         grad_y_TO.stride(0),
         None if grad_x_TI is None else grad_x.data_ptr(),
         grad_x.stride(0),
-        grad_a_RPI.data_ptr(),
-        grad_b_RO.data_ptr(),
+        grad_V.data_ptr(),
         len(x_TI),
         torch.get_num_threads(),
     )
@@ -177,29 +187,25 @@ def add_gradients(
 
 def _check_gradients(
     grad_x_TI: Tensor | None,
-    grad_a_RPI: Tensor,
-    grad_b_RO: Tensor,
+    grad_V: Tensor,
     grad_y_TO: Tensor,
     x_TI: Tensor,
     operands: LoraOperands,
     segments: SegmentTable,
 ) -> None:
     tokens, in_features = x_TI.shape
-    tensors = [t for t in (x_TI, grad_y_TO, grad_x_TI, grad_a_RPI, grad_b_RO) if t is not None]
+    tensors = [t for t in (x_TI, grad_y_TO, grad_x_TI, grad_V) if t is not None]
     if operands.is_bf16 or any(t.dtype != torch.float32 or t.device.type != "cpu" for t in tensors):
         raise ValueError("Gradients are computed in float32, in the CPU's memory.")
     if in_features != operands.in_features or grad_y_TO.shape != (tokens, operands.out_features):
         raise ValueError("x and y are not of this group's sizes.")
     if grad_x_TI is not None and grad_x_TI.shape != x_TI.shape:
         raise ValueError("x and its gradient are of one size.")
-    rows, parts = operands.rows, grad_a_RPI.shape[1]
-    if grad_a_RPI.shape != (rows, parts, in_features) or grad_b_RO.shape != (rows, operands.out_features):
-        raise ValueError("The gradients are not of the bank's sizes.")
-    if not (grad_a_RPI.is_contiguous() and grad_b_RO.is_contiguous()):
-        raise ValueError("The gradients of A and B lie in one piece.")
+    if grad_V.shape != (operands.values,) or not grad_V.is_contiguous():
+        raise ValueError("The gradients of A and B lie as their values do.")
     if any(t.stride(1) != 1 and t.shape[1] > 1 for t in (x_TI, grad_y_TO, grad_x_TI) if t is not None):
         raise ValueError("A row of x and one of y lie in one piece.")
-    if segments.tokens > tokens or segments.bank_rows > operands.rows or segments.slots > operands.slots:
+    if segments.tokens > tokens or segments.slots > operands.slots:
         raise ValueError("The segments name rows or slots that are not there.")
 
 
@@ -208,7 +214,7 @@ def _adapted_kernels() -> tuple[Any, Any]:
     pointer, long, integer = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     forth, back = library().trellis_adapted, library().trellis_adapted_backward
     forth.argtypes = (pointer, pointer, long, pointer, long, *(pointer,) * 3, long, integer, integer)
-    back.argtypes = (pointer, pointer, long, *(pointer, long) * 2, *(pointer,) * 4, long, integer)
+    back.argtypes = (pointer, pointer, long, *(pointer, long) * 2, *(pointer,) * 3, long, integer)
     forth.restype = back.restype = None
     return forth, back
 
@@ -224,7 +230,7 @@ def adapted(x_TI: Tensor, linear: PackedLinear, operands: LoraOperands, segments
         raise ValueError("x, the weight and the adapters are float32, and of one group's sizes.")
     if x_TI.stride(1) != 1 and in_features > 1:
         raise ValueError("A row of x lies in one piece.")
-    if segments.tokens > tokens or segments.bank_rows > operands.rows or segments.slots > operands.slots:
+    if segments.tokens > tokens or segments.slots > operands.slots:
         raise ValueError("The segments name rows or slots that are not there.")
     y_TO = x_TI.new_empty(tokens, operands.out_features)
     _adapted_kernels()[0](
@@ -244,8 +250,7 @@ def adapted(x_TI: Tensor, linear: PackedLinear, operands: LoraOperands, segments
 
 
 def adapted_gradients(
-    grad_a_RPI: Tensor,
-    grad_b_RO: Tensor,
+    grad_V: Tensor,
     grad_y_TO: Tensor,
     x_TI: Tensor,
     linear: PackedLinear,
@@ -258,7 +263,7 @@ def adapted_gradients(
     tensors that do not fit, BuildError without kernels.
     """
     grad_x_TI = torch.empty_like(x_TI, memory_format=torch.contiguous_format)
-    _check_gradients(grad_x_TI, grad_a_RPI, grad_b_RO, grad_y_TO, x_TI, operands, segments)
+    _check_gradients(grad_x_TI, grad_V, grad_y_TO, x_TI, operands, segments)
     if linear.sizes != (operands.out_features, operands.in_features):
         raise ValueError("The weight and the adapters are of one group's sizes.")
     _adapted_kernels()[1](
@@ -271,8 +276,7 @@ def adapted_gradients(
         grad_y_TO.stride(0),
         linear.address,
         grad_x_TI.data_ptr(),
-        grad_a_RPI.data_ptr(),
-        grad_b_RO.data_ptr(),
+        grad_V.data_ptr(),
         len(x_TI),
         torch.get_num_threads(),
     )

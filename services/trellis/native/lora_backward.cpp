@@ -67,7 +67,7 @@ struct Call {
   int64_t x_stride, grad_y_stride;
   float *grad_x;  // null where none is wanted
   int64_t grad_x_stride;
-  float *grad_a, *grad_b;  // as A and B
+  float *grad;  // as the group's values
 };
 
 // Some rows of a segment, with where its products lie: for each part s and its gradient, (tokens, rows) each.
@@ -85,43 +85,46 @@ struct Strip {
 
 constexpr int COLUMNS = 256;  // a multiple of 64, likewise
 
-static float scale_of(const Group &group, const Segment &segment, int part) { return group.scale[segment.slot * group.parts + part]; }
+// Numbers of a segment's products: for each part s and its gradient.
+static int64_t products_of(const Group &group, const Segment &segment, int parts) {
+  int64_t rows = 0;
+  for (int part = 0; part < parts; part++) rows += Pair<float>::of(group, segment.slot, part).rank;
+  return 2 * rows * segment.tokens;
+}
 
 static void shrink(const Call &call, const Block &block) {
   const Group &group = call.group;
   const Segment &segment = *block.segment;
-  int rows = segment.rows, in = (int)group.in;
-  int64_t token = segment.token + block.from, size = (int64_t)segment.tokens * rows, at = (int64_t)block.from * rows;
+  int64_t token = segment.token + block.from;
+  float *products = block.products;
   for (int part = 0; part < group.parts; part++) {
-    float scale = scale_of(group, segment, part);
-    if (scale == 0.0f) continue;
-    int from = group.offsets[part], width = group.offsets[part + 1] - from;
-    Rows<const float> a{(const float *)group.a + ((int64_t)segment.row * group.parts + part) * group.in, group.parts * group.in, rows};
-    Rows<const float> b{(const float *)group.b + (int64_t)segment.row * group.out + from, group.out, rows};
-    float *s = block.products + 2 * part * size + at, *grad_s = s + size;
-    dots({call.x + token * call.x_stride, call.x_stride, block.tokens}, a, in, scale, s);
-    dots({call.grad_y + token * call.grad_y_stride + from, call.grad_y_stride, block.tokens}, b, width, scale, grad_s);
-    if (call.grad_x) add_sums({call.grad_x + token * call.grad_x_stride, call.grad_x_stride, block.tokens}, grad_s, a, in);
+    Pair<float> pair = Pair<float>::of(group, segment.slot, part);
+    if (!pair.rank) continue;
+    int64_t size = (int64_t)segment.tokens * pair.rank;
+    float *s = products + (int64_t)block.from * pair.rank, *grad_s = s + size;
+    Rows<const float> a{pair.a, pair.in, pair.rank}, b{pair.b, pair.width, pair.rank};
+    dots({call.x + token * call.x_stride, call.x_stride, block.tokens}, a, pair.in, pair.scale, s);
+    dots({call.grad_y + token * call.grad_y_stride + group.offsets[part], call.grad_y_stride, block.tokens}, b, pair.width, pair.scale, grad_s);
+    if (call.grad_x) add_sums({call.grad_x + token * call.grad_x_stride, call.grad_x_stride, block.tokens}, grad_s, a, pair.in);
+    products += 2 * size;
   }
 }
 
 static void add_strip(const Call &call, const Segment &segment, const float *products, const Strip &strip) {
   thread_local std::vector<float> turned;
   const Group &group = call.group;
-  int rows = segment.rows, tokens = segment.tokens;
+  Pair<float> pair = Pair<float>::of(group, segment.slot, strip.part);
+  int rows = pair.rank, tokens = segment.tokens;
   int64_t size = (int64_t)tokens * rows;
-  const float *factors = products + (2 * strip.part + strip.is_a) * size;
+  const float *factors = products + products_of(group, segment, strip.part) + strip.is_a * size;
   turned.resize(size);
   for (int t = 0; t < tokens; t++)
     for (int r = 0; r < rows; r++) turned[(int64_t)r * tokens + t] = factors[(int64_t)t * rows + r];
-  if (strip.is_a) {
-    float *to = call.grad_a + ((int64_t)segment.row * group.parts + strip.part) * group.in + strip.column;
-    add_sums({to, group.parts * group.in, rows}, turned.data(), {call.x + segment.token * call.x_stride + strip.column, call.x_stride, tokens}, strip.width);
-  } else {
-    int column = group.offsets[strip.part] + strip.column;
-    float *to = call.grad_b + (int64_t)segment.row * group.out + column;
-    add_sums({to, group.out, rows}, turned.data(), {call.grad_y + segment.token * call.grad_y_stride + column, call.grad_y_stride, tokens}, strip.width);
-  }
+  float *grad = call.grad + ((strip.is_a ? pair.a : pair.b) - (const float *)group.values) + strip.column;
+  if (strip.is_a)
+    add_sums({grad, pair.in, rows}, turned.data(), {call.x + segment.token * call.x_stride + strip.column, call.x_stride, tokens}, strip.width);
+  else
+    add_sums({grad, pair.width, rows}, turned.data(), {call.grad_y + segment.token * call.grad_y_stride + group.offsets[strip.part] + strip.column, call.grad_y_stride, tokens}, strip.width);
 }
 
 struct Work {
@@ -131,41 +134,33 @@ struct Work {
   std::vector<Strip> strips;
 };
 
-static bool counts(const Segment &segment) { return segment.slot >= 0 && segment.tokens > 0 && segment.rows > 0; }
-
 static void plan(const Group &group, const Segment *segments, int64_t count, Work &work) {
   work.starts.assign(1, 0);
-  for (int64_t i = 0; i < count; i++) work.starts.push_back(work.starts.back() + (counts(segments[i]) ? 2 * group.parts * segments[i].tokens * (int64_t)segments[i].rows : 0));
+  for (int64_t i = 0; i < count; i++) work.starts.push_back(work.starts.back() + (counts(segments[i], group) ? products_of(group, segments[i], (int)group.parts) : 0));
   work.products.resize(work.starts.back());
   work.strips.clear();
   std::vector<char> seen;
   for (int64_t i = 0; i < count; i++) {
     const Segment &segment = segments[i];
-    if (!counts(segment)) continue;
+    if (!counts(segment, group)) continue;
     if (segment.slot >= (int)seen.size()) seen.resize(segment.slot + 1);
     if (seen[segment.slot]) continue;
     seen[segment.slot] = 1;
     for (int part = 0; part < group.parts; part++) {
-      if (scale_of(group, segment, part) == 0.0f) continue;
-      int widths[2] = {group.offsets[part + 1] - group.offsets[part], (int)group.in};
+      if (!Pair<float>::of(group, segment.slot, part).rank) continue;
+      int widths[2] = {group.width(part), (int)group.in};
       for (int is_a = 0; is_a < 2; is_a++)
         for (int column = 0; column < widths[is_a]; column += COLUMNS) work.strips.push_back({(int)i, part, column, std::min(COLUMNS, widths[is_a] - column), is_a == 1});
     }
   }
 }
 
-}  // namespace
-}  // namespace trellis
-
-namespace trellis {
-namespace {
-
 // A piece of rows after the other, then the gradients of the adapters, to which each adapter's segments add in their order.
 void backward(const Call &call, const Segment *segments, int64_t count, int64_t rows, const LinearRows<float> *product, int threads) {
   thread_local Work kept;
   Work &work = kept;
   plan(call.group, segments, count, work);
-  work.rows.cut(segments, count, rows, std::max(call.group.in, call.group.out), threads);
+  work.rows.cut(segments, count, call.group, rows, threads);
   int pieces = (int)work.rows.pieces.size(), strips = (int)work.strips.size();
 #pragma omp parallel num_threads(threads) if (threads > 1 && pieces + strips > 1)
   {
@@ -182,7 +177,7 @@ void backward(const Call &call, const Segment *segments, int64_t count, int64_t 
     for (int i = 0; i < strips; i++) {
       const Strip &strip = work.strips[i];
       for (int64_t n = strip.first; n < count; n++)  // the adapter's segments, in their order
-        if (counts(segments[n]) && segments[n].slot == segments[strip.first].slot) add_strip(call, segments[n], work.products.data() + work.starts[n], strip);
+        if (counts(segments[n], call.group) && segments[n].slot == segments[strip.first].slot) add_strip(call, segments[n], work.products.data() + work.starts[n], strip);
     }
   }
 }
@@ -190,14 +185,14 @@ void backward(const Call &call, const Segment *segments, int64_t count, int64_t 
 }  // namespace
 }  // namespace trellis
 
-extern "C" void trellis_lora_backward(const trellis::Group *group, const trellis::Segment *segments, int64_t count, const float *x, int64_t x_stride, const float *grad_y, int64_t grad_y_stride, float *grad_x, int64_t grad_x_stride, float *grad_a, float *grad_b, int64_t rows, int threads) {
+extern "C" void trellis_lora_backward(const trellis::Group *group, const trellis::Segment *segments, int64_t count, const float *x, int64_t x_stride, const float *grad_y, int64_t grad_y_stride, float *grad_x, int64_t grad_x_stride, float *grad, int64_t rows, int threads) {
   using namespace trellis;
-  backward({*group, x, grad_y, x_stride, grad_y_stride, grad_x, grad_x_stride, grad_a, grad_b}, segments, count, rows, nullptr, threads);
+  backward({*group, x, grad_y, x_stride, grad_y_stride, grad_x, grad_x_stride, grad}, segments, count, rows, nullptr, threads);
 }
 
 // The same with the gradient of x from the base's product too: grad_x = grad_y W, and what the adapters add to it.
-extern "C" void trellis_adapted_backward(const trellis::Group *group, const trellis::Segment *segments, int64_t count, const float *x, int64_t x_stride, const float *grad_y, int64_t grad_y_stride, const float *weight, float *grad_x, float *grad_a, float *grad_b, int64_t rows, int threads) {
+extern "C" void trellis_adapted_backward(const trellis::Group *group, const trellis::Segment *segments, int64_t count, const float *x, int64_t x_stride, const float *grad_y, int64_t grad_y_stride, const float *weight, float *grad_x, float *grad, int64_t rows, int threads) {
   using namespace trellis;
   LinearRows<float> product{grad_y, grad_y_stride, weight, nullptr, grad_x, group->in, group->out, group->in};
-  backward({*group, x, grad_y, x_stride, grad_y_stride, grad_x, group->in, grad_a, grad_b}, segments, count, rows, &product, threads);
+  backward({*group, x, grad_y, x_stride, grad_y_stride, grad_x, group->in, grad}, segments, count, rows, &product, threads);
 }

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "adapters.h"
+
 namespace trellis {
 namespace {  // each file has its own names: two of one name in a library would be one
 
@@ -24,16 +26,16 @@ struct RowPlan {
   std::vector<RowBlock> blocks;
   std::vector<RowPiece> pieces;
 
-  template <class Segment>
-  void cut(const Segment *segments, int64_t count, int64_t rows, int64_t widest, int threads) {
+  void cut(const Segment *segments, int64_t count, const Group &group, int64_t rows, int threads) {
     blocks.clear();
     pieces.clear();
     for (int64_t i = 0; i < count; i++) {
       const Segment &segment = segments[i];
-      if (segment.slot < 0 || segment.tokens <= 0 || segment.rows <= 0) continue;
+      if (!counts(segment, group)) continue;
       for (int from = 0; from < segment.tokens; from += BLOCK_ROWS)
         blocks.push_back({(int32_t)i, from, std::min(BLOCK_ROWS, segment.tokens - from)});
     }
+    int64_t widest = std::max(group.in, group.out);
     int64_t most = std::min(PIECE_BYTES / (widest * (int64_t)sizeof(float)), rows / (PIECES_A_THREAD * threads));
     most = std::max<int64_t>(most / BLOCK_ROWS * BLOCK_ROWS, BLOCK_ROWS);
     int block = 0, all = (int)blocks.size();

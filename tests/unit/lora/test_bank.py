@@ -1,4 +1,4 @@
-"""Who owns which rank rows, and that moving them changes nothing."""
+"""Who owns which numbers, and that moving them changes nothing."""
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ from tests.lora_mixes import GROUPS, MODULES, bank_of, random_weights
 
 from trellis.artifacts import ArtifactError
 from trellis.lora import AdapterBank, BankFullError, HostAdapter, LoraPair, LoraWeights
+from trellis.lora.layout import ALIGN, Layout
 
 ROWS, SLOTS = 64, 5
 
@@ -26,9 +27,9 @@ class Comings(RuleBasedStateMachine):
         self.count += 1
         weights = random_weights(str(self.count), rank, MODULES[self.count % 3 :], self.count)
         adapter = HostAdapter.pack(weights, GROUPS, torch.float32)
-        used = sum(each.rows for each in self.inside.values())
-        fits = len(self.inside) < SLOTS and used + adapter.rows <= ROWS
-        assert self.bank.fits(adapter.rows) == fits
+        used = sum(self.bank.slot_range(slot)[1] for slot in self.inside)
+        fits = len(self.inside) < SLOTS and used + adapter.values <= self.bank.size
+        assert self.bank.fits(adapter.values) == fits
         if fits:
             self.inside[self.bank.add(adapter)] = weights
         else:
@@ -44,21 +45,20 @@ class Comings(RuleBasedStateMachine):
 
     @invariant()
     def all_are_whole(self) -> None:
-        owned: set[int] = set()
+        owned_V = torch.zeros(self.bank.size, dtype=torch.bool)
         for slot, weights in self.inside.items():
-            start, count = self.bank.slot_rows(slot)
-            assert not owned & set(range(start, start + count))
-            owned |= set(range(start, start + count))
-            found = self.bank.read(slot, weights.rank)
+            start, count = self.bank.slot_range(slot)
+            assert not owned_V[start : start + count].any()
+            owned_V[start : start + count] = True
+            assert self.bank.slot_rank(slot) == weights.rank
+            found = self.bank.read(slot)
             assert found.pairs.keys() == weights.pairs.keys()
             for module, pair in weights.pairs.items():
                 assert torch.equal(found.pairs[module].a_RI, pair.a_RI)
                 assert torch.equal(found.pairs[module].b_OR, pair.b_OR)
                 assert found.pairs[module].scaling == pytest.approx(pair.scaling)
-        assert self.bank.rows_free == ROWS - len(owned)
-        assert self.bank.slots_used == len(self.inside)
-        free = [row for row in range(ROWS) if row not in owned]
-        assert not any(bank.a_RPI[free].any() or bank.b_RO[free].any() for bank in self.bank.groups.values())
+        assert self.bank.values_free == int((~owned_V).sum())
+        assert not self.bank.values_V[~owned_V].any()
 
 
 Comings.TestCase.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
@@ -66,10 +66,21 @@ TestComings = Comings.TestCase
 
 
 def test_an_adapter_takes_its_rank_and_no_more() -> None:
+    """On the linears that it adapts."""
     bank, _ = bank_of([random_weights("a", 9, MODULES, 0), random_weights("b", 1, MODULES, 1)], torch.bfloat16, spare=0)
-    assert (bank.rows, bank.rows_free) == (16 + 8, 0)
-    held = sum(group.a_RPI.nbytes + group.b_RO.nbytes for group in bank.groups.values())
-    assert held == bank.rows * bank.bytes_per_row
+    assert (bank.rows, bank.rows_used, bank.values_free) == (10, 10, 0)
+    assert bank.values_V.nbytes == bank.rows * bank.bytes_per_row
+    few = MODULES[:1]
+    bank, (slot, _) = bank_of([random_weights("a", 9, few, 0), random_weights("b", 1, few, 1)], torch.bfloat16)
+    assert bank.slot_range(slot) == (0, 9 * (16 + 24))
+
+
+def test_parts_begin_where_kernels_read_whole_vectors() -> None:
+    layout = Layout.of({"m.self_attn.q_proj": 1, "m.self_attn.v_proj": 3, "m.mlp.down_proj": 2}, GROUPS)
+    assert layout.ranks == ((1, 0, 3), (0,), (0, 0), (2,))
+    places = [place for group, ranks in zip(layout.places, layout.ranks, strict=True) for place in group]
+    assert all(place % ALIGN == 0 for place in places)
+    assert (layout.values, layout.rank) == (40 + 72 + 112, 3)
 
 
 def test_ranks_and_scales_that_differ_by_module_stay_their_modules() -> None:
@@ -79,10 +90,13 @@ def test_ranks_and_scales_that_differ_by_module_stay_their_modules() -> None:
         large: LoraPair(torch.ones(12, 40), torch.ones(16, 12), 3.0),
     }
     bank, (slot,) = bank_of([LoraWeights("a", pairs)], torch.float32)
-    assert bank.slot_rows(slot)[1] == 16
     qkv, down = bank.groups["m.self_attn.qkv"], bank.groups[large]
     assert qkv.scale_SP[slot].tolist() == [0.5, 0.0, 0.0]
-    assert (int(qkv.a_RPI.sum()), int(down.a_RPI.sum())) == (2 * 16, 12 * 40)
+    assert qkv.ranks_SP[slot].tolist() == [2, 0, 0]
+    assert [
+        None if pair is None else pair[0].shape for pair in (qkv.pair(slot, 0), qkv.pair(slot, 1), down.pair(slot, 0))
+    ] == [(2, 16), None, (12, 40)]
+    assert bank.slot_range(slot)[1] == 2 * (16 + 24) + 12 * (40 + 16)
 
 
 def test_a_number_that_the_banks_dtype_does_not_have_is_refused() -> None:
@@ -119,9 +133,8 @@ def test_sizes_that_are_not_the_linears_are_refused(a_shape: tuple[int, int], b_
 @pytest.mark.parametrize("rank", [1, 4])
 def test_what_was_read_stays_as_it_was_while_training_goes_on(rank: int) -> None:
     bank, (slot,) = bank_of([weights := random_weights("a", rank, MODULES, 1)], torch.float32)
-    read = bank.read(slot, rank)
-    for tensor in bank.tensors():
-        tensor.fill_(7.0)
+    read = bank.read(slot)
+    bank.values_V.fill_(7.0)
     for module, pair in read.pairs.items():
         assert torch.equal(pair.a_RI, weights.pairs[module].a_RI)
         assert torch.equal(pair.b_OR, weights.pairs[module].b_OR)

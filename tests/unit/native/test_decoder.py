@@ -9,27 +9,26 @@ from typing import Any
 
 import pytest
 import torch
+from tests.flat_adapters import group_bank
 from torch import Tensor
 
 from trellis.native.attention import CacheOperands, StepTable
 from trellis.native.decoder import AdaptedLinear, DecoderOperands, DecoderStep, Norm, Reading
 from trellis.native.linear import PackedLinear, takes
-from trellis.native.lora import LoraOperands, SegmentTable
+from trellis.native.lora import SegmentTable
 
 HEADS, KV_HEADS, SIZE, WIDE = 4, 2, 8, 48
 FEATURES = HEADS * SIZE
 BLOCKS, BLOCK_TOKENS = 4, 16
-ROWS, SLOTS = 16, 2
+SLOTS = 2
 
 pytestmark = pytest.mark.skipif(not takes(torch.zeros(16, 16)), reason="this CPU's products are other libraries'")
 
 
 def linear(sizes: tuple[int, int], parts: tuple[int, ...], dtype: torch.dtype = torch.float32) -> AdaptedLinear:
     inputs, outputs = sizes
-    a, b = torch.zeros(ROWS, len(parts), inputs, dtype=dtype), torch.zeros(ROWS, sum(parts), dtype=dtype)
-    return AdaptedLinear(
-        PackedLinear(torch.randn(outputs, inputs), None), LoraOperands(a, b, torch.zeros(SLOTS, len(parts)), parts)
-    )
+    bank = group_bank(inputs, parts, [[8] * len(parts)] * SLOTS, dtype)
+    return AdaptedLinear(PackedLinear(torch.randn(outputs, inputs), None), bank.operands)
 
 
 def norm(size: int = FEATURES, dtype: torch.dtype = torch.float32) -> Norm:
@@ -68,8 +67,8 @@ def table(tokens: int = 3, block: int = 0, block_tokens: int = BLOCK_TOKENS) -> 
     return StepTable(numbers[0], numbers[1], numbers[2], rows, block_tokens)
 
 
-def segments(slot: int = 0, row: int = 0, tokens: int = 3) -> SegmentTable:
-    return SegmentTable(torch.tensor([[0, tokens, row, 8, slot]], dtype=torch.int32))
+def segments(slot: int = 0, tokens: int = 3) -> SegmentTable:
+    return SegmentTable(torch.tensor([[0, tokens, slot]], dtype=torch.int32))
 
 
 def step(
@@ -125,7 +124,6 @@ WRONG_STEPS: dict[str, tuple[Tensor, Callable[[], DecoderStep]]] = {
     "less is turned": (torch.zeros(3, FEATURES), lambda: step(turned=SIZE - 2)),
     "turned in bf16": (torch.zeros(3, FEATURES), lambda: step(dtype=torch.bfloat16)),
     "a slot beyond": (torch.zeros(3, FEATURES), lambda: step(adapters=segments(slot=SLOTS))),
-    "rank rows beyond": (torch.zeros(3, FEATURES), lambda: step(adapters=segments(row=ROWS - 4))),
 }
 
 

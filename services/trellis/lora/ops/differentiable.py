@@ -29,10 +29,10 @@ def adapted(
     """product(x) + scale · (x Aᵀ) B of each segment's rows: (T, O). In one, neither sum nor gradient needs a tensor of its
     own; rows that are masked change nothing for the others, not by a bit.
 
-    Backward adds to `bank.a_RPI.grad` and `bank.b_RO.grad` in place, which must exist and are those of all adapters, so
-    that no tensor of the bank's size is made for a step; only rank rows whose adapter has tokens here change.
+    Backward adds to `bank.values_V.grad` in place, which must exist and is that of all adapters, so that no tensor of the
+    bank's size is made for a step; only the numbers of adapters that have tokens here change.
     """
-    y_TO: Tensor = _Adapted.apply(x_TI, bank.a_RPI, bank.b_RO, product, bank, segments, op, masked)  # type: ignore[no-untyped-call]
+    y_TO: Tensor = _Adapted.apply(x_TI, bank.values_V, product, bank, segments, op, masked)  # type: ignore[no-untyped-call]
     return y_TO
 
 
@@ -41,15 +41,14 @@ class _Adapted(torch.autograd.Function):
     def forward(
         ctx: Any,
         x_TI: Tensor,
-        _a_RPI: Tensor,
-        _b_RO: Tensor,
+        _values_V: Tensor,
         product: TrainingProduct,
         bank: GroupBank,
         segments: Segments,
         op: TrainingOp,
         masked: Sequence[Masked],
     ) -> Tensor:
-        # A and B are among the inputs so that backward comes even when x needs no gradient.
+        # The weights are among the inputs so that backward comes even when x needs no gradient.
         seen_TI = x_TI.clone() if masked else x_TI
         for rows, mask_tI in masked:
             seen_TI[rows] *= mask_tI
@@ -66,19 +65,19 @@ class _Adapted(torch.autograd.Function):
     def backward(ctx: Any, grad_y_TO: Tensor) -> tuple[Tensor | None, *tuple[None, ...]]:
         (seen_TI,) = ctx.saved_tensors
         bank: GroupBank = ctx.bank
-        if bank.a_RPI.grad is None or bank.b_RO.grad is None:
-            raise RuntimeError("The bank's tensors have no .grad to add to: give the bank gradients first.")
+        if bank.values_V.grad is None:
+            raise RuntimeError("The bank has no .grad to add to: give it gradients first.")
         product: TrainingProduct = ctx.product
         op: TrainingOp = ctx.op
         if not ctx.masked and ctx.needs_input_grad[0] and op is native and isinstance(product, DifferentiableLinear):
             grad_x = native.multiply_back_and_add(grad_y_TO, seen_TI, product.back, bank, ctx.segments)
-            return grad_x, *(None,) * 7
+            return grad_x, *(None,) * 6
         grad_x_TI = product.back(grad_y_TO) if ctx.needs_input_grad[0] else None
         masked: Sequence[Masked] = ctx.masked if grad_x_TI is not None else ()
         base = [grad_x_TI[rows].clone() for rows, _ in masked] if grad_x_TI is not None else []
         for rows, _ in masked:
             grad_x_TI[rows] = 0.0  # type: ignore[index]
-        op.backward(grad_x_TI, bank.a_RPI.grad, bank.b_RO.grad, grad_y_TO, seen_TI, bank, ctx.segments)
+        op.backward(grad_x_TI, bank.values_V.grad, grad_y_TO, seen_TI, bank, ctx.segments)
         for (rows, mask_tI), base_tI in zip(masked, base, strict=True):
             grad_x_TI[rows] = torch.addcmul(base_tI, grad_x_TI[rows], mask_tI)  # type: ignore[index]
-        return grad_x_TI, *(None,) * 7
+        return grad_x_TI, *(None,) * 6

@@ -1,6 +1,6 @@
 """Two grouped products a part by `torch.nn.functional.grouped_mm`, for devices that have it and no Triton.
 
-It wants one rank for all, so the active adapters' rows are gathered once a group and padded to the largest rank: once an
+It wants one rank for all, so the active adapters are gathered once a group and padded to the largest rank: once an
 adapter, never once a token.
 """
 
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trellis.lora.bank import GroupBank
+from trellis.lora.ops.gathered import Gathered
 from trellis.lora.segments import Segments
 
 NAME = "grouped"
@@ -32,15 +33,16 @@ def add_lora(y_TO: Tensor, x_TI: Tensor, bank: GroupBank, segments: Segments) ->
         return
     if any(size % _MULTIPLE for size in (bank.group.in_features, *bank.group.out_features)):
         raise ValueError("grouped_mm takes features in multiples of 8.")
-    tokens_K, ends_D, rows_DR, own_DR, slots_D, counts_D = _tables(segments, x_TI.device)
-    own_DR1 = own_DR.unsqueeze(-1)
+    gathered = Gathered.of(segments, bank, _MULTIPLE)
+    if not gathered.rank:
+        return
+    tokens_K, ends_D, counts_D = _tables(segments, x_TI.device)
     x_KI = x_TI[tokens_K]
     column = 0
     for part, width in enumerate(bank.group.out_features):
-        a_DRI = torch.where(own_DR1, bank.a_RPI[:, part][rows_DR], 0)
-        b_DRo = torch.where(own_DR1, bank.b_RO[:, column : column + width][rows_DR], 0)
+        a_DRI, b_DRo = gathered.pairs(bank, part)
         s_KR = functional.grouped_mm(x_KI, a_DRI.transpose(1, 2), offs=ends_D)
-        scale_K1 = bank.scale_SP[slots_D, part].repeat_interleave(counts_D).unsqueeze(1)
+        scale_K1 = bank.scale_SP[gathered.slots_D, part].repeat_interleave(counts_D).unsqueeze(1)
         # A row of inf times a padded zero would be NaN in its own row, where it is inf already; rows never mix.
         added_Ko = functional.grouped_mm((s_KR * scale_K1).to(x_KI.dtype), b_DRo, offs=ends_D)
         y_TO[:, column : column + width].index_add_(0, tokens_K, added_Ko)
@@ -48,17 +50,11 @@ def add_lora(y_TO: Tensor, x_TI: Tensor, bank: GroupBank, segments: Segments) ->
 
 
 def _tables(segments: Segments, device: torch.device) -> tuple[Tensor, ...]:
-    """Tokens that have an adapter, ends of groups, and each group's rank rows, which of them count, slot and size."""
+    """Tokens that have an adapter, where each segment's end among them, and each segment's count."""
     kept: tuple[Tensor, ...] | None = segments.kept.get(NAME)
     if kept is None:
-        widest = max(segment.rows for segment in segments.all)
-        offsets_R = torch.arange(widest)
         tokens_K = torch.cat([torch.arange(s.token, s.token + s.tokens) for s in segments.all])
         counts_D = torch.tensor([s.tokens for s in segments.all])
-        starts_D1 = torch.tensor([[s.row] for s in segments.all])
-        own_DR = offsets_R < torch.tensor([[s.rows] for s in segments.all])
-        rows_DR = torch.where(own_DR, starts_D1 + offsets_R, starts_D1)
-        slots_D = torch.tensor([s.slot for s in segments.all])
-        tables = (tokens_K, counts_D.cumsum(0).to(torch.int32), rows_DR, own_DR, slots_D, counts_D)
+        tables = (tokens_K, counts_D.cumsum(0).to(torch.int32), counts_D)
         kept = segments.kept[NAME] = tuple(table.to(device) for table in tables)
     return kept

@@ -24,8 +24,7 @@ def add_lora(y_TO: Tensor, x_TI: Tensor, bank: GroupBank, segments: Segments) ->
 
 def backward(
     grad_x_TI: Tensor | None,
-    grad_a_RPI: Tensor,
-    grad_b_RO: Tensor,
+    grad_V: Tensor,
     grad_y_TO: Tensor,
     x_TI: Tensor,
     bank: GroupBank,
@@ -33,7 +32,7 @@ def backward(
 ) -> None:
     """Add to the gradients of x, A and B in place; float32 only."""
     grad_y_TO = grad_y_TO if grad_y_TO.stride(-1) == 1 else grad_y_TO.contiguous()
-    add_gradients(grad_x_TI, grad_a_RPI, grad_b_RO, grad_y_TO, x_TI, bank.operands, segments.native)
+    add_gradients(grad_x_TI, grad_V, grad_y_TO, x_TI, bank.operands, segments.native)
 
 
 def multiply_and_add(x_TI: Tensor, forth: PackedLinear, bank: GroupBank, segments: Segments) -> Tensor:
@@ -46,7 +45,6 @@ def multiply_back_and_add(
     grad_y_TO: Tensor, x_TI: Tensor, back: PackedLinear, bank: GroupBank, segments: Segments
 ) -> Tensor:
     """The gradient of x through both; those of A and B, which the bank has, are added to in place."""
-    assert bank.a_RPI.grad is not None
-    assert bank.b_RO.grad is not None
+    assert bank.values_V.grad is not None
     x_TI, grad_y_TO = (t if t.stride(-1) == 1 else t.contiguous() for t in (x_TI, grad_y_TO))
-    return adapted_gradients(bank.a_RPI.grad, bank.b_RO.grad, grad_y_TO, x_TI, back, bank.operands, segments.native)
+    return adapted_gradients(bank.values_V.grad, grad_y_TO, x_TI, back, bank.operands, segments.native)

@@ -3,7 +3,7 @@
 | device | inference | training |
 |---|---|---|
 | CPU, float32 or bfloat16, with a C++ compiler | native | native in float32, else segmented |
-| CPU else, few rows (decode) of several adapters that lie close | stacked | segmented |
+| CPU else, few rows (decode) of several adapters | stacked | segmented |
 | CPU else | segmented | segmented |
 | CUDA with Triton | triton | triton |
 | CUDA else, bfloat16 | grouped | segmented |
@@ -32,9 +32,7 @@ from trellis.lora.ops import grouped, native, segmented, stacked, triton
 from trellis.lora.segments import Segments
 
 STACKED_TOKENS: Final = 4
-"""Rows an adapter up to which one product over all active rank rows is quicker than two an adapter, on a CPU."""
-STACKED_SPREAD: Final = 2
-"""How many times the rank rows in use those from the first to the last may be, for the same."""
+"""Rows an adapter up to which one product with all adapters of a step is quicker than two with each, on a CPU."""
 
 
 class Op(Protocol):
@@ -57,8 +55,7 @@ class TrainingOp(Op, Protocol):
     def backward(
         self,
         grad_x_TI: Tensor | None,
-        grad_a_RPI: Tensor,
-        grad_b_RO: Tensor,
+        grad_V: Tensor,
         grad_y_TO: Tensor,
         x_TI: Tensor,
         bank: GroupBank,
@@ -87,7 +84,4 @@ def choose_for_training(device: torch.device, dtype: torch.dtype) -> TrainingOp:
 
 
 def _stacks_well(segments: Segments) -> bool:
-    if len(segments.all) < 2 or segments.max_tokens > STACKED_TOKENS:
-        return False
-    low, high = segments.reach
-    return high - low <= STACKED_SPREAD * sum(segment.rows for segment in segments.all)
+    return len(segments.all) > 1 and segments.max_tokens <= STACKED_TOKENS

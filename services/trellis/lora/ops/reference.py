@@ -26,9 +26,9 @@ def add_lora(y_TO: Tensor, x_TI: Tensor, bank: GroupBank, segments: Segments) ->
         for part, width in enumerate(bank.group.out_features):
             columns = slice(column, column + width)
             column += width
-            scale = bank.scale_SP[segment.slot, part]
-            if scale == 0:
+            pair = bank.pair(segment.slot, part)
+            if pair is None:
                 continue
-            s_tR = x_tI @ bank.a_RPI[segment.rank_rows, part].to(wide).T
-            added_tO = (s_tR * scale.to(wide)) @ bank.b_RO[segment.rank_rows, columns].to(wide)
+            a_RI, b_RO = (side.to(wide) for side in pair)
+            added_tO = (x_tI @ a_RI.T * bank.scale_SP[segment.slot, part].to(wide)) @ b_RO
             y_TO[segment.span, columns] = (y_TO[segment.span, columns].to(wide) + added_tO).to(y_TO.dtype)
