@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import os
 import random
 from collections import Counter
@@ -291,7 +292,7 @@ def check_nothing_leaked(house: House, usage: EngineUsage, others: list[HostAdap
     bank = house.workshop.runner.bank
     residents = house.tiers._residents.values()
     assert bank.slots_used == len(residents) <= BANK_SLOTS
-    assert usage.bank_rows_used == sum(resident.rows for resident in residents) <= BANK_ROWS
+    assert usage.bank_rows_used == math.ceil(sum(resident.values for resident in residents) / bank.row_values) <= BANK_ROWS
     held = {id(adapter) for adapter in (*house.tiers._host.values(), *others)}
     assert [adapter.digest for adapter in adapters_in_memory() if id(adapter) not in held] == []
 

@@ -112,6 +112,11 @@ class AdapterBank:
         return self._map.free
 
     @property
+    def slots_used(self) -> int:
+        """Adapters in the bank."""
+        return self.max_slots - len(self._free_slots)
+
+    @property
     def rows_used(self) -> int:
         """What adapters own, in rank rows of every linear, rounded up."""
         return -(-(self.size - self.values_free) // self.row_values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import random
 import resource
@@ -135,8 +136,9 @@ def check_at_rest(hall: Hall) -> None:
     usage = hall.engine.usage
     assert (usage.running, usage.waiting, usage.kv_blocks_used, usage.pins, usage.loading) == (0, 0, 0, 0, 0)
     assert len(usage.resident_digests) == hall.bank.slots_used <= SLOTS
-    rows = [hall.bank.slot_rows(resident.slot)[1] for resident in hall.tiers._residents.values()]
-    assert usage.bank_rows_used == sum(rows) <= ROWS
+    values = [hall.bank.slot_range(resident.slot)[1] for resident in hall.tiers._residents.values()]
+    assert hall.bank.values_free == hall.bank.size - sum(values)
+    assert usage.bank_rows_used == math.ceil(sum(values) / hall.bank.row_values) <= ROWS
     assert hall.tiers.host_bytes <= hall.host_bytes
     held = {id(adapter.blob) for adapter in hall.tiers._host.values()}
     alive = [found for found in gc.get_objects() if type(found) is HostAdapter and len(found.digest) == 64]

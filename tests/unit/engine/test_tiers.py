@@ -135,7 +135,7 @@ def test_an_adapter_that_nobody_uses_can_be_forgotten() -> None:
     assert (tiers.resident_digests, tiers.host_digests) == (("a",), ("a",))
     tiers.unpin("a")
     tiers.forget("a")
-    assert bank.rows_free == bank.rows
+    assert bank.values_free == bank.size
 
 
 def test_what_is_parked_may_be_evicted_but_comes_back_from_the_host() -> None:
@@ -185,7 +185,7 @@ def test_letting_go_twice_is_a_bug() -> None:
         st.tuples(st.lists(st.sampled_from("abcdef"), max_size=5, unique=True), st.integers(0, 2)), max_size=25
     )
 )
-def test_rows_are_accounted_for_whatever_is_wanted(steps: list[tuple[list[str], int]]) -> None:
+def test_room_is_accounted_for_whatever_is_wanted(steps: list[tuple[list[str], int]]) -> None:
     ranks = dict(zip("abcdef", (8, 8, 16, 16, 24, 40), strict=True))
     bank = tiny_bank(rows=40, slots=3)
     tiers = tiny_tiers(bank, host_bytes=2000)
@@ -201,10 +201,10 @@ def test_rows_are_accounted_for_whatever_is_wanted(steps: list[tuple[list[str], 
             tiers.unpin(digest)
         del pinned[:ends]
         assert set(pinned) <= set(tiers.resident_digests)
-        assert bank.rows - bank.rows_free == sum(ranks[digest] for digest in tiers.resident_digests)
+        assert bank.rows_used == sum(ranks[digest] for digest in tiers.resident_digests)
         assert tiers.pins == len(pinned)
     for digest in pinned:
         tiers.unpin(digest)
     for digest in tiers.resident_digests:
         tiers.forget(digest)
-    assert (bank.rows_free, tiers.pins) == (bank.rows, 0)
+    assert (bank.values_free, tiers.pins) == (bank.size, 0)
