@@ -76,18 +76,21 @@ async def test_a_trainer_leaves_when_it_is_idle_or_drained(world: World) -> None
         assert platform.left
 
 
-async def test_a_job_without_room_is_declined_with_the_numbers(world: World) -> None:
+async def test_a_job_without_room_is_declined_with_the_numbers(world: World, base_folder: Path) -> None:
+    row = sum(map(sum, read_base(str(base_folder)).linear_shapes.values()))
     async with serving(world.platform()) as platform, process(platform, TRELLIS_TRAINER_RANK_ROWS="32"):
         platform.heedless = True
         small, large = await platform.give(
-            world.work("small", epochs=100, batch_size=1), world.work("large", lora=Lora(rank=26))
+            world.work("small", epochs=100, batch_size=1), world.work("large", lora=Lora(rank=29))
         )
         await platform.until(lambda: large.over)
         assert large.failed is not None
         assert large.failed.cause == END_CAUSE_DECLINED
-        assert large.failed.error.message == "The adapter takes 32 rank rows, but of 32 only 24 are left."
+        assert large.failed.error.message == (
+            f"The adapter has {29 * row:,} numbers; of the trainer's room for {32 * row:,} only {28 * row:,} are left."
+        )
         assert not small.over
-        await platform.until(lambda: platform.claims[-1].room.rank_rows == 24)
+        await platform.until(lambda: platform.claims[-1].room.rank_rows == 28)
 
 
 async def test_a_cancelled_job_stops_and_its_place_is_free(world: World) -> None:

@@ -26,10 +26,9 @@ from trellis.engine.compatibility import (
     usable_context,
 )
 from trellis.engine.fused import fuse
-from trellis.lora import AdapterBank, HostAdapter, Segments, find_groups, install
+from trellis.lora import AdapterBank, HostAdapter, LoraPair, LoraWeights, Segments, find_groups, install
 from trellis.lora.linear import LoraLinear
 from trellis.lora.products import training_product
-from trellis.lora.weights import ROW_MULTIPLE
 from trellis.native.linear import DifferentiableLinear, serves
 from trellis.native.training import cross_entropy
 from trellis_jobs.device import Device
@@ -45,6 +44,7 @@ from trellis_jobs.shared.packed import Packed
 _log = logging.getLogger(__name__)
 _LOGITS_AT_ONCE = 3
 """Logits, their log-softmax, and its gradient."""
+_TRIAL_RANK = 8
 _CHECKPOINTING = {"use_reentrant": False, "preserve_rng_state": False}
 
 
@@ -65,7 +65,8 @@ class FusedModel:
         max_slots: int,
         gradient_checkpointing: bool = False,
     ) -> None:
-        """Take over a loaded model, which is changed; the bank holds `max_slots` adapters of `rank_rows` rows together.
+        """Take over a loaded model, which is changed; the bank holds `max_slots` adapters, whose ranks are `rank_rows`
+        together if all of them adapt all linears.
 
         With `gradient_checkpointing` layers are computed a second time for their gradients instead of kept: a third more
         time for a fraction of the memory. Raises BaseModelError for an architecture that would be computed wrongly.
@@ -86,7 +87,7 @@ class FusedModel:
         attach(model, self._attention)
         groups = find_groups(adaptable(model, facts))
         self.bank = AdapterBank(groups, rank_rows, max_slots, torch.float32, device.target)
-        """The jobs' adapters, float32; backward adds to the `.grad` of its tensors."""
+        """The jobs' adapters, float32; backward adds to the `.grad` of its numbers."""
         self.bank.require_gradients()
         self._groups = groups
         self._active = install(model, groups, self.bank, make=training_product)
@@ -121,7 +122,7 @@ class FusedModel:
     def backward(self, losses: Sequence[Tensor]) -> None:
         """Add the gradients of the sum of losses, scalars of the last pass with gradients, to those in the bank.
 
-        Rank rows of adapters that had no chunk in the pass stay as they are, also when a loss is not finite.
+        Those of adapters that had no chunk in the pass stay as they are, also when a loss is not finite.
         """
         wanted = [loss for loss in losses if loss.requires_grad]
         assert self._pass is not None, "backward before a pass with gradients"
@@ -150,7 +151,7 @@ class FusedModel:
             slots = slot if isinstance(slot, Sequence) else [slot] * count
             if len(slots) != count:
                 raise ValueError(f"The batch has {count} rows, but slots for {len(slots)} are given.")
-            self._active.segments = Segments.of_runs([(each, tokens) for each in slots], self.bank)
+            self._active.segments = Segments.of_runs([(each, tokens) for each in slots])
 
         self.model.set_attn_implementation(self._plain_attention)
         hook = self.model.base_model.register_forward_pre_hook(place, with_kwargs=True)
@@ -168,7 +169,7 @@ class FusedModel:
             message = f"A sequence has {longest} tokens; the base model takes {self.context_length}."
             raise ValueError(f"{message} Set context_length to that, or shorten the lines.")
         rows = packed.ids_1T.shape[1]
-        segments = Segments.apart(packed.runs, self.bank)
+        segments = Segments.apart(packed.runs)
         groups = SequenceGroups(packed.lengths, rows, self._device.target)
         drops = any(chunk.dropout and chunk.slot is not None for chunk in chunks)
         return _Pass(packed, segments, groups, ChunkDropout(chunks, self._groups) if drops else None)
@@ -203,16 +204,24 @@ class FusedModel:
         weights_T = torch.zeros(tokens + 1)
         weights_T[-1] = 1.0
         row = Row(torch.ones(tokens + 1, dtype=torch.int64), weights_T)
-        rows = min(ROW_MULTIPLE, self.bank.rows)
-        groups = tuple(bank.group for bank in self.bank.groups.values())
-        blob = torch.zeros(rows * sum(group.row_values for group in groups))
-        slot = self.bank.add(HostAdapter("", rows, blob, tuple((1.0,) * len(group.parts) for group in groups)))
+        slot = self.bank.add(HostAdapter.pack(self._trial_weights(), self._groups, self.bank.dtype))
         chunk = Chunk((row,) * sequences, slot)
-        known = [*self.model.parameters(), *self.model.buffers(), *self.bank.tensors()]
+        own = self.bank.values_V, self.bank.values_V.grad
+        known = [*self.model.parameters(), *self.model.buffers(), *(values for values in own if values is not None)]
         try:
             return peak_bytes(lambda: self._learn(chunk), self._device.target, known)
         finally:
             self.bank.remove(slot)
+
+    def _trial_weights(self) -> LoraWeights:
+        """Zeros on all linears."""
+        rank = min(_TRIAL_RANK, self.bank.rows)
+        pairs = {
+            part: LoraPair(torch.zeros(rank, group.in_features), torch.zeros(outs, rank), 1.0)
+            for group in self._groups
+            for part, outs in zip(group.parts, group.out_features, strict=True)
+        }
+        return LoraWeights("", pairs)
 
     def _learn(self, chunk: Chunk) -> None:
         self.backward([self.losses([chunk])[0].weighted])

@@ -44,7 +44,7 @@ class Intake:
         attempt = Attempt(self._endpoint, claimed, self._code_version)
         try:
             attempt.start()
-            refusal = self._room.take(attempt, attempt.spec.lora.rank, attempt.spec.context_length)
+            refusal = self._room.take(attempt, attempt.spec.lora, attempt.spec.context_length)
             if refusal:
                 raise JobFailedError(Reason.TRAINING_FAILED, refusal, cause=END_CAUSE_DECLINED)
         except Exception as error:  # noqa: BLE001  the server hears of it, and the next attempt is looked at

@@ -103,6 +103,7 @@ def build(
         max_jobs,
         rows,
         longest_line(fused.activation_bytes, budget, fused.context_length),
+        [bank.group for bank in fused.bank.groups.values()],
     )
     base = SharedBase(work.base_model, facts, tokenizer, device, settings.chunk_tokens)
     engine = engine_of(fused)

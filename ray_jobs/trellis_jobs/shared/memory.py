@@ -1,7 +1,7 @@
 """What fits: how large the bank is, how much a pass may take, and whether a further job has room."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -10,13 +10,16 @@ from typing import Final
 import torch
 
 from trellis.lora import LoraGroup
-from trellis.lora.weights import ROW_MULTIPLE
-from trellis.spec import MAX_RANK
+from trellis.lora.layout import Layout
+from trellis.spec import MAX_RANK, Lora
 from trellis.v1.trainer_pb2 import TrainerRoom
 
 _BANK_SHARE: Final = 0.4
 """Of the memory that is free beside the base."""
 _PASS_SHARE: Final = 0.4
+_ROW_MULTIPLE: Final = 8
+"""The server counts ranks up to a multiple of this (trellis.server.scheduler.trainers)."""
+_LEAST_TOKENS: Final = 8
 _TYPICAL_ROWS: Final = 64
 """More than so many rank rows for each job are not set aside, even where there is memory for them."""
 _BYTES_OF_A_NUMBER: Final = 16
@@ -25,9 +28,12 @@ _CGROUP_LIMITS: Final = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/mem
 _CGROUP_USES: Final = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")
 
 
-def rows_of(rank: int) -> int:
-    """Rank rows that an adapter takes in the bank."""
-    return -(-rank // ROW_MULTIPLE) * ROW_MULTIPLE
+def values_of(lora: Lora, groups: Sequence[LoraGroup]) -> int:
+    """Numbers that an adapter takes in the bank: its own, at the linears that it adapts."""
+    parts = [part for group in groups for part in group.parts]
+    wanted = lora.target_modules or parts
+    ranks = {part: lora.rank for part in parts if any(f".{part}".endswith(f".{name}") for name in wanted)}
+    return Layout.of(ranks, groups).values
 
 
 def free_bytes(device: torch.device) -> int:
@@ -42,7 +48,7 @@ def bank_rows(groups: Iterable[LoraGroup], free: int, max_jobs: int) -> int:
     row_bytes = _BYTES_OF_A_NUMBER * sum(group.row_values for group in groups)
     affordable = int(free * _BANK_SHARE) // row_bytes
     wanted = max(MAX_RANK, max_jobs * _TYPICAL_ROWS)
-    return max(ROW_MULTIPLE, min(affordable, wanted) // ROW_MULTIPLE * ROW_MULTIPLE)
+    return max(_ROW_MULTIPLE, min(affordable, wanted) // _ROW_MULTIPLE * _ROW_MULTIPLE)
 
 
 def pass_bytes(free: int) -> int:
@@ -65,7 +71,7 @@ def longest_line(activation_bytes: Callable[[int, int], int], budget: int, conte
 def affordable_tokens(activation_bytes: Callable[[int, int], int], budget: int, wanted: int) -> int:
     """Tokens of a pass of short lines that fits the budget in bytes; at most those that are wanted."""
     tokens = wanted
-    while tokens > ROW_MULTIPLE and activation_bytes(tokens, min(tokens, 512)) > budget:
+    while tokens > _LEAST_TOKENS and activation_bytes(tokens, min(tokens, 512)) > budget:
         tokens //= 2
     return tokens
 
@@ -76,40 +82,52 @@ class Room:
 
     max_jobs: int
     rank_rows: int
+    """Of a bank that has so many on all linears."""
     line_tokens: int
-    _rows: dict[object, int] = field(default_factory=dict, init=False)
+    groups: Sequence[LoraGroup]
+    _values: dict[object, int] = field(default_factory=dict, init=False)
     _lock: Lock = field(default_factory=Lock, init=False)
 
-    def take(self, who: object, rank: int, line_tokens: int) -> str:
-        """Set rank rows aside for a job with lines of up to so many tokens; else why there are none, as a sentence."""
+    def take(self, who: object, lora: Lora, line_tokens: int) -> str:
+        """Set memory aside for a job with lines of up to so many tokens; else why there is none, as a sentence."""
+        values = values_of(lora, self.groups)
         with self._lock:
-            refusal = self._refusal(rows_of(rank), line_tokens)
+            refusal = self._refusal(values, line_tokens)
             if not refusal:
-                self._rows[who] = rows_of(rank)
+                self._values[who] = values
             return refusal
 
     def give_back(self, who: object) -> None:
         """The job has left."""
         with self._lock:
-            self._rows.pop(who, None)
+            self._values.pop(who, None)
 
     def to_proto(self) -> TrainerRoom:
-        """The room as the server is told of it."""
-        with self._lock:
-            jobs = max(0, self.max_jobs - len(self._rows))
-            return TrainerRoom(jobs=jobs, rank_rows=self._rows_left(), line_tokens=self.line_tokens)
+        """The room as the server is told of it: rank rows of all linears, rounded down.
 
-    def _refusal(self, rows: int, line_tokens: int) -> str:
-        if len(self._rows) >= self.max_jobs:
-            return f"The trainer has {len(self._rows)} jobs, as many as it may."
-        if rows > (left := self._rows_left()):
-            return f"The adapter takes {rows} rank rows, but of {self.rank_rows} only {left} are left."
+        That is on the safe side: the server counts each job that it gives as if it adapted all linears, its rank rounded
+        up to 8, until it is told here what the job has really left.
+        """
+        with self._lock:
+            jobs = max(0, self.max_jobs - len(self._values))
+            return TrainerRoom(jobs=jobs, rank_rows=self._left() // self._row_values, line_tokens=self.line_tokens)
+
+    def _refusal(self, values: int, line_tokens: int) -> str:
+        if len(self._values) >= self.max_jobs:
+            return f"The trainer has {len(self._values)} jobs, as many as it may."
+        if values > (left := self._left()):
+            of = self.rank_rows * self._row_values
+            return f"The adapter has {values:,} numbers; of the trainer's room for {of:,} only {left:,} are left."
         if line_tokens > self.line_tokens:
             return f"A line may have {line_tokens} tokens, but the memory here suffices for {self.line_tokens}."
         return ""
 
-    def _rows_left(self) -> int:
-        return self.rank_rows - sum(self._rows.values())
+    @property
+    def _row_values(self) -> int:
+        return sum(group.row_values for group in self.groups)
+
+    def _left(self) -> int:
+        return self.rank_rows * self._row_values - sum(self._values.values())
 
 
 def _container_bytes() -> list[int]:

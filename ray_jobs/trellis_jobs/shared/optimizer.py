@@ -1,57 +1,55 @@
-"""One job's optimizer: it sees the job's own rows of the bank and nothing else.
+"""One job's optimizer: it sees the job's own numbers in the bank and nothing else."""
 
-Shapes: R rank rows, P parts of a group, I in-features, O out-features of all parts.
-"""
-
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from trellis.lora import AdapterBank
-from trellis.lora.bank import GroupBank
 from trellis.spec import TrainSpec
 from trellis_jobs.schedule import learning_rate
+from trellis_jobs.shared.moments import by_module, in_one_piece
 
-_STATE: Final = ("step", "exp_avg", "exp_avg_sq")
+_NORM_NUMBERS: Final = 1 << 16
+"""Squares are added up over so many numbers at a time: over tens of millions in a row, float32 is off by some thousandths."""
 
 
 class SlotOptimizer:
-    """AdamW over views of one slot's rows, A (R, P, I) and B (R, O) of each group, with the slot's own clipping.
+    """AdamW over one parameter: a view of all of a slot's numbers, which lie in one piece, with the slot's own clipping.
 
-    The tensors of the bank hold weights and gradients once; only the two moments are here. Rows that pad the rank to a
-    multiple of 8 are left out: they are zero and stay it.
+    The bank holds weights and gradients once; only the two moments are here. The few numbers that fill the piece up
+    between its parts are zero, have no gradients, and stay it.
     """
 
-    def __init__(self, bank: AdapterBank, slot: int, rank: int, spec: TrainSpec) -> None:
+    def __init__(self, bank: AdapterBank, slot: int, spec: TrainSpec) -> None:
         self._bank = bank
         self._slot = slot
-        self._rank = rank
         self._spec = spec
-        self._sides = list(_sides(bank, slot))
         self._start = -1
-        self.parameters = {name: nn.Parameter(side.detach()[:0]) for name, side in self._sides}
-        """By group and side, such as `model.layers.0.mlp.gate_up.A`."""
+        self.parameter = nn.Parameter(bank.values_V.detach()[:0])
+        """The job's weights in the bank; its `grad`, their gradients there."""
         self.follow()
         self._optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
+            [self.parameter], lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
         )
 
     def follow(self) -> None:
-        """See the slot's rows where they are now; to be called whenever the bank may have moved them."""
-        start, _ = self._bank.slot_rows(self._slot)
+        """See the slot's numbers where they are now; to be called whenever the bank may have moved them."""
+        start, count = self._bank.slot_range(self._slot)
         if start == self._start:
             return
-        self._start, stop = start, start + self._rank
-        for (_, side), parameter in zip(self._sides, self.parameters.values(), strict=True):
-            assert side.grad is not None
-            parameter.data = side.detach()[start:stop]
-            parameter.grad = side.grad[start:stop]
+        gradients_V = self._bank.values_V.grad
+        assert gradients_V is not None
+        self._start = start
+        self.parameter.data = self._bank.values_V.detach()[start : start + count]
+        self.parameter.grad = gradients_V[start : start + count]
 
     def clip(self) -> float:
         """Scale the gradients down to the job's largest norm; the norm that they had, which may not be finite."""
-        return float(nn.utils.clip_grad_norm_(self.parameters.values(), self._spec.max_grad_norm))
+        norm = nn.utils.get_total_norm(self._gradients.split(_NORM_NUMBERS))
+        nn.utils.clip_grads_with_norm_(self.parameter, self._spec.max_grad_norm, norm)
+        return float(norm)
 
     def step(self, done: int, total_steps: int) -> float:
         """Change the weights as the step after `done` steps, and clear the gradients; the learning rate."""
@@ -64,60 +62,41 @@ class SlotOptimizer:
 
     @torch.no_grad()
     def clear(self) -> None:
-        """Set the slot's gradients to zero, padding included, and no others."""
-        start, count = self._bank.slot_rows(self._slot)
-        torch._foreach_zero_([side.grad[start : start + count] for _, side in self._sides if side.grad is not None])
+        """Set the slot's gradients to zero, and no others."""
+        self._gradients.zero_()
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of the moments and step counts on the CPU, by parameter and name."""
-        states = self._optimizer.state
-        return {
-            f"{name}.{key}": states[parameter][key].detach().to("cpu", copy=True)
-            for name, parameter in self.parameters.items()
-            if parameter in states
-            for key in _STATE
-        }
+        """Copies of the moments and of the count of steps on the CPU, by module; empty before the first step."""
+        state = self._optimizer.state.get(self.parameter)
+        return by_module(self._bank, self._slot, state) if state else {}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on with what `state` gave. Raises LookupError where a moment is missing, ValueError for another shape."""
-        found = {
-            number: {key: state[f"{name}.{key}"].clone() for key in _STATE}
-            for number, name in enumerate(self.parameters)
-        }
-        for number, (name, parameter) in enumerate(self.parameters.items()):
-            if found[number]["exp_avg"].shape != parameter.shape:
-                message = f"the moments of {name} have the shape {list(found[number]['exp_avg'].shape)}"
-                raise ValueError(f"{message}, not {list(parameter.shape)}")
+        found = in_one_piece(self._bank, self._slot, state)
         groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": found, "param_groups": groups})
+        self._optimizer.load_state_dict({"state": {0: found}, "param_groups": groups})
 
     @property
     def nbytes(self) -> int:
         """Bytes of the job's weights, gradients and moments, as they lie in memory."""
-        _, count = self._bank.slot_rows(self._slot)
         moments = sum(value.nbytes for state in self._optimizer.state.values() for value in state.values())
-        return 2 * count * self._bank.bytes_per_row + int(moments)
+        return 2 * self.parameter.nbytes + int(moments)
+
+    @property
+    def _gradients(self) -> Tensor:
+        assert self.parameter.grad is not None
+        return self.parameter.grad
 
 
-def lora_parameters(bank: AdapterBank, slot: int, rank: int) -> int:
+def lora_parameters(bank: AdapterBank, slot: int) -> int:
     """Numbers that a slot trains: A and B of the linears that it adapts."""
     return sum(
-        rank * (bank_of.group.in_features + out)
-        for bank_of in bank.groups.values()
-        for number, out in enumerate(bank_of.group.out_features)
-        if float(bank_of.scale_SP[slot, number])
+        int(rank) * (beside.group.in_features + outs)
+        for beside in bank.groups.values()
+        for rank, outs in zip(beside.host_ranks_SP[slot], beside.group.out_features, strict=True)
     )
 
 
-def bytes_per_lora_parameter(bank: AdapterBank, slot: int, rank: int, optimizer: SlotOptimizer) -> float:
+def bytes_per_lora_parameter(bank: AdapterBank, slot: int, optimizer: SlotOptimizer) -> float:
     """Resident bytes of a job for each number that it trains; Adam in float32 needs 16 at the least."""
-    return optimizer.nbytes / lora_parameters(bank, slot, rank)
-
-
-def _sides(bank: AdapterBank, slot: int) -> Iterator[tuple[str, Tensor]]:
-    """The tensors that hold something of the slot, by name; groups that it leaves alone are not among them."""
-    groups: Mapping[str, GroupBank] = bank.groups
-    for name, group in groups.items():
-        if bool(group.scale_SP[slot].any()):
-            yield f"{name}.A", group.a_RPI
-            yield f"{name}.B", group.b_RO
+    return optimizer.nbytes / lora_parameters(bank, slot)

@@ -67,7 +67,6 @@ class Tenant:
         self.slot: int | None = None
         self._around = around
         self._prepared: Prepared | None = None
-        self._rank = 0
         self._optimizer: SlotOptimizer | None = None
         self._reference: Tensor | None = None
         self._saving: Future[None] | None = None
@@ -140,7 +139,7 @@ class Tenant:
         """Take a place in the bank, with the first weights or those of the checkpoint."""
         weights, snapshot = prepared.weights, prepared.snapshot
         assert weights is not None
-        self._prepared, self._rank = replace(prepared, weights=None, snapshot=None), weights.rank
+        self._prepared = replace(prepared, weights=None, snapshot=None)
         try:
             self.slot, self._optimizer = self._around.slots.add(weights, self.attempt.spec)
         except BankFullError as error:
@@ -301,7 +300,7 @@ class Tenant:
         return Snapshot(self.totals.step, named_tensors(weights), tensors, self.totals.to_state(), config)
 
     def _weights(self) -> LoraWeights:
-        return self._around.slots.bank.read(self._slot, self._rank)
+        return self._around.slots.bank.read(self._slot)
 
     def _save_and_stop(self, stopped: JobStoppedError) -> Script:
         if self.slot is not None and not isinstance(stopped, JobCancelledError):

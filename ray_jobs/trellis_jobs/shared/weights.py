@@ -63,7 +63,8 @@ def adapter_config(weights: LoraWeights, spec: TrainSpec, facts: BaseFacts) -> b
     """PEFT's adapter_config.json; equal adapters give equal bytes."""
     rank = weights.rank
     scalings = {pair.scaling for pair in weights.pairs.values()}
-    alphas = {module: _plain(pair.scaling * rank) for module, pair in weights.pairs.items()}
+    ranks = {module: pair.rank for module, pair in weights.pairs.items()}
+    alphas = {module: _plain(pair.scaling * pair.rank) for module, pair in weights.pairs.items()}
     alpha = _plain(spec.lora.alpha) if scalings == {spec.lora.alpha / rank} else next(iter(alphas.values()))
     config = LoraConfig(
         r=rank,
@@ -73,6 +74,7 @@ def adapter_config(weights: LoraWeights, spec: TrainSpec, facts: BaseFacts) -> b
         task_type="CAUSAL_LM",
         base_model_name_or_path=public_source(spec),
         inference_mode=True,
+        rank_pattern={module: value for module, value in ranks.items() if value != rank},
         alpha_pattern={module: value for module, value in alphas.items() if value != alpha},
     )
     values = config.to_dict()

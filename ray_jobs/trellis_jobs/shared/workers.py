@@ -3,8 +3,8 @@
 Every process holds the base and the bank. The leader tells the others what to do, one command at a time. Chunks go to
 processes by their number in their batch, so that what a job computes depends on the number of processes, but not on who
 else is on the trainer. Followers send token losses and are sent their gradients, so that they need know nothing of
-methods and data; the gradients of a slot's rows are summed up once a batch, and its new rows sent out once a step. Slots
-that had no part in it are not sent.
+methods and data; a slot's gradients, which lie in one piece, are summed up once a batch, and its new weights sent out once
+a step. Slots that had no part in it are not sent.
 """
 
 import logging
@@ -86,31 +86,31 @@ class Share:
 
     def reduce(self, slot: int) -> None:
         """Sum a slot's gradients up at the leader; elsewhere they are zero afterwards."""
-        gradients = [side.grad[rows] for side, rows in self._sides(slot) if side.grad is not None]
-        flat = _flat(gradients)
-        _together(distributed.reduce, flat, _LEADER)
+        gradients = self._gradients(slot)
+        here = gradients.cpu()  # the same tensor on a CPU
+        _together(distributed.reduce, here, _LEADER)
         if distributed.get_rank() == _LEADER:
-            _spread(flat, gradients)
+            gradients.copy_(here)
         else:
-            torch._foreach_zero_(gradients)
+            gradients.zero_()
 
     def broadcast(self, slot: int) -> None:
         """Take the leader's weights of a slot."""
-        weights = [side.detach()[rows] for side, rows in self._sides(slot)]
-        flat = _flat(weights)
-        _together(distributed.broadcast, flat, _LEADER)
+        start, count = self.bank.slot_range(slot)
+        weights = self.bank.values_V.detach()[start : start + count]
+        here = weights.cpu()  # the same tensor on a CPU
+        _together(distributed.broadcast, here, _LEADER)
         if distributed.get_rank() != _LEADER:
-            _spread(flat, weights)
+            weights.copy_(here)
 
     def clear(self, slot: int) -> None:
         """Set a slot's gradients to zero."""
-        torch._foreach_zero_([side.grad[rows] for side, rows in self._sides(slot) if side.grad is not None])
+        self._gradients(slot).zero_()
 
-    def _sides(self, slot: int) -> list[tuple[Tensor, slice]]:
-        start, count = self.bank.slot_rows(slot)
-        rows = slice(start, start + count)
-        groups = [group for group in self.bank.groups.values() if bool(group.scale_SP[slot].any())]
-        return [(side, rows) for group in groups for side in (group.a_RPI, group.b_RO)]
+    def _gradients(self, slot: int) -> Tensor:
+        start, count = self.bank.slot_range(slot)
+        assert self.bank.values_V.grad is not None
+        return self.bank.values_V.grad[start : start + count]
 
 
 class Leader:
@@ -282,12 +282,3 @@ def _together(collective: Callable[..., Any], *given: Any) -> None:
     except RuntimeError as error:
         _log.critical("A process of the trainer is gone (%s); all of it ends.", error)
         raise TeamLostError(1) from error
-
-
-def _flat(parts: Sequence[Tensor]) -> Tensor:
-    return torch.cat([part.reshape(-1) for part in parts]).cpu()
-
-
-def _spread(flat: Tensor, parts: Sequence[Tensor]) -> None:
-    for part, values in zip(parts, flat.split([part.numel() for part in parts]), strict=True):
-        part.copy_(values.view(part.shape))

@@ -12,6 +12,7 @@ from trellis.cli.output import print_fields, print_json
 from trellis.cli.state import State
 from trellis.sizing import ACCELERATORS, BASES, Accelerator, ModelShape, Question, ShapeError, answer, shape_of_config
 
+_LINEARS = tuple(BASES["llama-3.1-8b"].linears)
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
@@ -38,6 +39,8 @@ class Bytes(click.ParamType[float]):
 @click.option("--gpu-bandwidth", type=Bytes(), help="Of its memory, a second, such as 2TB.")
 @click.option("--gpu-tflops", type=click.FloatRange(0.1), help="In bf16, dense.")
 @click.option("--rank", type=click.IntRange(1, 256), default=16, show_default=True, help="Of the adapters.")
+@click.option("--target", "targets", type=click.Choice(_LINEARS), multiple=True,
+              help="A linear that they change; may be given several times, all of them by default.")  # fmt: skip
 @click.option(
     "--adapters", type=click.IntRange(1), default=64, show_default=True, help="In an engine's memory at once."
 )
@@ -61,7 +64,7 @@ def size(
     gpu_bandwidth: float | None,
     gpu_tflops: float | None,
     dataset: float,
-    **values: float,
+    **values: float | tuple[str, ...],
 ) -> None:
     """Say what fits on a GPU, what a job leaves behind, and what a million tokens costs.
 
@@ -79,7 +82,9 @@ def size(
         click.echo(f"{name}={value}")
 
 
-def _question(shape: ModelShape, accelerator: Accelerator, dataset: int, values: dict[str, float]) -> Question:
+def _question(
+    shape: ModelShape, accelerator: Accelerator, dataset: int, values: dict[str, float | tuple[str, ...]]
+) -> Question:
     return Question(shape, accelerator, dataset_bytes=dataset, **values)  # type: ignore[arg-type]
 
 

@@ -35,7 +35,7 @@ class Throughput:
     def prompt(self) -> float:
         """Tokens of prompts: two operations a weight, the adapter's among them."""
         shape = self.engine.shape
-        operations = 2.0 * (shape.read_parameters + shape.lora_parameters(self.engine.rank))
+        operations = 2.0 * (shape.read_parameters + shape.lora_parameters(self.engine.rank, self.engine.targets))
         return self.computing * self.engine.accelerator.flops / operations
 
     @property

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from trellis.sizing.accelerator import Accelerator
 from trellis.sizing.price import COMPUTING_EFFICIENCY, READING_EFFICIENCY, Throughput, cost_of_a_million
 from trellis.sizing.serving import EngineSize
-from trellis.sizing.shape import ModelShape, rank_rows
+from trellis.sizing.shape import ModelShape
 from trellis.sizing.storage import JobStorage
 from trellis.sizing.training import TrainerSize
 
@@ -17,6 +17,8 @@ class Question:
     shape: ModelShape
     accelerator: Accelerator
     rank: int = 16
+    targets: tuple[str, ...] = ()
+    """Linears that adapters change; all where none is named."""
     adapters: int = 64
     """In an engine's bank at once."""
     context: int = 1024
@@ -33,12 +35,12 @@ class Question:
     @property
     def engine(self) -> EngineSize:
         """The engine that is asked about."""
-        return EngineSize(self.shape, self.accelerator, self.rank, self.adapters, self.context)
+        return EngineSize(self.shape, self.accelerator, self.rank, self.adapters, self.context, self.targets)
 
     @property
     def trainer(self) -> TrainerSize:
         """The trainer that is asked about."""
-        return TrainerSize(self.shape, self.accelerator, self.rank)
+        return TrainerSize(self.shape, self.accelerator, self.rank, self.targets)
 
     @property
     def throughput(self) -> Throughput:
@@ -56,7 +58,7 @@ def answer(question: Question) -> dict[str, Section]:
     sections: dict[str, Section] = {
         "model": {
             "parameters": shape.parameters,
-            "adapter_parameters": shape.lora_parameters(question.rank),
+            "adapter_parameters": shape.lora_parameters(question.rank, question.targets),
             "base_bytes": question.engine.base_bytes,
         },
         "engine": _engine(question),
@@ -81,7 +83,7 @@ def _engine(question: Question) -> Section:
         if engine.answers >= question.answers
         else f"Yes, but for {engine.answers} answers at once only.",
         "row_bytes": engine.row_bytes,
-        "adapter_bytes": rank_rows(engine.rank) * engine.row_bytes,
+        "adapter_bytes": engine.adapter_bytes,
         "bank_bytes": engine.bank_bytes,
         "kv_bytes_per_token": engine.kv_bytes_per_token,
         "kv_tokens": engine.kv_tokens,
@@ -112,13 +114,13 @@ def _settings(question: Question) -> Section:
         found["TRELLIS_ENGINE_MAX_ADAPTERS"] = question.adapters
         found["TRELLIS_ENGINE_MAX_RUNNING"] = question.answers
     if question.trainer.tenants:
-        found["TRELLIS_TRAINER_RANK_ROWS"] = question.trainer.tenants * rank_rows(question.rank)
+        found["TRELLIS_TRAINER_RANK_ROWS"] = question.trainer.rows_of_tenants
         found["TRELLIS_TRAINER_MAX_JOBS"] = question.trainer.tenants
     return found
 
 
 def _job(question: Question) -> Section:
-    job = JobStorage(question.shape, question.rank, question.steps, question.dataset_bytes)
+    job = JobStorage(question.shape, question.rank, question.steps, question.dataset_bytes, targets=question.targets)
     return {
         "stored_adapter_bytes": job.adapter_bytes,
         "checkpoints_bytes": job.checkpoints_bytes,

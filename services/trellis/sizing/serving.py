@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from trellis.sizing.accelerator import Accelerator
-from trellis.sizing.shape import ModelShape, rank_rows
+from trellis.sizing.shape import ModelShape
 
 WEIGHT_BYTES: Final = 2
 """bf16: what a GPU's engine keeps the base, the adapters and the KV cache in."""
@@ -23,6 +23,8 @@ class EngineSize:
     rank: int
     adapters: int
     context: int
+    targets: tuple[str, ...] = ()
+    """Linears that the adapters change; all where none is named."""
 
     @property
     def base_bytes(self) -> int:
@@ -35,9 +37,14 @@ class EngineSize:
         return WEIGHT_BYTES * self.shape.linear_values
 
     @property
+    def adapter_bytes(self) -> int:
+        """One adapter in the bank."""
+        return WEIGHT_BYTES * self.shape.lora_parameters(self.rank, self.targets)
+
+    @property
     def bank_rows(self) -> int:
         """TRELLIS_ENGINE_BANK_ROWS for these adapters."""
-        return self.adapters * rank_rows(self.rank)
+        return -(-self.adapters * self.adapter_bytes // self.row_bytes)
 
     @property
     def bank_bytes(self) -> int:
@@ -67,13 +74,12 @@ class EngineSize:
     @property
     def most_adapters(self) -> int:
         """Adapters in the bank when half of what is free is theirs."""
-        return max(0, int(self.free_bytes / 2) // (rank_rows(self.rank) * self.row_bytes))
+        return max(0, int(self.free_bytes / 2) // self.adapter_bytes)
 
     def step_bytes(self, answers: int, distinct: int) -> int:
         """What a decoding step reads: the base but for its embedding, the adapters in use, the contexts so far."""
         base = WEIGHT_BYTES * self.shape.read_parameters
-        adapters = distinct * rank_rows(self.rank) * self.row_bytes
-        return base + adapters + answers * self.context * self.kv_bytes_per_token
+        return base + distinct * self.adapter_bytes + answers * self.context * self.kv_bytes_per_token
 
     def adapter_overhead(self, answers: int, distinct: int) -> float:
         """What adapters add to a step that is bound by reading, over the same step without them."""

@@ -1,11 +1,8 @@
 """The sizes of a base model that all else follows from."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
-
-ROW_MULTIPLE: Final = 8
-"""A rank takes so many rank rows at a time (trellis.lora)."""
 
 
 class ShapeError(ValueError):
@@ -29,9 +26,21 @@ class ModelShape:
     @property
     def linear_values(self) -> int:
         """S: the sum of in- and out-features of all linears that an adapter may change; one rank row's numbers."""
+        return self.layers * sum(map(sum, self.linears.values()))
+
+    @property
+    def linears(self) -> Mapping[str, tuple[int, int]]:
+        """In- and out-features of a layer's linears that an adapter may change."""
         queries, keys = self.heads * self.head_size, self.kv_heads * self.head_size
-        attention = 2 * (self.hidden + queries) + 2 * (self.hidden + keys)
-        return self.layers * (attention + 3 * (self.hidden + self.intermediate))
+        return {
+            "q_proj": (self.hidden, queries),
+            "k_proj": (self.hidden, keys),
+            "v_proj": (self.hidden, keys),
+            "o_proj": (queries, self.hidden),
+            "gate_proj": (self.hidden, self.intermediate),
+            "up_proj": (self.hidden, self.intermediate),
+            "down_proj": (self.intermediate, self.hidden),
+        }
 
     @property
     def embedding(self) -> int:
@@ -56,14 +65,10 @@ class ModelShape:
         """Numbers that a token leaves in the KV cache."""
         return 2 * self.layers * self.kv_heads * self.head_size
 
-    def lora_parameters(self, rank: int) -> int:
-        """Numbers of an adapter of this rank on all linears."""
-        return rank * self.linear_values
-
-
-def rank_rows(rank: int) -> int:
-    """Rows that an adapter of this rank takes in a bank."""
-    return -(-rank // ROW_MULTIPLE) * ROW_MULTIPLE
+    def lora_parameters(self, rank: int, targets: Collection[str] = ()) -> int:
+        """Numbers of an adapter of this rank on these linears, on all where none is named."""
+        changed = [sizes for name, sizes in self.linears.items() if not targets or name in targets]
+        return rank * self.layers * sum(map(sum, changed))
 
 
 def shape_of_config(config: Mapping[str, Any]) -> ModelShape:

@@ -33,16 +33,18 @@ class JobStorage:
     steps: int
     dataset_bytes: int
     attempts: int = 1
+    targets: tuple[str, ...] = ()
+    """Linears that the adapter changes; all where none is named."""
 
     @property
     def adapter_bytes(self) -> int:
         """The adapter in the store."""
-        return STORED_BYTES * self.shape.lora_parameters(self.rank)
+        return STORED_BYTES * self.shape.lora_parameters(self.rank, self.targets)
 
     @property
     def checkpoints_bytes(self) -> int:
         """The checkpoints that are kept, none of them pinned."""
-        return KEPT_CHECKPOINTS * CHECKPOINT_BYTES * self.shape.lora_parameters(self.rank)
+        return KEPT_CHECKPOINTS * CHECKPOINT_BYTES * self.shape.lora_parameters(self.rank, self.targets)
 
     @property
     def store_bytes(self) -> int:

@@ -95,9 +95,7 @@ class SharedStep:
     def bytes_per_parameter(self) -> list[float]:
         """Resident bytes of each tenant for each number that it trains, once it has made a step."""
         bank = self._fused.bank
-        return [
-            bytes_per_lora_parameter(bank, place.slot, place.tenant.rank, place.optimizer) for place in self._places
-        ]
+        return [bytes_per_lora_parameter(bank, place.slot, place.optimizer) for place in self._places]
 
     def _passes(self, batches: Sequence[Lines]) -> Iterator[list[tuple[int, Chunk]]]:
         """All chunks in the order of their tenants, as many in a pass as the trainer puts there."""

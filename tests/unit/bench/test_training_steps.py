@@ -33,7 +33,7 @@ def test_each_plain_tenant_has_an_adapter_of_its_own_on_the_same_base(trainer: B
     assert any(b_OR.any() for _, b_OR in trainer.plain.steps[0].weights().values())
 
 
-def test_a_job_of_full_rank_rows_takes_little_more_than_adam_needs(trainer: BareTrainer) -> None:
+def test_a_job_takes_little_more_than_adam_needs(trainer: BareTrainer) -> None:
     found = trainer.bytes(3)["bytes"]
     assert len(found) == 3
     assert all(16.0 <= value <= 18.9 for value in found)

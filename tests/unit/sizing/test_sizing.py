@@ -11,7 +11,9 @@ import trellis
 from trellis.bases import read_base
 from trellis.engine.kv_cache import LayerShape, bytes_per_block
 from trellis.engine.runner import _CUDA_KV_SHARE
-from trellis.lora.weights import ROW_MULTIPLE
+from trellis.lora import find_groups
+from trellis.lora.layout import Layout
+from trellis.server.scheduler.trainers import rank_rows_of
 from trellis.sizing import (
     ACCELERATORS,
     BASES,
@@ -23,11 +25,11 @@ from trellis.sizing import (
     answer,
     cost_of_a_million,
     serving,
-    shape,
     shape_of_config,
     storage,
     training,
 )
+from trellis.spec import Lora
 from trellis_jobs.shared import memory, tenant
 
 TINY = Path(trellis.__file__).parent / "base_models" / "trellis-tiny"
@@ -67,7 +69,6 @@ def test_the_kv_cache_is_reckoned_as_the_engine_does() -> None:
     engine = EngineSize(LLAMA_8B, H200, 16, 64, 1024)
     assert engine.kv_bytes_per_token * 16 == bytes_per_block(layers, 16, torch.bfloat16)
     assert serving.KV_SHARE == _CUDA_KV_SHARE
-    assert shape.ROW_MULTIPLE == ROW_MULTIPLE
 
 
 def test_the_trainer_s_bank_is_reckoned_as_the_trainer_does() -> None:
@@ -76,13 +77,49 @@ def test_the_trainer_s_bank_is_reckoned_as_the_trainer_does() -> None:
 
     trainer = TrainerSize(LLAMA_8B, H200, 16)
     rows = memory.bank_rows([Group()], int(trainer.free_bytes), max_jobs=1000)  # type: ignore[list-item]
-    assert 0 <= trainer.rank_rows - rows < ROW_MULTIPLE
+    assert 0 <= trainer.rank_rows - rows < training.ROW_MULTIPLE == memory._ROW_MULTIPLE
     assert (training.BANK_SHARE, training.STATE_BYTES) == (memory._BANK_SHARE, memory._BYTES_OF_A_NUMBER)
 
 
-def test_ranks_take_whole_groups_of_rows() -> None:
-    sizes = [TrainerSize(LLAMA_8B, H200, rank).tenants for rank in (1, 8, 9, 16)]
-    assert sizes[0] == sizes[1] > sizes[2] == sizes[3]
+@pytest.mark.parametrize("rank", [1, 4, 16])
+@pytest.mark.parametrize("targets", [(), ("q_proj", "v_proj"), ("q_proj",)])
+def test_an_adapter_takes_its_own_numbers_and_no_more(targets: tuple[str, ...], rank: int) -> None:
+    """By the sizes of an 8B Llama, whose heads share keys: in the bank, in what a trainer sets aside, and in sizes."""
+    groups = find_groups({f"layer.{name}": (outs, ins) for name, (ins, outs) in LLAMA_8B.linears.items()})
+    own = sum(rank * sum(LLAMA_8B.linears[name]) for name in targets or LLAMA_8B.linears)
+    ranks = {f"layer.{name}": rank for name in targets or LLAMA_8B.linears}
+    assert Layout.of(ranks, groups).values == memory.values_of(Lora(rank, target_modules=targets), groups) == own
+    trainer = TrainerSize(LLAMA_8B, H200, rank, targets)
+    assert trainer.trained == LLAMA_8B.layers * own
+    resident = 2 * 4 + 2 * 4  # weight and gradient in the bank, two moments beside it
+    assert resident * LLAMA_8B.layers * own <= trainer.job_bytes == 18 * trainer.trained
+
+
+@pytest.mark.parametrize("rank", [1, 4, 8, 9, 16, 64])
+@pytest.mark.parametrize("targets", [(), ("q_proj", "v_proj"), ("q_proj",)])
+def test_a_trainer_gets_as_many_jobs_as_are_reckoned(targets: tuple[str, ...], rank: int) -> None:
+    """The server gives jobs by rank rows, the trainer takes them by their numbers, and the one hears of the other."""
+    trainer = TrainerSize(LLAMA_8B, H200, rank, targets)
+    groups = find_groups(
+        {f"{layer}.{name}": (outs, ins) for layer in range(32) for name, (ins, outs) in LLAMA_8B.linears.items()}
+    )
+    for rows in (trainer.rank_rows, trainer.rows_of_tenants):
+        room = memory.Room(max_jobs=100_000, rank_rows=rows, line_tokens=1, groups=groups)
+        room.take("the first", Lora(rank, target_modules=targets), 1)
+        given = 1
+        while room.to_proto().rank_rows >= rank_rows_of(rank):
+            more = room.to_proto().rank_rows // rank_rows_of(rank)
+            given += more
+            room._values["the others"] = (given - 1) * trainer.trained
+        assert given == trainer.tenants
+        assert room.take("one more", Lora(rank_rows_of(rank)), 1)
+
+
+def test_half_the_rank_is_twice_the_tenants_and_q_and_v_alone_are_six_times() -> None:
+    sizes = [TrainerSize(LLAMA_8B, H200, rank).tenants for rank in (4, 8, 16, 32)]
+    assert sizes == [294, 147, 73, 36]
+    assert TrainerSize(LLAMA_8B, H200, 16, ("q_proj", "v_proj")).tenants == 449
+    assert EngineSize(LLAMA_8B, H200, 16, 128, 1024, ("q_proj", "v_proj")).bank_rows == 333
 
 
 def test_long_jobs_keep_no_more_metrics_than_the_trainer_reports() -> None:

@@ -26,7 +26,7 @@ def test_a_step_takes_no_product_from_pytorch() -> None:
     facts = read_base(str(BASE))
     fused = FusedModel(load(facts), facts, CPU, rank_rows=16, max_slots=2)
     slot = add(fused, Job(4), facts)
-    optimizer = SlotOptimizer(fused.bank, slot, 4, TrainSpec("", "", "", "", "", "", context_length=64, lora=Lora(4)))
+    optimizer = SlotOptimizer(fused.bank, slot, TrainSpec("", "", "", "", "", "", context_length=64, lora=Lora(4)))
     with profile(activities=[ProfilerActivity.CPU]) as told:
         (found,) = fused.losses([random_chunk((5, 30, 100), slot, seed=1)])
         fused.backward([found.weighted])

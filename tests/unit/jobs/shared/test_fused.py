@@ -32,23 +32,17 @@ def plain_losses(model: Any, row: Row) -> Tensor:
 
 def assert_gradients(bank: AdapterBank, slot: int, model: Any) -> None:
     """The bank's, beside those of PEFT's parameters, relative to each tensor's largest."""
-    start, _ = bank.slot_rows(slot)
     by_name = dict(model.named_parameters())
     for group in bank.groups.values():
-        assert group.a_RPI.grad is not None
-        assert group.b_RO.grad is not None
-        outs = group.b_RO.grad.split(group.group.out_features, 1)
-        for number, (part, grad_Ro) in enumerate(zip(group.group.parts, outs, strict=True)):
+        for number, part in enumerate(group.group.parts):
             plain_RI = by_name.get(f"base_model.model.{part}.lora_A.default.weight")
+            found = group.grad_pair(slot, number)
             if plain_RI is None:
+                assert found is None
                 continue
+            assert found is not None
             plain_OR = by_name[f"base_model.model.{part}.lora_B.default.weight"]
-            rank = len(plain_RI)
-            pairs = (
-                (group.a_RPI.grad[start : start + rank, number], plain_RI.grad),
-                (grad_Ro[start : start + rank], plain_OR.grad.T),
-            )
-            for ours, plain in pairs:
+            for ours, plain in zip(found, (plain_RI.grad, plain_OR.grad.T), strict=True):
                 assert float((ours - plain).abs().max()) <= 2e-5 * float(plain.abs().max()), part
 
 
@@ -180,7 +174,8 @@ def test_a_base_that_is_computed_wrongly_is_refused(facts: BaseFacts, monkeypatc
 def test_a_pass_takes_the_memory_that_is_predicted(facts: BaseFacts, checkpointing: bool) -> None:
     fused = fused_of(facts, checkpointing=checkpointing)
     slot = add(fused, JOBS[0], facts)
-    known = [*fused.model.parameters(), *fused.model.buffers(), *fused.bank.tensors()]
+    assert fused.bank.values_V.grad is not None
+    known = [*fused.model.parameters(), *fused.model.buffers(), fused.bank.values_V, fused.bank.values_V.grad]
     for lengths in ((20,) * 6, (60, 60), (60, 20, 20, 20)):
         chunk = random_chunk(lengths, slot, 1)
         peak = peak_bytes(lambda chunk=chunk: learn(fused, [chunk]), CPU.target, known)  # type: ignore[misc]
