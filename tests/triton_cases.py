@@ -6,7 +6,7 @@ The interpreter must be asked for before Triton is imported, and nobody else mus
 import importlib
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,13 +16,17 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from trellis.lora.bank import GroupBank
+from trellis.lora.bank import AdapterBank
 from trellis.lora.groups import LoraGroup
+from trellis.lora.host import HostAdapter, sides
 from trellis.lora.ops import reference, triton
 from trellis.lora.ops.triton_tables import FixedTables, WorkTables
-from trellis.lora.segments import Segment, Segments
+from trellis.lora.segments import Segments
+from trellis.lora.weights import LoraPair, LoraWeights
 
 CASE_SECONDS = 100
+GAP = 16
+"""Rank of an adapter that was before all others in the bank."""
 
 Runs = tuple[tuple[int | None, int], ...]
 """(Which of the adapters, tokens)."""
@@ -50,43 +54,72 @@ class Case:
 
 
 class Scene:
-    """A case as tensors: random weights, no part of adapter 0's beyond the first, rows padded to 8 with zeros."""
+    """A case as tensors: random weights in a bank, of one rank less from part to part, no part of adapter 0's beyond the
+    first. All that is no adapter's own is NaN: who reads it will be seen.
+    """
 
     def __init__(self, case: Case, device: str) -> None:
-        generator = torch.Generator().manual_seed(7)
-        count, parts, columns = sum(-(-rank // 8) * 8 for rank in case.ranks), len(case.out_features), 0
-
-        def draw(*sizes: int) -> Tensor:
-            return torch.randn(*sizes, generator=generator)
-
-        a_RPI, b_RO = torch.zeros(count, parts, case.in_features), torch.zeros(count, sum(case.out_features))
-        scale_SP = torch.rand(len(case.ranks), parts, generator=generator) + 0.5
-        self.owned = []
-        for slot, rank in enumerate(case.ranks):
-            start = columns
-            columns += -(-rank // 8) * 8
-            self.owned.append((start, columns - start))
-            a_RPI[start : start + rank] = draw(rank, parts, case.in_features) / case.in_features**0.5
-            b_RO[start : start + rank] = draw(rank, sum(case.out_features))
-            if slot == 0 and parts > 1:
-                scale_SP[slot, 1:] = 0
-                a_RPI[start : start + rank, 1:] = 0
-                b_RO[start : start + rank, case.out_features[0] :] = 0
-        group = LoraGroup("g", tuple(f"p{n}" for n in range(parts)), case.in_features, case.out_features)
-        dtype = case.dtype
-        self.bank = GroupBank(group, a_RPI.to(device, dtype), b_RO.to(device, dtype), scale_SP.to(device))
+        self._generator = torch.Generator().manual_seed(7)
+        group = LoraGroup(
+            "g", tuple(f"p{n}" for n in range(len(case.out_features))), case.in_features, case.out_features
+        )
+        self.adapters = AdapterBank(
+            [LoraGroup("before", ("b",), 8, (8,)), group],
+            sum(case.ranks) + GAP,
+            len(case.ranks) + 1,
+            case.dtype,
+            device,
+        )
+        self.bank = self.adapters.groups["g"]
+        gap = self.add(GAP)
+        self.slots = [self.add(rank, only_first=number == 0) for number, rank in enumerate(case.ranks)]
+        self.adapters.remove(gap)
+        self._leave_only_what_is_owned()
         self.segments = self.segments_of(case.runs)
-        self.x_TI = draw(self.segments.tokens, case.in_features).to(device, dtype)
-        self.y_TO = draw(self.segments.tokens, sum(case.out_features)).to(device, dtype)
+        self.x_TI = self._draw(self.segments.tokens, case.in_features).to(device, case.dtype)
+        self.y_TO = self._draw(self.segments.tokens, sum(case.out_features)).to(device, case.dtype)
+
+    def add(self, rank: int, only_first: bool = False) -> int:
+        """A random adapter; its slot."""
+        group, pairs = self.bank.group, {"b": LoraPair(self._draw(1, 8), self._draw(8, 1), 1.0)}
+        for number, (part, width) in enumerate(zip(group.parts, group.out_features, strict=True)):
+            own = max(1, rank - number)
+            a_RI = self._draw(own, group.in_features) / group.in_features**0.5
+            scaling = float(torch.rand((), generator=self._generator)) + 0.5
+            if not (only_first and number):
+                pairs[part] = LoraPair(a_RI, self._draw(width, own), scaling)
+        groups = [bank.group for bank in self.adapters.groups.values()]
+        return self.adapters.add(HostAdapter.pack(LoraWeights("", pairs), groups, self.adapters.dtype))
 
     def segments_of(self, runs: Runs) -> Segments:
         """Without merging neighbours: a slot may have several segments."""
-        found, token = [], 0
-        for slot, tokens in runs:
-            if slot is not None and tokens:
-                found.append(Segment(token, tokens, *self.owned[slot], slot))
-            token += tokens
-        return Segments(tuple(found), token)
+        return Segments.apart([(None if who is None else self.slots[who], tokens) for who, tokens in runs])
+
+    def work_of(self, segments: Segments, token_block: int) -> WorkTables:
+        """The pieces for all groups together."""
+        ranks = [self.adapters.slot_rank(segment.slot) for segment in segments.all]
+        return WorkTables.of(segments.all, ranks, token_block)
+
+    def sides(self, values_V: Tensor, slot: int, part: int) -> tuple[Tensor, Tensor]:
+        """A and B transposed in any tensor laid out as the bank's; of no rows where the adapter leaves the part alone."""
+        group = self.bank.group
+        place, rank = (int(table[slot, part]) for table in (self.bank.places_SP, self.bank.ranks_SP))
+        return sides(values_V, place, rank, group.in_features, group.out_features[part])
+
+    def owned(self, slots: Iterable[int]) -> Tensor:
+        """Which numbers of the bank are weights of these slots at the group."""
+        owned_V = torch.zeros_like(self.bank.values_V, dtype=torch.bool)
+        for slot in slots:
+            for part in range(len(self.bank.group.parts)):
+                for side in self.sides(owned_V, slot, part):
+                    side[:] = True
+        return owned_V
+
+    def _leave_only_what_is_owned(self) -> None:
+        self.bank.values_V[~self.owned(self.slots)] = float("nan")
+
+    def _draw(self, *sizes: int) -> Tensor:
+        return torch.randn(*sizes, generator=self._generator)
 
 
 def close(found: Tensor, expected: Tensor, tolerance: float) -> None:
@@ -109,32 +142,29 @@ def forward(case: Case, device: str) -> None:
 
 
 def backward(case: Case, device: str) -> None:
-    """The gradients that autograd finds through the formula; those of others' rows stay what they were."""
+    """The gradients that autograd finds through the formula; all that is not of an adapter with tokens stays what it was."""
     scene = Scene(case, device)
     bank, segments = scene.bank, scene.segments
     gy_TO = torch.randn_like(scene.y_TO, dtype=torch.float32).to(case.dtype)
     expected = _expected_gradients(scene, gy_TO)
-    found = [torch.full_like(tensor, 0.5) for tensor in (scene.x_TI, bank.a_RPI, bank.b_RO)]
-    triton.backward(found[0], found[1], found[2], gy_TO, scene.x_TI, bank, segments)
+    found = [torch.full_like(tensor, 0.5) for tensor in (scene.x_TI, bank.values_V)]
+    triton.backward(found[0], found[1], gy_TO, scene.x_TI, bank, segments)
     for one, other in zip(found, expected, strict=True):
         close(one, other + 0.5, case.tolerance)
-    for slot, (start, count) in enumerate(scene.owned):
-        if all(segment.slot != slot for segment in segments.all):
-            rows = slice(start, start + count)
-            assert all((side[rows] == 0.5).all() for side in found[1:])
+    assert (found[1][~scene.owned(segment.slot for segment in segments.all)] == 0.5).all()
 
 
 def _expected_gradients(scene: Scene, gy_TO: Tensor) -> list[Tensor]:
     bank = scene.bank
-    x_TI, a_RPI, b_RO = (t.float().clone().requires_grad_() for t in (scene.x_TI, bank.a_RPI, bank.b_RO))
-    y_TO = torch.zeros_like(scene.y_TO, dtype=torch.float32) + 0 * x_TI.sum() + 0 * a_RPI.sum() + 0 * b_RO.sum()
+    x_TI, values_V = (t.float().nan_to_num().clone().requires_grad_() for t in (scene.x_TI, bank.values_V))
+    y_TO = torch.zeros_like(scene.y_TO, dtype=torch.float32) + 0 * x_TI.sum() + 0 * values_V.sum()
     for segment in scene.segments.all:
         added = []
-        for part, b_ro in enumerate(b_RO[segment.rank_rows].split(bank.group.out_features, 1)):
-            s_tr = x_TI[segment.span] @ a_RPI[segment.rank_rows, part].T
-            added.append(bank.scale_SP[segment.slot, part] * (s_tr @ b_ro))
+        for part in range(len(bank.group.parts)):
+            a_RI, b_RO = scene.sides(values_V, segment.slot, part)
+            added.append(bank.scale_SP[segment.slot, part] * (x_TI[segment.span] @ a_RI.T @ b_RO))
         y_TO = y_TO.index_add(0, torch.arange(len(y_TO), device=y_TO.device)[segment.span], torch.cat(added, 1))
-    return list(torch.autograd.grad(y_TO, (x_TI, a_RPI, b_RO), gy_TO.float()))
+    return list(torch.autograd.grad(y_TO, (x_TI, values_V), gy_TO.float()))
 
 
 def replay(case: Case, others: Runs, device: str) -> None:
@@ -144,33 +174,62 @@ def replay(case: Case, others: Runs, device: str) -> None:
     for runs in (case.runs, others, case.runs):
         segments = scene.segments_of(runs)
         assert segments.tokens <= len(scene.x_TI)
-        fixed.fill(WorkTables.of(segments.all, token_block=fixed.tables.token_block))
+        fixed.fill(scene.work_of(segments, fixed.tables.token_block))
         segments.kept[triton.NAME] = fixed.tables
-        found, expected = scene.y_TO.clone(), scene.y_TO.clone()
-        triton.add_lora(found, scene.x_TI, scene.bank, segments)
-        reference.add_lora(expected, scene.x_TI, scene.bank, segments)
-        close(found, expected, case.tolerance)
+        _check_forward(scene, segments, case.tolerance)
+
+
+def moved(case: Case, device: str) -> None:
+    """Tables need not be filled anew when adapters move in the bank."""
+    scene = Scene(case, device)
+    fixed = FixedTables(items=64, rank=64, device=torch.device(device))
+    fixed.fill(scene.work_of(scene.segments, fixed.tables.token_block))
+    scene.segments.kept[triton.NAME] = fixed.tables
+    before_S = scene.bank.places_SP[:, 0].tolist()
+    scene.add(GAP + 1)  # where nobody has gone it has no room
+    after_S = scene.bank.places_SP[:, 0].tolist()
+    assert all(before_S[slot] != after_S[slot] for slot in scene.slots)
+    _check_forward(scene, scene.segments, case.tolerance)
+
+
+def _check_forward(scene: Scene, segments: Segments, tolerance: float) -> None:
+    found, expected = scene.y_TO.clone(), scene.y_TO.clone()
+    triton.add_lora(found, scene.x_TI, scene.bank, segments)
+    reference.add_lora(expected, scene.x_TI, scene.bank, segments)
+    close(found, expected, tolerance)
 
 
 def isolated(case: Case, device: str) -> None:
-    """What is not finite in one adapter's rows changes no other row, and no other gradient, by a bit."""
+    """What is not finite in one adapter's rows changes no other row, and no other gradient, by a bit; nor does what was in
+    memory before.
+    """
     outcomes = []
     for poison in (0.0, float("nan")):
         scene = Scene(case, device)
         first = scene.segments.all[0]
         scene.x_TI[first.span] += poison
-        scene.bank.a_RPI[first.rank_rows] += poison
-        bank, segments = scene.bank, scene.segments
-        found = [torch.zeros_like(tensor) for tensor in (scene.x_TI, bank.a_RPI, bank.b_RO)]
-        triton.add_lora(scene.y_TO, scene.x_TI, bank, segments)
-        ones = torch.ones_like(scene.y_TO)
-        triton.backward(found[0], found[1], found[2], ones, scene.x_TI, bank, segments)
+        owned_V = scene.owned([first.slot])
+        scene.bank.values_V[owned_V] += poison
+        grad_x_TI, grad_V = (torch.zeros_like(tensor) for tensor in (scene.x_TI, scene.bank.values_V))
+        with _empty_is_nan():
+            triton.add_lora(scene.y_TO, scene.x_TI, scene.bank, scene.segments)
+            ones_TO = torch.ones_like(scene.y_TO)
+            triton.backward(grad_x_TI, grad_V, ones_TO, scene.x_TI, scene.bank, scene.segments)
         tokens = torch.ones(len(scene.x_TI), dtype=torch.bool, device=device)
         tokens[first.span] = False
-        rows = torch.ones(len(scene.bank.b_RO), dtype=torch.bool, device=device)
-        rows[first.rank_rows] = False
-        outcomes.append([scene.y_TO[tokens], found[0][tokens], found[1][rows], found[2][rows]])
+        outcomes.append([scene.y_TO[tokens], grad_x_TI[tokens], grad_V[~owned_V]])
     assert all(torch.equal(one, other) for one, other in zip(*outcomes, strict=True))
+
+
+@contextmanager
+def _empty_is_nan() -> Iterator[None]:
+    """As PyTorch fills what it does not initialise, where it is asked to be deterministic."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.empty(1).isnan().all()
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @contextmanager
@@ -192,8 +251,8 @@ def compile_for(capability: int, name: str, dtype: str) -> None:
     compiler = importlib.import_module("triton.compiler")
     target = importlib.import_module("triton.backends.compiler").GPUTarget("cuda", capability, 32)
     kernel = getattr(triton.kernels(), name)
-    tensors = {"x": dtype, "y": dtype, "w": dtype, "grad": dtype, "s": "fp32", "scale": "fp32"}
-    tables = ("items", "parts", "tiles", "owners")
+    tensors = {"x": dtype, "y": dtype, "values": dtype, "grad": dtype, "s": "fp32", "scale": "fp32", "places": "i64"}
+    tables = ("ranks", "items", "parts", "tiles", "owners")
     for tokens, splits in ((16, 8), (64, 1)):
         constants = {"SPLITS": splits, "BLOCK_T": tokens, "BLOCK_R": 16, "BLOCK_C": 128, "ALIGN": 16}
         signature = {}

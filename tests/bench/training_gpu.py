@@ -50,7 +50,7 @@ class Sides:
         """Two bases: one for the shared step, which changes it, and one for both peers."""
         tenants = [Tenant(number, sizes.shape.rank, ()) for number in range(sizes.tenants)]
         base, taken = (_base(folder, device) for _ in range(2))
-        rows = sum(-(-tenant.rank // 8) * 8 for tenant in tenants)
+        rows = sum(tenant.rank for tenant in tenants)
         facts = read_base(str(folder))
         shared = SharedStep(taken, facts, device, sizes.tenants, rows, sizes.pass_tokens)
         plain = Sequential.of(base, tenants, _TOLD, device.autocast)

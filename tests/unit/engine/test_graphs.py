@@ -16,7 +16,7 @@ from trellis.lora.ops.triton_tables import WorkTables
 from trellis.lora.segments import Segment
 
 CPU = torch.device("cpu")
-CASES = [graph_cases.replays, graph_cases.leaves_prompts, graph_cases.survives, graph_cases.forgets]
+CASES = [graph_cases.replays, graph_cases.moves, graph_cases.leaves_prompts, graph_cases.survives, graph_cases.forgets]
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +43,11 @@ def test_recorded_steps_on_a_gpu(base: str, case: Callable[..., None]) -> None:
 
 
 def test_a_step_is_put_into_the_least_bucket_that_holds_it() -> None:
-    segments = [Segment(0, 20, 0, 24, 0), Segment(20, 1, 24, 8, 1)]
-    work = WorkTables.of(segments, token_block=16)
+    work = WorkTables.of([Segment(0, 20, 0), Segment(20, 1, 1)], [24, 8], token_block=16)
     assert len(work.items) == 5  # two blocks of rows by two of ranks, and one
     assert key_of(21, work) == Key(24, 8, 32)
     assert key_of(1, None) == Key(1, 0, 0)
-    assert key_of(ROWS[-1], WorkTables.of([])) == Key(256, 0, 0)
+    assert key_of(ROWS[-1], WorkTables.of([], [])) == Key(256, 0, 0)
 
 
 def test_padding_has_no_place_and_no_length() -> None:
@@ -80,5 +79,5 @@ def test_no_family_looks_at_what_a_step_computes(family: str) -> None:
 
 
 def test_a_cpu_has_no_graphs() -> None:
-    found = graphs_for(lambda *_: torch.zeros(1), context_length=8, block_tokens=4, device=CPU, dtype=torch.float32)
-    assert found is None
+    sizes = {"context_length": 8, "block_tokens": 4}
+    assert graphs_for(lambda *_: torch.zeros(1), rank_of=int, **sizes, device=CPU, dtype=torch.float32) is None

@@ -9,8 +9,8 @@ from tests import triton_cases
 from tests.triton_cases import Case
 
 from trellis.lora.ops import triton
-from trellis.lora.ops.triton_tables import FixedTables, WorkTables
-from trellis.lora.segments import Segment
+from trellis.lora.ops.triton_tables import RANK_BLOCK, FixedTables, StepTables, WorkTables
+from trellis.lora.segments import Segment, Segments
 
 CPU = torch.device("cpu")
 CASES = [
@@ -52,6 +52,10 @@ def test_tables_in_one_place_do_another_steps_work_when_filled_anew(interpret: C
     interpret(triton_cases.replay, MIXED, OTHERS, "cpu")
 
 
+def test_tables_need_not_be_filled_anew_when_adapters_move(interpret: Callable[..., Any]) -> None:
+    interpret(triton_cases.moved, MIXED, "cpu")
+
+
 def test_what_is_not_finite_stays_with_its_owner(interpret: Callable[..., Any]) -> None:
     interpret(triton_cases.isolated, MIXED, "cpu")
 
@@ -66,6 +70,7 @@ def test_the_kernels_compute_it_on_a_gpu(check: Callable[..., None], case: Case)
 @pytest.mark.gpu
 def test_tables_in_one_place_work_on_a_gpu() -> None:
     triton_cases.replay(MIXED, OTHERS, "cuda")
+    triton_cases.moved(MIXED, "cuda")
 
 
 @pytest.mark.gpu
@@ -79,41 +84,47 @@ def test_a_cpu_is_not_for_these_kernels() -> None:
 
 
 def test_pieces_cover_every_token_and_rank_row_once() -> None:
-    segments = (Segment(3, 20, 8, 40, 2), Segment(23, 1, 0, 8, 0), Segment(30, 16, 8, 40, 2))
-    work = WorkTables.of(segments, token_block=16)
-    covered = np.zeros((46, 48), dtype=int)
-    for token, tokens, row, rows, start, slot in work.items:
-        covered[token : token + tokens, row : row + rows] += 1
-        assert row - start == {0: 0, 2: 8}[slot]
-    expected = np.zeros_like(covered)
-    for segment in segments:
-        expected[segment.span, segment.rank_rows] = 1
+    segments, ranks = (Segment(3, 20, 2), Segment(23, 1, 0), Segment(30, 16, 2)), (40, 8, 40)
+    work = WorkTables.of(segments, ranks, token_block=16)
+    covered, expected = (np.zeros((46, 3, 64), dtype=int) for _ in range(2))
+    for token, tokens, row, slot in work.items:
+        covered[token : token + tokens, slot, row : row + RANK_BLOCK] += 1
+    for segment, rows in zip(segments, (48, 16, 48), strict=True):
+        expected[segment.span, segment.slot, :rows] = 1
     assert (covered == expected).all()
     assert work.rank == 48
 
 
 def test_an_owners_pieces_are_all_of_its_adapters_segments() -> None:
-    segments = (Segment(0, 20, 8, 40, 2), Segment(20, 1, 0, 8, 0), Segment(21, 16, 8, 40, 2))
-    work = WorkTables.of(segments, token_block=16)
-    rows: dict[int, int] = {}
-    for row, count, start, slot, first, end in work.owners.tolist():
-        assert row == {0: 0, 2: 8}[slot] + start
-        assert all(piece[4] == slot for piece in work.rows[first:end].tolist())
+    segments = (Segment(0, 20, 2), Segment(20, 1, 0), Segment(21, 16, 2))
+    work = WorkTables.of(segments, (40, 8, 40), token_block=16)
+    starts: dict[int, list[int]] = {}
+    for start, slot, first, end in work.owners.tolist():
+        assert all(piece[2] == slot for piece in work.rows[first:end].tolist())
         assert sum(piece[1] for piece in work.rows[first:end].tolist()) == {0: 1, 2: 36}[slot]
-        rows[slot] = rows.get(slot, 0) + count
-    assert rows == {0: 8, 2: 40}
+        starts.setdefault(slot, []).append(start)
+    assert starts == {0: [0], 2: [0, 16, 32]}
 
 
 def test_short_segments_are_cut_in_pieces_of_16_and_long_ones_of_64() -> None:
-    assert WorkTables.of([Segment(n, 1, 0, 8, n) for n in range(100)]).token_block == 16
-    assert WorkTables.of([Segment(0, 33, 0, 8, 0)]).token_block == 64
-    assert WorkTables.of([]).rows.shape == (0, 5)
+    assert WorkTables.of([Segment(n, 1, n) for n in range(100)], [8] * 100).token_block == 16
+    assert WorkTables.of([Segment(0, 33, 0)], [8]).token_block == 64
+    assert WorkTables.of([], []).rows.shape == (0, 3)
+
+
+def test_groups_share_tables_where_adapters_have_the_same_ranks() -> None:
+    tables = StepTables(Segments((Segment(0, 1, 2), Segment(1, 1, 0)), 2), CPU)
+    both = tables.at(np.array([[8, 0], [40, 40], [0, 24]]))
+    assert both.items.tolist() == [[1, 1, 0, 0], [0, 1, 0, 2], [0, 1, 16, 2]]
+    assert tables.at(np.array([[8], [0], [24]])) is both
+    assert tables.at(np.array([[0, 0], [8, 8], [8, 0]])).items.tolist() == [[0, 1, 0, 2]]
+    assert len(tables.at(np.array([[0], [8], [0]])).items) == 0
 
 
 def test_sums_are_split_by_the_room_of_the_tables_not_by_what_is_in_them() -> None:
     fixed = FixedTables(32, 16, CPU)
     before = fixed.tables.splits(3, 4096)
-    fixed.fill(WorkTables.of([Segment(0, 1, 0, 16, 0)], 16))
+    fixed.fill(WorkTables.of([Segment(0, 1, 0)], [16], 16))
     assert fixed.tables.splits(3, 4096) == before == 8
     assert fixed.tables.splits(3, 100) == 1
     assert FixedTables(512, 16, CPU).tables.splits(3, 14336) == 1
@@ -121,12 +132,12 @@ def test_sums_are_split_by_the_room_of_the_tables_not_by_what_is_in_them() -> No
 
 def test_what_was_filled_in_before_is_gone() -> None:
     fixed = FixedTables(4, 16, CPU)
-    fixed.fill(WorkTables.of([Segment(n, 1, 8 * n, 8, n) for n in range(4)], 16))
-    fixed.fill(WorkTables.of([Segment(7, 1, 8, 8, 1)], 16))
-    assert fixed.tables.items.tolist() == [[7, 1, 8, 8, 0, 1], *[[0] * 6] * 3]
-    assert fixed.tables.rows.tolist() == [[7, 1, 8, 8, 1], *[[0] * 5] * 3]
-    assert not fixed.fits(WorkTables.of([Segment(0, 1, 0, 17, 0)], 16))
-    assert not fixed.fits(WorkTables.of([Segment(n, 1, 0, 8, n) for n in range(5)], 16))
+    fixed.fill(WorkTables.of([Segment(n, 1, n) for n in range(4)], [8] * 4, 16))
+    fixed.fill(WorkTables.of([Segment(7, 1, 1)], [8], 16))
+    assert fixed.tables.items.tolist() == [[7, 1, 0, 1], *[[0] * 4] * 3]
+    assert fixed.tables.rows.tolist() == [[7, 1, 1], *[[0] * 3] * 3]
+    assert not fixed.fits(WorkTables.of([Segment(0, 1, 0)], [17], 16))
+    assert not fixed.fits(WorkTables.of([Segment(n, 1, n) for n in range(5)], [8] * 5, 16))
 
 
 KERNELS = ("shrink_kernel", "expand_kernel", "outer_kernel")

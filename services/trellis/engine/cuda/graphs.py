@@ -71,7 +71,7 @@ class Key(NamedTuple):
     items: int
     """Pieces of LoRA; 0 for the base alone."""
     rank: int
-    """Rank rows of the largest adapter for which there is room."""
+    """Of the largest adapter for which there is room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +135,16 @@ class DecodeGraphs:
         self,
         forward: Forward,
         *,
+        rank_of: Callable[[int], int],
         context_length: int,
         block_tokens: int,
         device: torch.device,
         recorder: Recorder,
         most_graphs: int = _MOST_GRAPHS,
     ) -> None:
+        """`rank_of` says the largest rank of a slot's adapter."""
         self._forward = forward
+        self._rank_of = rank_of
         self._most_blocks = -(-context_length // block_tokens)
         self._block_tokens = block_tokens
         self._device = device
@@ -159,7 +162,7 @@ class DecodeGraphs:
         """The logits (N, V), in the order of the batch's `kept_N`."""
         if self._recorder is None or not batch.decodes or len(batch.runs) > ROWS[-1]:
             return self._forward(batch, segments)
-        work = None if segments is None else WorkTables.of(segments.all, SHORT_BLOCK)
+        work = None if segments is None else self._work_of(segments)
         key = key_of(len(batch.runs), work)
         graph = self._graphs.get(key) or self._record(key, batch, segments, work, self._recorder)
         if graph is None:
@@ -169,6 +172,9 @@ class DecodeGraphs:
         graph.recording.replay()
         assert self._logits_TV is not None
         return self._logits_TV[batch.kept_N]
+
+    def _work_of(self, segments: Segments) -> WorkTables:
+        return WorkTables.of(segments.all, (self._rank_of(segment.slot) for segment in segments.all), SHORT_BLOCK)
 
     def _record(
         self, key: Key, batch: Batch, segments: Segments | None, work: WorkTables | None, recorder: Recorder
@@ -204,13 +210,24 @@ class DecodeGraphs:
 
 
 def graphs_for(
-    forward: Forward, *, context_length: int, block_tokens: int, device: torch.device, dtype: torch.dtype
+    forward: Forward,
+    *,
+    rank_of: Callable[[int], int],
+    context_length: int,
+    block_tokens: int,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> DecodeGraphs | None:
     """None where steps are run as they are: without a GPU, or without Triton's kernels."""
     if device.type != "cuda" or not paged.supports(device) or not triton.supports(device, dtype):
         return None
     return DecodeGraphs(
-        forward, context_length=context_length, block_tokens=block_tokens, device=device, recorder=CudaRecorder()
+        forward,
+        rank_of=rank_of,
+        context_length=context_length,
+        block_tokens=block_tokens,
+        device=device,
+        recorder=CudaRecorder(),
     )
 
 

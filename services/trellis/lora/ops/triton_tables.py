@@ -1,11 +1,13 @@
 """Tables that cut a step's LoRA into pieces for the Triton kernels; made on the host, once a step, for all layers.
 
 Three kinds of pieces, each a row of int32 numbers:
-items   (first token, tokens, first rank row of the bank, rank rows, the same counted from the adapter's first, slot):
-        a block of tokens and a block of rank rows
-rows    (first token, tokens, the adapter's first rank row, all its rank rows, slot): a block of tokens
-owners  (first rank row of the bank, rank rows, the same counted from the adapter's first, slot, first and one past the
-        last of its `rows`): a block of rank rows with all tokens of its adapter, which may be several segments
+items   (first token, tokens, first rank row, slot): a block of tokens and a block of rank rows
+rows    (first token, tokens, slot): a block of tokens
+owners  (first rank row, slot, first and one past the last of its `rows`): a block of rank rows with all tokens of its
+        adapter, which may be several segments
+
+Rank rows count from a part's first, and there are as many as the adapter's largest part has: where a part's numbers lie, and
+how many rank rows it has itself, the kernels read from the bank.
 """
 
 import math
@@ -19,12 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trellis.lora.segments import Segment
+from trellis.lora.layout import ALIGN
+from trellis.lora.segments import Segment, Segments
 
-ITEM: Final = 6
-ROW: Final = 5
-TILE: Final = 5
-PART: Final = 3
+ITEM: Final = 4
+ROW: Final = 3
+OWNER: Final = 4
+TILE: Final = 6
+PART: Final = 2
 RANK_BLOCK: Final = 16
 SHORT_BLOCK: Final = 16
 """Tokens of a piece where segments are short, as in decoding: the least that tensor cores take."""
@@ -34,7 +38,6 @@ _PROGRAMS: Final = 1024
 """So many at once keep the memory of a large GPU busy; sums are split until there are so many."""
 _MOST_SPLITS: Final = 16
 _LEAST_WIDTH: Final = 512
-_MOST_ALIGN: Final = 16
 
 Numbers = tuple[int, ...]
 
@@ -44,57 +47,59 @@ class WorkTables:
     """The pieces of one step."""
 
     segments: tuple[Segment, ...]
+    ranks: tuple[int, ...]
+    """Of each segment's adapter: the largest of the parts that are looked at."""
     token_block: int
 
     @classmethod
-    def of(cls, segments: Iterable[Segment], token_block: int | None = None) -> Self:
-        """Pieces of 16 tokens where segments are short, else of 64."""
-        ordered = tuple(sorted((s for s in segments if s.tokens and s.rows), key=lambda s: (s.slot, s.token)))
+    def of(cls, segments: Iterable[Segment], ranks: Iterable[int], token_block: int | None = None) -> Self:
+        """Pieces of 16 tokens where segments are short, else of 64; `ranks` are the segments' adapters'."""
+        both = [(segment, rank) for segment, rank in zip(segments, ranks, strict=True) if segment.tokens and rank]
+        both.sort(key=lambda pair: (pair[0].slot, pair[0].token))
+        found = tuple(segment for segment, _ in both)
         if token_block is None:
-            tokens = sum(segment.tokens for segment in ordered)
-            token_block = SHORT_BLOCK if tokens <= _MANY_TOKENS * len(ordered) else LONG_BLOCK
-        return cls(ordered, token_block)
+            tokens = sum(segment.tokens for segment in found)
+            token_block = SHORT_BLOCK if tokens <= _MANY_TOKENS * len(found) else LONG_BLOCK
+        return cls(found, tuple(rank for _, rank in both), token_block)
 
     @cached_property
     def rank(self) -> int:
-        """Rank rows of the largest adapter, padded to a block."""
-        return _padded(max((segment.rows for segment in self.segments), default=0), RANK_BLOCK)
+        """Of the largest adapter, padded to a block."""
+        return _padded(max(self.ranks, default=0), RANK_BLOCK)
 
     @cached_property
     def rows(self) -> np.ndarray:
-        """(count, 5)."""
-        found = [
-            (token, min(self.token_block, s.token + s.tokens - token), s.row, s.rows, s.slot)
-            for s in self.segments
-            for token in range(s.token, s.token + s.tokens, self.token_block)
-        ]
+        """(count, 3)."""
+        found = [piece for segment in self.segments for piece in self._pieces(segment)]
         return _table(found, ROW)
 
     @cached_property
     def items(self) -> np.ndarray:
-        """(count, 6)."""
+        """(count, 4)."""
         found = [
-            (token, tokens, row + start, min(RANK_BLOCK, rows - start), start, slot)
-            for token, tokens, row, rows, slot in self.rows.tolist()
-            for start in range(0, rows, RANK_BLOCK)
+            (token, tokens, start, slot)
+            for segment, rank in zip(self.segments, self.ranks, strict=True)
+            for token, tokens, slot in self._pieces(segment)
+            for start in range(0, rank, RANK_BLOCK)
         ]
         return _table(found, ITEM)
 
     @cached_property
     def owners(self) -> np.ndarray:
-        """(count, 6)."""
+        """(count, 4)."""
         found: list[Numbers] = []
         first = 0
-        for slot, pieces in groupby(self.rows.tolist(), key=lambda piece: piece[4]):
-            mine = list(pieces)
-            _, _, row, rows, _ = mine[0]
-            end = first + len(mine)
-            found += [
-                (row + start, min(RANK_BLOCK, rows - start), start, slot, first, end)
-                for start in range(0, rows, RANK_BLOCK)
-            ]
+        for slot, of_one in groupby(zip(self.segments, self.ranks, strict=True), key=lambda pair: pair[0].slot):
+            mine = list(of_one)
+            end = first + sum(-(-segment.tokens // self.token_block) for segment, _ in mine)
+            found += [(start, slot, first, end) for start in range(0, mine[0][1], RANK_BLOCK)]
             first = end
-        return _table(found, ITEM)
+        return _table(found, OWNER)
+
+    def _pieces(self, segment: Segment) -> list[tuple[int, int, int]]:
+        end = segment.token + segment.tokens
+        starts = range(segment.token, end, self.token_block)
+        return [(token, min(self.token_block, end - token), segment.slot) for token in starts]
 
 
 @dataclass(frozen=True)
@@ -129,11 +134,31 @@ class DeviceTables:
         return 1 << (min(wanted, most).bit_length() - 1)
 
 
+class StepTables:
+    """A step's pieces on the device, made once for all groups of linears at which its adapters have the same ranks."""
+
+    def __init__(self, segments: Segments, device: torch.device) -> None:
+        self._segments = segments.all
+        self._slots_N = np.array([segment.slot for segment in segments.all], dtype=np.int64)
+        self._device = device
+        self._made: dict[bytes, DeviceTables] = {}
+
+    def at(self, ranks_SP: np.ndarray) -> DeviceTables:
+        """Where slots' parts have these ranks; without pieces where the step's adapters leave all parts alone."""
+        ranks_N = ranks_SP[self._slots_N].max(1)
+        key = ranks_N.tobytes()
+        tables = self._made.get(key)
+        if tables is None:
+            work = WorkTables.of(self._segments, ranks_N.tolist())
+            tables = self._made[key] = DeviceTables.of(work, self._device)
+        return tables
+
+
 class FixedTables:
     """Tables in one place on the device for a recorded graph, filled anew before each replay; for decoding."""
 
     def __init__(self, items: int, rank: int, device: torch.device) -> None:
-        """Room for so many items, and for adapters of so many rank rows."""
+        """Room for so many items, and for adapters of this rank."""
         self._room = items
         self._host = torch.zeros(items * (ITEM + ROW), dtype=torch.int32, pin_memory=device.type == "cuda")
         self._device = torch.zeros_like(self._host, device=device)
@@ -164,8 +189,8 @@ class FixedTables:
 class GroupTables:
     """How the columns of one group of linears are cut; tensors of int32 on the device.
 
-    A part is (first column of x, first column of w, columns); a tile is (first column of y or x, columns, first part,
-    parts, first column of w).
+    A part is (first column of x, columns); a tile is (first column of y or x, columns, first part, parts, first column of
+    w, all columns of w).
     """
 
     inputs: Tensor
@@ -179,7 +204,7 @@ class GroupTables:
     a_tiles: Tensor
     """Of A's gradient, part by part."""
     align: int
-    """Divides all columns and counts of columns."""
+    """Divides all columns, counts of columns, and places in the bank."""
 
 
 @cache
@@ -188,18 +213,15 @@ def group_tables(in_features: int, out_features: tuple[int, ...], block: int, de
     starts = np.cumsum([0, *out_features]).tolist()
     count = len(out_features)
     outputs = [
-        (starts[part] + column, width, part, 1, starts[part] + column)
+        (starts[part] + column, width, part, 1, column, columns)
         for part, columns in enumerate(out_features)
         for column, width in _cut(columns, block)
     ]
-    inputs = [(column, width, 0, count, column) for column, width in _cut(in_features, block)]
-    of_a = [
-        (column, width, part, 1, part * in_features + column)
-        for part in range(count)
-        for column, width in _cut(in_features, block)
-    ]
-    of_x = [(0, part * in_features, in_features) for part in range(count)]
-    of_y = [(start, start, width) for start, width in zip(starts, out_features, strict=False)]
+    cut = _cut(in_features, block)
+    inputs = [(column, width, 0, count, column, in_features) for column, width in cut]
+    of_a = [(column, width, part, 1, column, in_features) for part in range(count) for column, width in cut]
+    of_x = [(0, in_features)] * count
+    of_y = list(zip(starts, out_features, strict=False))
 
     def moved(rows: Sequence[Numbers], width: int) -> Tensor:
         return torch.from_numpy(_table(rows, width)).to(device)
@@ -210,7 +232,7 @@ def group_tables(in_features: int, out_features: tuple[int, ...], block: int, de
         output_tiles=moved(outputs, TILE),
         input_tiles=moved(inputs, TILE),
         a_tiles=moved(of_a, TILE),
-        align=math.gcd(_MOST_ALIGN, in_features, *out_features),
+        align=math.gcd(ALIGN, in_features, *out_features),
     )
 
 
