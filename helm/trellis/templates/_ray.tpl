@@ -19,6 +19,9 @@
 {{- else if $values.store.existingSecret -}}
 {{- $_ := set $pod "environment_from_secrets" (append ($pod.environment_from_secrets | default list) $values.store.existingSecret) -}}
 {{- end -}}
+{{- with include "trellis.raySecretVersions" (list $root $pod) -}}
+{{- $_ := set $pod "annotations" (merge (dict "trellis.dev/secrets" .) ($pod.annotations | default dict)) -}}
+{{- end -}}
 {{ toYaml $pod }}
 {{- end -}}
 
