@@ -15,7 +15,7 @@ from trellis.client.types import DatasetVersionState
 from trellis.local.ports import free_ports
 
 pytestmark = pytest.mark.timeout(120)
-NVME = '{"zero_optimization": {"stage": 2, "offload_param": {"device": "nvme"}}}'
+OFFLOADED = '{"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}'
 
 
 def supervised(**settings: Any) -> dict[str, Any]:
@@ -102,7 +102,22 @@ WRONG_FIELDS: tuple[tuple[dict[str, Any], str, str], ...] = (
     (spread({"bf16": {"enabled": True}}), "distributed.config_json", "leave it out"),
     (spread({"zero_optimization": {"stage": "x"}}), "distributed.config_json", "not 0, 1, 2 or 3"),
     (spread({"zero_optimization": {"stage": 1}}, zero_stage=2), "distributed.config_json", "leave one of them out"),
-    (spread(NVME), "distributed.config_json", "only stage 3 can"),
+    (spread(OFFLOADED), "distributed.config_json", "only stage 3 can"),
+    (spread({"zero_optimisation": {"stage": 2}}), "distributed.config_json", "'zero_optimization' is the nearest name"),
+    (
+        spread({"zero_optimization": {"reduce_bucketsize": 1}}),
+        "distributed.config_json",
+        "'zero_optimization.reduce_bucket_size' is the nearest name",
+    ),
+    (spread({"offload_param": {"device": "cpu"}}), "distributed.config_json", "belongs into 'zero_optimization'"),
+    (spread({"tensor_parallel": {"autotp_size": 2}}), "distributed.config_json", "nothing that jobs use"),
+    (
+        spread({"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}}),
+        "distributed.config_json",
+        "only the host's memory",
+    ),
+    (spread("[" * 60_000), "distributed.config_json", "no JSON"),
+    (spread("{" + " " * 70_000 + "}"), "distributed.config_json", "longer than 65536 letters"),
     ({"initial_adapter": "tenants/acme/datasets/chat"}, "initial_adapter", "adapters/{adapter}"),
     ({"alias": "tenants/globex/aliases/x"}, "alias", "not one of tenants/acme"),
     ({"priority": 200}, "priority", "between -100 and 100"),
