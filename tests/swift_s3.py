@@ -5,16 +5,19 @@ process has them all, as Swift's own tests do it, so that one signal kills or st
 """
 
 import argparse
+import math
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final
 
 import eventlet
 import eventlet.debug
 from eventlet import hubs, wsgi
 
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 _DEVICE: Final = "disk"
 _SECONDS: Final = 60
 """Until a server of it gives another up. They are one process, so none is ever away alone, only slow."""
@@ -32,7 +35,7 @@ _USUAL: Final = {
 }
 _PROXY: Final = """
 [pipeline:main]
-pipeline = catch_errors healthcheck s3api tempauth slo dlo proxy-server
+pipeline = catch_errors healthcheck memory s3api tempauth slo dlo proxy-server
 
 [app:proxy-server]
 use = egg:swift#proxy
@@ -45,6 +48,9 @@ use = egg:swift#catch_errors
 
 [filter:healthcheck]
 use = egg:swift#healthcheck
+
+[filter:memory]
+paste.filter_factory = tests.swift_s3:memory
 
 [filter:s3api]
 use = egg:swift#s3api
@@ -68,6 +74,37 @@ pipeline = {kind}-server
 [app:{kind}-server]
 use = egg:swift#{kind}
 """
+
+
+class _Memory:
+    """What Swift keeps in memcached, to ask less often whether accounts and buckets are there."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[Any, float]] = {}
+
+    def get(self, key: str, **_: Any) -> Any:
+        value, until = self._kept.get(key, (None, math.inf))
+        return value if monotonic() < until else None
+
+    def set(self, key: str, value: Any, time: float = 0, **_: Any) -> None:
+        self._kept[key] = (value, monotonic() + time if time else math.inf)
+
+    def delete(self, key: str, **_: Any) -> None:
+        self._kept.pop(key, None)
+
+
+def memory(_: Mapping[str, str], **__: str) -> Callable[[Application], Application]:
+    """The filter of Swift's pipeline that has it."""
+    kept = _Memory()
+
+    def remembering(app: Application) -> Application:
+        def call(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+            environ["swift.cache"] = kept
+            return app(environ, start_response)
+
+        return call
+
+    return remembering
 
 
 def _set_up(folder: Path, ports: Mapping[str, int]) -> dict[str, Path]:
