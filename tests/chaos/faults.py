@@ -20,7 +20,7 @@ _WORDS: Final = {"trainer": TRAINER, "engine": ENGINE}
 _WAYS: Final = {"shut S3": Way.SHUT, "make S3 silent": Way.SILENT, "make S3 slow": Way.SLOW}
 _HUNG: Final = (LEASE_SECONDS + 2.0, LEASE_SECONDS + 6.0)
 """So long that whoever hangs has lost its leases when it goes on."""
-_GIVEN_UP: Final = "stop the trainer until it is given up"
+GIVEN_UP: Final = "stop the trainer until it is given up"
 
 KINDS: Final = (
     Kind("kill a server", "servers", 0.5, 6.0),
@@ -37,7 +37,7 @@ KINDS: Final = (
     Kind("stop a server", "servers", *_HUNG),
     Kind("stop PostgreSQL", "postgres", 1.0, 12.0),
     Kind("stop the trainer", "trainer", *_HUNG),
-    Kind(_GIVEN_UP, "trainer", 20.0, 25.0),
+    Kind(GIVEN_UP, "trainer", 20.0, 25.0),
     Kind("stop the engine", "engine", 1.0, 8.0),
     Kind("stop S3", "s3", 2.0, 12.0),
     Kind("stop Ray's head", "ray", 2.0, *_HUNG[1:]),
@@ -61,8 +61,8 @@ class Faults:
         begin, mend = self._acts(kind)
         try:
             await begin()
-            if kind.name == _GIVEN_UP:
-                await until_given_up(self.there, seconds)
+            if kind.name == GIVEN_UP:
+                await until_given_up(self.there, TRAINER, seconds)
             else:
                 await asyncio.sleep(seconds)
         finally:

@@ -14,10 +14,10 @@ from trellis.server.store.tables.jobs import trainers
 _LOOK_SECONDS = 0.05
 
 
-async def until_given_up(there: Installation, seconds: float) -> None:
+async def until_given_up(there: Installation, words: str, seconds: float) -> None:
     """Return as soon as all trainers that work now are over for the servers, or when the time is up.
 
-    So soon, as the cluster is then told to kill them: one that goes on at once has its moment as a zombie.
+    Their processes have the words in their command lines. So soon, as the cluster is then told to kill them: one that goes on at once has its moment as a zombie.
     """
     database = create_async_engine(there.database_url)
     began = time.monotonic()
@@ -25,12 +25,15 @@ async def until_given_up(there: Installation, seconds: float) -> None:
         hung = await _working(database)
         while hung and time.monotonic() < began + seconds:
             if not hung & await _working(database, usual=hung):
-                there.say(f"given up after {time.monotonic() - began:.1f} s, and goes on: {', '.join(sorted(hung))}")
+                left = len(there.pids_of(words))
+                there.say(
+                    f"{len(hung)} trainers are given up after {time.monotonic() - began:.1f} s; {left} processes go on"
+                )
                 return
             await asyncio.sleep(_LOOK_SECONDS)
     finally:
         await database.dispose()
-    there.say(f"was not given up within {seconds:.0f} s: {', '.join(sorted(hung)) or 'nobody works'}")
+    there.say(f"of {len(hung)} trainers not all are given up within {seconds:.0f} s")
 
 
 async def _working(database: AsyncEngine, usual: frozenset[str] = frozenset()) -> frozenset[str]:
