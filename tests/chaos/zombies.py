@@ -17,7 +17,8 @@ _LOOK_SECONDS = 0.05
 async def until_given_up(there: Installation, words: str, seconds: float) -> None:
     """Return as soon as all trainers that work now are over for the servers, or when the time is up.
 
-    Their processes have the words in their command lines. So soon, as the cluster is then told to kill them: one that goes on at once has its moment as a zombie.
+    Their processes have the words in their command lines. So soon, as the cluster is then told to kill them: one that goes on at
+    once has its moment as a zombie.
     """
     database = create_async_engine(there.database_url)
     began = time.monotonic()
