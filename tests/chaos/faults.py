@@ -16,7 +16,7 @@ from tests.chaos.zombies import until_given_up
 Act = Callable[[], Coroutine[Any, Any, None]]
 TRAINER: Final = "trellis_jobs.shared.main"
 ENGINE: Final = ":engine"
-_WORDS: Final = {"trainer": TRAINER, "engine": ENGINE}
+_WORDS: Final = {"trainer": TRAINER, "engine": ENGINE, "controller": "ServeController", "proxy": "ProxyActor"}
 _WAYS: Final = {"shut S3": Way.SHUT, "make S3 silent": Way.SILENT, "make S3 slow": Way.SLOW}
 _HUNG: Final = (LEASE_SECONDS + 2.0, LEASE_SECONDS + 6.0)
 """So long that whoever hangs has lost its leases when it goes on."""
@@ -40,11 +40,15 @@ KINDS: Final = (
     Kind(GIVEN_UP, "trainer", 20.0, 25.0),
     Kind("stop the engine", "engine", 1.0, 8.0),
     Kind("stop S3", "s3", 2.0, 12.0),
+    Kind("kill Serve's controller", "controller", 0.0, 0.0),
+    Kind("stop Serve's controller", "controller", 2.0, 12.0),
+    Kind("kill Serve's proxies", "proxy", 0.0, 0.0),
+    Kind("stop Serve's proxies", "proxy", 2.0, 12.0),
     Kind("stop Ray's head", "ray", 2.0, *_HUNG[1:]),
     Kind("stop Ray's node", "ray", *_HUNG),
 )
-HEAVY: Final = tuple(kind for kind in KINDS if kind.name.startswith("kill"))
-"""Deaths alone, each of them once: what a short run has time for."""
+HEAVY: Final = tuple(kind for kind in KINDS if kind.name.startswith("kill") and "Serve" not in kind.name)
+"""Deaths of whole parts alone, each of them once: what a short run has time for."""
 BRIEF: Final = tuple(kind for kind in HEAVY if kind.part != "ray" and kind.name != "kill both servers")
 """Those from which an installation comes back in seconds: what CI has time for."""
 
