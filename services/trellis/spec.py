@@ -25,6 +25,7 @@ REPLAY_FRACTION = 0.1
 """The share of each batch that is replayed, when it was not given."""
 MAX_CONFIG_LETTERS = 65_536
 """Of a DeepSpeed config."""
+_NO_STAGE_0 = "Jobs do not run without ZeRO (0): stage 1 sends as much and takes less memory, so take 1, 2 or 3."
 _MAX_WRONG_KEYS = 10
 """So many wrong keys of a DeepSpeed config are said at once."""
 KEPT_CHECKPOINTS = 2
@@ -101,8 +102,10 @@ class Distributed:
         """What is wrong with it, as fields of DistributedSpec."""
         yield from _within("workers", self.workers, 1, MAX_WORKERS)
         wrong = [*self._config_violations()]
-        if self.zero_stage is not None:
-            yield from _within("zero_stage", self.zero_stage, 0, 3)
+        if self.zero_stage == 0:
+            yield FieldViolation("zero_stage", _NO_STAGE_0)
+        elif self.zero_stage is not None:
+            yield from _within("zero_stage", self.zero_stage, 1, 3)
         if not wrong:
             yield from self._offload_violations()
         yield from wrong
@@ -110,10 +113,8 @@ class Distributed:
     def _offload_violations(self) -> Iterator[FieldViolation]:
         stage, offload = self.asked.zero_stage, self.asked.offload
         field = "config_json" if self.offload == "auto" else "offload"
-        if offload == "all" and stage not in {None, 3}:
+        if offload == "all" and stage not in {None, 0, 3}:
             yield FieldViolation(field, f"ZeRO {stage} can't offload parameters; only stage 3 can.")
-        if offload == "optimizer" and stage == 0:
-            yield FieldViolation(field, "ZeRO 0 can't offload the optimizer's state; stages 1 to 3 can.")
 
     def _config_violations(self) -> Iterator[FieldViolation]:
         if not self.config_json:
@@ -135,10 +136,11 @@ class Distributed:
 
     def _zero_violations(self, zero: Mapping[str, Any]) -> Iterator[FieldViolation]:
         stage, offload = zero.get("stage"), _offload_of(zero)
-        if not (stage in (None, LEFT_OPEN) or (type(stage) is int and 0 <= stage <= 3)):
-            yield FieldViolation(
-                "config_json", f"The stage of 'zero_optimization' is {str(stage)[:40]!r}, and not 0, 1, 2 or 3."
-            )
+        if type(stage) is int and stage == 0:
+            yield FieldViolation("config_json", _NO_STAGE_0)
+        elif not (stage in (None, LEFT_OPEN) or (type(stage) is int and 1 <= stage <= 3)):
+            message = f"The stage of 'zero_optimization' is {str(stage)[:40]!r}, and not 1, 2 or 3."
+            yield FieldViolation("config_json", message)
         elif isinstance(stage, int) and self.zero_stage not in {None, stage}:
             message = f"It asks for ZeRO {stage}, and zero_stage for {self.zero_stage}; leave one of them out."
             yield FieldViolation("config_json", message)
@@ -341,7 +343,7 @@ class TrainSpec:
         field = "zero_stage" if self.distributed.zero_stage == 3 else "offload"
         field = "config_json" if self.distributed.asked != self.distributed else field
         yield FieldViolation(
-            field, "A 4-bit base can't be cut up (ZeRO 3); take stages 0 to 2, or leave quantization out."
+            field, "A 4-bit base can't be cut up (ZeRO 3); take stage 1 or 2, or leave quantization out."
         )
 
     def to_json(self) -> str:

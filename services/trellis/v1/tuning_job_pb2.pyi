@@ -452,7 +452,7 @@ class DistributedSpec(_message.Message):
     workers: _builtins.int
     """Worker processes, each with a device of its own; 1 when not set."""
     zero_stage: _builtins.int
-    """0 to 3; by the model's size, the devices and their memory when not set."""
+    """1 to 3; by the model's size, the devices and their memory when not set."""
     offload: Global___DistributedSpec.Offload.ValueType
     """What is kept in the host's memory."""
     gradient_checkpointing: _builtins.bool
