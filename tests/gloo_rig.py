@@ -3,7 +3,6 @@
 import contextlib
 import multiprocessing
 import os
-import socket
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import pytest
 import torch
 from torch import distributed
 
+from trellis.local.ports import free_ports
 from trellis.v1.worker_pb2 import StartAttemptResponse
 from trellis_jobs.distributed.config import prepare_process, worker_environment
 from trellis_jobs.distributed.mailbox import Message
@@ -65,7 +65,7 @@ def run_workers(
     environment = worker_environment(1, on_gpu=on_gpu)
     context = multiprocessing.get_context("spawn")
     queue: Any = context.Queue()
-    port = _free_port()
+    (port,) = free_ports(1)
     names = list(works)
     data = [(work.SerializeToString(), (stops or {}).get(name, (0, 0))) for name, work in works.items()]
     processes = [context.Process(target=_worker, args=(data, rank, workers, port, queue)) for rank in range(workers)]
@@ -146,9 +146,3 @@ def _run(number: int, work: bytes, rank: int, size: int, queue: Any, asked: tupl
         return False
     post.close()
     return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

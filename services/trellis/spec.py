@@ -4,8 +4,10 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import islice
 from typing import Any, Literal, Self
 
+from trellis.deepspeed_config import LEFT_OPEN, wrong_keys
 from trellis.errors import FieldViolation, InvalidArgument
 
 SPEC_VERSION = 2
@@ -21,26 +23,13 @@ HELD_OUT_FRACTION = 0.1
 """The share of lines that is held out, when it was not given and no rule has chosen it."""
 REPLAY_FRACTION = 0.1
 """The share of each batch that is replayed, when it was not given."""
+MAX_CONFIG_LETTERS = 65_536
+"""Of a DeepSpeed config."""
+_NO_STAGE_0 = "Jobs do not run without ZeRO (0): stage 1 sends as much and takes less memory, so take 1, 2 or 3."
+_MAX_WRONG_KEYS = 10
+"""So many wrong keys of a DeepSpeed config are said at once."""
 KEPT_CHECKPOINTS = 2
 """So many of a job's newest checkpoints are kept, beside the best one and pinned ones."""
-
-DECIDED_KEYS = frozenset(
-    {
-        "train_batch_size",
-        "train_micro_batch_size_per_gpu",
-        "gradient_accumulation_steps",
-        "gradient_clipping",
-        "optimizer",
-        "scheduler",
-        "bf16",
-        "fp16",
-        "amp",
-        "torch_autocast",
-    }
-)
-"""Keys of a DeepSpeed config that the job's own settings decide."""
-LEFT_OPEN = "auto"
-"""As a value in a DeepSpeed config, what transformers' Trainer would fill in: as if the key were not there."""
 
 Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -113,8 +102,10 @@ class Distributed:
         """What is wrong with it, as fields of DistributedSpec."""
         yield from _within("workers", self.workers, 1, MAX_WORKERS)
         wrong = [*self._config_violations()]
-        if self.zero_stage is not None:
-            yield from _within("zero_stage", self.zero_stage, 0, 3)
+        if self.zero_stage == 0:
+            yield FieldViolation("zero_stage", _NO_STAGE_0)
+        elif self.zero_stage is not None:
+            yield from _within("zero_stage", self.zero_stage, 1, 3)
         if not wrong:
             yield from self._offload_violations()
         yield from wrong
@@ -122,37 +113,39 @@ class Distributed:
     def _offload_violations(self) -> Iterator[FieldViolation]:
         stage, offload = self.asked.zero_stage, self.asked.offload
         field = "config_json" if self.offload == "auto" else "offload"
-        if offload == "all" and stage not in {None, 3}:
+        if offload == "all" and stage not in {None, 0, 3}:
             yield FieldViolation(field, f"ZeRO {stage} can't offload parameters; only stage 3 can.")
-        if offload == "optimizer" and stage == 0:
-            yield FieldViolation(field, "ZeRO 0 can't offload the optimizer's state; stages 1 to 3 can.")
 
     def _config_violations(self) -> Iterator[FieldViolation]:
         if not self.config_json:
             return
+        if len(self.config_json) > MAX_CONFIG_LETTERS:
+            yield FieldViolation("config_json", f"It is longer than {MAX_CONFIG_LETTERS} letters.")
+            return
         try:
             config = json.loads(self.config_json)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             yield FieldViolation("config_json", f"It is no JSON: {error}.")
             return
         if not isinstance(config, dict):
             yield FieldViolation("config_json", "It is no JSON object.")
             return
-        for key in sorted(DECIDED_KEYS & config.keys()):
-            if config[key] != LEFT_OPEN:
-                yield FieldViolation("config_json", f"{key!r} is decided by the job's own settings; leave it out.")
-        yield from self._zero_violations(config.get("zero_optimization", {}))
+        for sentence in islice(wrong_keys(config), _MAX_WRONG_KEYS):
+            yield FieldViolation("config_json", sentence)
+        yield from self._zero_violations(_zero_part(self.config_json))
 
-    def _zero_violations(self, zero: Any) -> Iterator[FieldViolation]:
-        if not isinstance(zero, dict):
-            yield FieldViolation("config_json", "'zero_optimization' is no JSON object.")
-            return
+    def _zero_violations(self, zero: Mapping[str, Any]) -> Iterator[FieldViolation]:
         stage, offload = zero.get("stage"), _offload_of(zero)
-        if not (stage in (None, LEFT_OPEN) or (type(stage) is int and 0 <= stage <= 3)):
-            yield FieldViolation("config_json", f"The stage of 'zero_optimization' is {stage!r}, and not 0, 1, 2 or 3.")
+        if type(stage) is int and stage == 0:
+            yield FieldViolation("config_json", _NO_STAGE_0)
+        elif not (stage in (None, LEFT_OPEN) or (type(stage) is int and 1 <= stage <= 3)):
+            message = f"The stage of 'zero_optimization' is {str(stage)[:40]!r}, and not 1, 2 or 3."
+            yield FieldViolation("config_json", message)
         elif isinstance(stage, int) and self.zero_stage not in {None, stage}:
             message = f"It asks for ZeRO {stage}, and zero_stage for {self.zero_stage}; leave one of them out."
             yield FieldViolation("config_json", message)
+        for name in ("offload_param", "offload_optimizer"):
+            yield from _device_violations(name, zero.get(name))
         if offload != "auto" and self.offload not in {"auto", offload}:
             message = f"It offloads otherwise ({offload}) than offload says ({self.offload}); leave one of them out."
             yield FieldViolation("config_json", message)
@@ -162,7 +155,7 @@ def _zero_part(config_json: str) -> dict[str, Any]:
     """What a DeepSpeed config says of ZeRO; nothing where it is not one."""
     try:
         config = json.loads(config_json or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     zero = config.get("zero_optimization") if isinstance(config, dict) else None
     return zero if isinstance(zero, dict) else {}
@@ -173,9 +166,16 @@ def _offload_of(zero: Mapping[str, Any]) -> Offload:
     offloads: tuple[tuple[str, Offload], ...] = (("offload_param", "all"), ("offload_optimizer", "optimizer"))
     for key, offload in offloads:
         part = zero.get(key)
-        if isinstance(part, dict) and str(part.get("device")) in {"cpu", "nvme"}:
+        if isinstance(part, dict) and part.get("device") == "cpu":
             return offload
     return "auto"
+
+
+def _device_violations(name: str, part: Any) -> Iterator[FieldViolation]:
+    device = part.get("device", "none") if isinstance(part, dict) else "none"
+    if device not in ("cpu", "none", LEFT_OPEN):
+        message = f"{name!r} goes to {str(device)[:40]!r}; only the host's memory ('cpu') and 'none' are there."
+        yield FieldViolation("config_json", message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,7 +343,7 @@ class TrainSpec:
         field = "zero_stage" if self.distributed.zero_stage == 3 else "offload"
         field = "config_json" if self.distributed.asked != self.distributed else field
         yield FieldViolation(
-            field, "A 4-bit base can't be cut up (ZeRO 3); take stages 0 to 2, or leave quantization out."
+            field, "A 4-bit base can't be cut up (ZeRO 3); take stage 1 or 2, or leave quantization out."
         )
 
     def to_json(self) -> str:

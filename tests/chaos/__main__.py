@@ -27,8 +27,12 @@ def main() -> int:
     some = parser.add_mutually_exclusive_group()
     some.add_argument("--heavy", action="store_true", help="deaths only, as `make chaos` has them")
     some.add_argument("--brief", action="store_true", help="deaths that are soon got over, as CI has them")
+    some.add_argument(
+        "--kind", action="append", choices=[kind.name for kind in KINDS], help="this fault; may be repeated"
+    )
     asked = parser.parse_args()
-    kinds = HEAVY if asked.heavy else BRIEF if asked.brief else KINDS
+    chosen = tuple(kind for kind in KINDS if kind.name in (asked.kind or ()))
+    kinds = HEAVY if asked.heavy else BRIEF if asked.brief else chosen or KINDS
     first = random.SystemRandom().randrange(1_000_000) if asked.seed is None else asked.seed
     failed = []
     for seed in range(first, first + asked.seeds):

@@ -25,7 +25,7 @@ class Door:
 
     def __init__(self, port: int, target: int) -> None:
         self.port = port
-        self._target = target
+        self.target = target
         self._way = Way.OPEN
         self._flows = asyncio.Event()
         self._flows.set()
@@ -72,7 +72,7 @@ class Door:
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Hand bytes on both ways until one of the two hangs up."""
-        back, out = await asyncio.open_connection("127.0.0.1", self._target)
+        back, out = await asyncio.open_connection("127.0.0.1", self.target)
         flows = [asyncio.create_task(self._pass_on(reader, out)), asyncio.create_task(self._pass_on(back, writer))]
         try:
             await asyncio.wait(flows, return_when=asyncio.FIRST_COMPLETED)

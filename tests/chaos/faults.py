@@ -9,16 +9,18 @@ from functools import partial
 from typing import Any, Final
 
 from tests.chaos.door import Way
-from tests.chaos.installation import HEAD, LEASE_SECONDS, NODE, SERVERS, Installation, send
+from tests.chaos.installation import HEAD, LEASE_SECONDS, NODE, S3, SERVERS, Installation, send
 from tests.chaos.schedule import Kind
+from tests.chaos.zombies import until_given_up
 
 Act = Callable[[], Coroutine[Any, Any, None]]
 TRAINER: Final = "trellis_jobs.shared.main"
 ENGINE: Final = ":engine"
-_WORDS: Final = {"trainer": TRAINER, "engine": ENGINE}
+_WORDS: Final = {"trainer": TRAINER, "engine": ENGINE, "controller": "ServeController", "proxy": "ProxyActor"}
 _WAYS: Final = {"shut S3": Way.SHUT, "make S3 silent": Way.SILENT, "make S3 slow": Way.SLOW}
 _HUNG: Final = (LEASE_SECONDS + 2.0, LEASE_SECONDS + 6.0)
 """So long that whoever hangs has lost its leases when it goes on."""
+GIVEN_UP: Final = "stop the trainer until it is given up"
 
 KINDS: Final = (
     Kind("kill a server", "servers", 0.5, 6.0),
@@ -28,17 +30,25 @@ KINDS: Final = (
     Kind("kill the engine", "engine", 0.0, 0.0),
     Kind("kill Ray's head", "ray", 0.5, 4.0),
     Kind("kill Ray's node", "ray", 0.5, 4.0),
+    Kind("kill S3", "s3", 1.0, 8.0),
     Kind("shut S3", "s3", 1.0, 8.0),
     Kind("make S3 silent", "s3", 2.0, 12.0),
     Kind("make S3 slow", "s3", 3.0, 10.0),
     Kind("stop a server", "servers", *_HUNG),
     Kind("stop PostgreSQL", "postgres", 1.0, 12.0),
     Kind("stop the trainer", "trainer", *_HUNG),
+    Kind(GIVEN_UP, "trainer", 20.0, 25.0),
     Kind("stop the engine", "engine", 1.0, 8.0),
     Kind("stop S3", "s3", 2.0, 12.0),
+    Kind("kill Serve's controller", "controller", 0.0, 0.0),
+    Kind("stop Serve's controller", "controller", 2.0, 12.0),
+    Kind("kill Serve's proxies", "proxy", 0.0, 0.0),
+    Kind("stop Serve's proxies", "proxy", 2.0, 12.0),
+    Kind("stop Ray's head", "ray", 2.0, *_HUNG[1:]),
+    Kind("stop Ray's node", "ray", *_HUNG),
 )
-HEAVY: Final = tuple(kind for kind in KINDS if kind.name.startswith(("kill", "shut")))
-"""Deaths alone, each of them once: what a short run has time for."""
+HEAVY: Final = tuple(kind for kind in KINDS if kind.name.startswith("kill") and "Serve" not in kind.name)
+"""Deaths of whole parts alone, each of them once: what a short run has time for."""
 BRIEF: Final = tuple(kind for kind in HEAVY if kind.part != "ray" and kind.name != "kill both servers")
 """Those from which an installation comes back in seconds: what CI has time for."""
 
@@ -55,7 +65,10 @@ class Faults:
         begin, mend = self._acts(kind)
         try:
             await begin()
-            await asyncio.sleep(seconds)
+            if kind.name == GIVEN_UP:
+                await until_given_up(self.there, TRAINER, seconds)
+            else:
+                await asyncio.sleep(seconds)
         finally:
             await mend()
 
@@ -76,7 +89,7 @@ class Faults:
     def _parts(self, kind: Kind) -> tuple[str, ...]:
         if kind.name.endswith("a server"):
             return (self.chance.choice(SERVERS),)
-        return {"both servers": SERVERS, "Ray's head": (HEAD,), "Ray's node": (NODE,), "S3": ("s3",)}[
+        return {"both servers": SERVERS, "Ray's head": (HEAD,), "Ray's node": (NODE,), "S3": (S3,)}[
             kind.name.partition(" ")[2]
         ]
 

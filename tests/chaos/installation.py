@@ -18,6 +18,7 @@ from typing import Final
 import trellis
 from tests.chaos.door import Door
 from tests.postgres import PostgresServer, find_programs
+from tests.swift_process import CREDENTIALS, is_ready, swift_command
 from trellis.local.ports import free_ports
 from trellis.local.processes import MARKER, Child, marked_pids, sweep
 from trellis.local.ray_head import RayPorts, ray_command, ray_environment
@@ -26,6 +27,7 @@ from trellis.objects import ObjectStore
 
 HEAD: Final = "ray-head"
 NODE: Final = "ray-node"
+S3: Final = "s3"
 SERVERS: Final = ("server-1", "server-2")
 BUCKET: Final = "trellis-chaos"
 BASE: Final = Path(trellis.__file__).parent / "base_models" / "trellis-tiny"
@@ -75,10 +77,10 @@ class Installation:
 
     @property
     def store(self) -> ObjectStore:
-        """The object store past the door, which no fault reaches but a stopped S3 server."""
-        credentials = {"key": "chaos", "secret": "chaos-secret"}
+        """The object store past the door, which no fault reaches but those of the S3 server itself."""
+        credentials = {"key": CREDENTIALS["AWS_ACCESS_KEY_ID"], "secret": CREDENTIALS["AWS_SECRET_ACCESS_KEY"]}
         options = {
-            "endpoint_url": f"http://127.0.0.1:{self.door._target}",
+            "endpoint_url": f"http://127.0.0.1:{self.door.target}",
             "client_kwargs": {"region_name": "us-east-1"},
         }
         return ObjectStore.open(f"s3://{BUCKET}/prefix", **credentials, **options)
@@ -89,9 +91,9 @@ class Installation:
         await asyncio.to_thread(self.postgres.start)
         self.database_url = self.postgres.url(self.postgres.create_database())
         self._make_children()
-        for name in ("s3", HEAD):
+        for name in (S3, HEAD):
             self.children[name].start()
-        await self._until(lambda: answers(f"http://127.0.0.1:{self.door._target}/moto-api/"), "the S3 server answers")
+        await self._until(lambda: is_ready(self.door.target), "the S3 server answers")
         await asyncio.to_thread(lambda: self.store._fs.call_s3("create_bucket", Bucket=BUCKET))
         await self.door.open()
         await self._until(lambda: self.is_ray_up, "Ray answers")
@@ -117,7 +119,7 @@ class Installation:
         """Start again what died, until cancelled."""
         self.minded = True
         while True:
-            for name in (*self._ray, *SERVERS):
+            for name in (S3, *self._ray, *SERVERS):
                 child = self.children[name]
                 code = child.exit_code()
                 if code is None or name in self.held_down:
@@ -179,17 +181,15 @@ class Installation:
         # A node whose head is another one now should find out before the run is over; a minute is what Ray takes.
         # And Ray would let the engine wait for all that has work on a busy machine.
         ray |= {"RAY_gcs_rpc_server_reconnect_timeout_s": "15", "RAY_worker_niceness": "0"}
-        target = self.door._target
-        s3 = [sys.executable, "-m", "tests.moto_uploads", "-H", "127.0.0.1", "-p", str(target)]
         commands = {
-            "s3": (s3, environment),
+            S3: (swift_command(self.folder / S3, self.door.target), environment),
             HEAD: (
                 ray_command(self.ray_ports, self._ray_folder, 2),
                 ray,
             ),  # room for a trainer and the engine beside it
             NODE: (self._node_command(), ray),
         }
-        commands = {name: command for name, command in commands.items() if name == "s3" or name in self._ray}
+        commands = {name: command for name, command in commands.items() if name == S3 or name in self._ray}
         for name in SERVERS:
             variables = {**environment, **self._server_variables(name)}
             commands[name] = ([sys.executable, "-m", "trellis.server"], variables)
@@ -215,8 +215,7 @@ class Installation:
 
     def _s3_variables(self) -> dict[str, str]:
         return {
-            "AWS_ACCESS_KEY_ID": "chaos",
-            "AWS_SECRET_ACCESS_KEY": "chaos-secret",
+            **CREDENTIALS,
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.door.port}",
         }
@@ -290,4 +289,4 @@ def send(number: signal.Signals, *pids: int) -> None:
             os.kill(pid, number)
 
 
-__all__ = ["HEAD", "NODE", "SERVERS", "Installation", "command_line", "installation", "send"]
+__all__ = ["HEAD", "NODE", "S3", "SERVERS", "Installation", "command_line", "installation", "send"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import shlex
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from functools import partial
 import trellis
 from tests.chaos.checks import check
 from tests.chaos.diary import Diary
-from tests.chaos.faults import BRIEF, HEAVY, Faults
+from tests.chaos.faults import BRIEF, HEAVY, KINDS, Faults
 from tests.chaos.installation import Installation, installation
 from tests.chaos.load import CALL_SECONDS, JOB_SECONDS, Load, prepare
 from tests.chaos.schedule import Kind, Strike, make_schedule
@@ -84,7 +85,8 @@ class Run:
     @property
     def _command(self) -> str:
         """What runs this again."""
-        flag = {HEAVY: " --heavy", BRIEF: " --brief"}.get(tuple(self.kinds), "")
+        chosen = "".join(f" --kind {shlex.quote(kind.name)}" for kind in self.kinds)
+        flag = {HEAVY: " --heavy", BRIEF: " --brief", KINDS: ""}.get(tuple(self.kinds), chosen)
         return f"python -m tests.chaos --seed {self.seed} --minutes {self.seconds / 60:.3g}{flag}"
 
     def verdict(self) -> str:

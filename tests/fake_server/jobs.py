@@ -128,6 +128,8 @@ class Jobs(TuningJobServiceServicer):
         job = found(self.jobs, request.name, context)
         self._require(job, {S.STATE_PAUSED, S.STATE_PAUSING}, context)
         job.state = S.STATE_QUEUED if job.state == S.STATE_PAUSED else S.STATE_RUNNING
+        if request.HasField("workers"):
+            job.distributed.workers = request.workers
         return job
 
     def PreemptTuningJob(self, request: Any, context: Any) -> Any:

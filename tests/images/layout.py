@@ -19,10 +19,10 @@ from tests.images.ignored import Context
 
 ROOT: Final = Path(__file__).parents[2]
 _HERE: Final = Path(__file__).parent
-_OURS: Final = re.compile(r"(?<![\w/.])/(opt|code|build|var/lib/trellis)(?=[/\s\"':]|$)")
+_OURS: Final = re.compile(r"(?<![\w/.])/(opt|code|build|bases|var/lib/trellis)(?=[/\s\"':]|$)")
 """Folders that the Dockerfiles make; every other absolute path is the base image's."""
-_NOTHING: Final = ("apt-get", "groupadd", "useradd", "install", "rm")
-"""Programs that change the base image or its owner, not what we put into it."""
+_NOTHING: Final = ("apt-get", "groupadd", "useradd", "rm")
+"""Programs that change the base image, not what we put into it."""
 
 
 @dataclass(slots=True)
@@ -163,6 +163,9 @@ def _tools(folder: Path) -> Path:
         "python": f'case "$1 $2" in "-m venv") exec {sys.executable} -m venv --without-pip "$3";; esac\n'
         f'exec {os.path.realpath(sys.executable)} "$@"\n',
         "g++": compiler,
+        # Only root may give a folder to another user.
+        "install": '[ "$(/usr/bin/id -u)" = 0 ] && exec /usr/bin/install "$@"\n'
+        'while [ "$1" != --mode ]; do shift; done; exec /usr/bin/install --directory "$@"\n',
         **dict.fromkeys(_NOTHING, "exit 0\n"),
     }
     for name, text in scripts.items():

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -70,10 +71,22 @@ async def test_of_fifty_submits_at_once_exactly_ten_are_taken_and_calls_keep_to_
         [open_jobs] = [limit for limit in status.limits if limit.limit == "open_jobs"]
         assert open_jobs.used == open_jobs.allowed == LIMIT
 
-        # No engine runs here: whoever is let through hears so. Patience of a second is too little for a further turn.
-        turns = itertools.islice(itertools.cycle(clients), 3 * LIMIT)
-        calls = [client.generate("baseModels/tiny", prompt="Hi", timeout=1.0) for client in turns]
+        # No engine runs here: whoever is let through hears so, and nobody asks for a further turn.
+        once = trellis.Retry(attempts=1)
+        hasty = [
+            await stack.enter_async_context(
+                trellis.AsyncClient(f"localhost:{server.grpc_port}", api_key=secret, tenant="acme", retry=once)
+            )
+            for server in servers
+        ]
+        turns = itertools.islice(itertools.cycle(hasty), 3 * LIMIT)
+        calls = [client.generate("baseModels/tiny", prompt="Hi") for client in turns]
+        begun = time.monotonic()
         answers, errors = await outcomes(calls)
+        seconds = time.monotonic() - begun
         limited = [error for error in errors if error.reason == trellis.Reason.RATE_LIMITED]
-        assert (len(answers), len(limited)) == (0, 2 * LIMIT)
-        assert all(error.retry_after and 1.0 < error.retry_after <= 6.0 for error in limited)
+        # On a machine that is slow a further turn comes while they are made, every six seconds.
+        further = int(seconds // 6.0)
+        assert not answers
+        assert 2 * LIMIT - further <= len(limited) <= 2 * LIMIT
+        assert all(error.retry_after and max(0.0, 6.0 - seconds) <= error.retry_after <= 6.0 for error in limited)

@@ -15,7 +15,7 @@ from trellis.client.types import DatasetVersionState
 from trellis.local.ports import free_ports
 
 pytestmark = pytest.mark.timeout(120)
-NVME = '{"zero_optimization": {"stage": 2, "offload_param": {"device": "nvme"}}}'
+OFFLOADED = '{"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}'
 
 
 def supervised(**settings: Any) -> dict[str, Any]:
@@ -86,7 +86,7 @@ WRONG_FIELDS: tuple[tuple[dict[str, Any], str, str], ...] = (
     ({**supervised(full=True), "deploy": True}, "deploy", "makes an export"),
     ({**supervised(full=True), "initial_adapter": "mine"}, "initial_adapter", "no adapter to start from"),
     (supervised(quantization="NF4"), "supervised.quantization", "need a GPU"),
-    ({**supervised(quantization="NF4"), **spread(zero_stage=3)}, "distributed.zero_stage", "take stages 0 to 2"),
+    ({**supervised(quantization="NF4"), **spread(zero_stage=3)}, "distributed.zero_stage", "take stage 1 or 2"),
     (pairs(beta=0.0), "preference.beta", "between"),
     (pairs(label_smoothing=0.5), "preference.label_smoothing", "less than 0.5"),
     (pairs(loss="ORPO", label_smoothing=0.1), "preference.label_smoothing", "leave it out"),
@@ -94,15 +94,31 @@ WRONG_FIELDS: tuple[tuple[dict[str, Any], str, str], ...] = (
     (pairs(loss="KTO"), "preference.loss", "none of DPO, ORPO"),
     (pairs(training=TrainingSettings(epochs=0)), "preference.training.epochs", "between 1 and 100"),
     (spread(workers=0), "distributed.workers", "between"),
-    (spread(zero_stage=5), "distributed.zero_stage", "between 0 and 3"),
+    (spread(zero_stage=5), "distributed.zero_stage", "between 1 and 3"),
     (spread(zero_stage=2, offload="ALL"), "distributed.offload", "only stage 3 can"),
-    (spread(zero_stage=0, offload="OPTIMIZER"), "distributed.offload", "stages 1 to 3 can"),
+    (spread(zero_stage=0, offload="OPTIMIZER"), "distributed.zero_stage", "take 1, 2 or 3"),
+    (spread({"zero_optimization": {"stage": 0}}), "distributed.config_json", "take 1, 2 or 3"),
     (spread("{"), "distributed.config_json", "no JSON"),
     (spread([]), "distributed.config_json", "no JSON object"),
     (spread({"bf16": {"enabled": True}}), "distributed.config_json", "leave it out"),
-    (spread({"zero_optimization": {"stage": "x"}}), "distributed.config_json", "not 0, 1, 2 or 3"),
+    (spread({"zero_optimization": {"stage": "x"}}), "distributed.config_json", "not 1, 2 or 3"),
     (spread({"zero_optimization": {"stage": 1}}, zero_stage=2), "distributed.config_json", "leave one of them out"),
-    (spread(NVME), "distributed.config_json", "only stage 3 can"),
+    (spread(OFFLOADED), "distributed.config_json", "only stage 3 can"),
+    (spread({"zero_optimisation": {"stage": 2}}), "distributed.config_json", "'zero_optimization' is the nearest name"),
+    (
+        spread({"zero_optimization": {"reduce_bucketsize": 1}}),
+        "distributed.config_json",
+        "'zero_optimization.reduce_bucket_size' is the nearest name",
+    ),
+    (spread({"offload_param": {"device": "cpu"}}), "distributed.config_json", "belongs into 'zero_optimization'"),
+    (spread({"tensor_parallel": {"autotp_size": 2}}), "distributed.config_json", "nothing that jobs use"),
+    (
+        spread({"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}}),
+        "distributed.config_json",
+        "only the host's memory",
+    ),
+    (spread("[" * 60_000), "distributed.config_json", "no JSON"),
+    (spread("{" + " " * 70_000 + "}"), "distributed.config_json", "longer than 65536 letters"),
     ({"initial_adapter": "tenants/acme/datasets/chat"}, "initial_adapter", "adapters/{adapter}"),
     ({"alias": "tenants/globex/aliases/x"}, "alias", "not one of tenants/acme"),
     ({"priority": 200}, "priority", "between -100 and 100"),

@@ -87,6 +87,20 @@ async def test_data_goes_in_and_comes_back(door: Door) -> None:
     assert dataset.latest_version == version.name
 
 
+async def until_begun(stub: Any, ask: Any, key: Any) -> None:
+    """Until the server has the upload's header."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await stub.GetUpload(ask, metadata=key)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.NOT_FOUND:
+                    raise
+                await asyncio.sleep(0.01)
+            else:
+                return
+
+
 async def test_an_upload_that_is_cut_goes_on(door: Door) -> None:
     cut = asyncio.Event()
 
@@ -101,6 +115,7 @@ async def test_an_upload_that_is_cut_goes_on(door: Door) -> None:
     await cut.wait()
     sha256 = hashlib.sha256(LINES).hexdigest()
     ask = dataset_pb2.GetUploadRequest(parent=DATASET, sha256=sha256)
+    await until_begun(stub, ask, key)
     await asyncio.sleep(0.3)  # for the chunk to arrive, on a real socket
     call.cancel()
     held = await stub.GetUpload(ask, metadata=key)

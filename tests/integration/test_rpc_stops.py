@@ -3,6 +3,7 @@
 import asyncio
 import json
 import zipfile
+from dataclasses import replace
 from datetime import UTC
 from pathlib import Path
 
@@ -15,9 +16,16 @@ import trellis
 from trellis.bases import read_base
 from trellis.cli.main import run
 from trellis.server.app.base_models import get_base_model
+from trellis.server.app.context import AppSettings
 from trellis.server.domain.tuning_job import TuningJob
+from trellis.spec import TrainSpec
 from trellis.v1 import worker_pb2 as pb
 from trellis.v1.worker_pb2_grpc import WorkerServiceStub
+
+
+@pytest.fixture
+def settings() -> AppSettings:
+    return AppSettings(capacity_cpus=2.0)
 
 
 @pytest.fixture
@@ -100,6 +108,27 @@ async def test_a_job_pauses_resumes_and_gives_way(door: Door, tmp_path: Path) ->
         with pytest.raises(trellis.FailedPrecondition, match="is RUNNING"):
             await user.jobs.resume(job.name)
         assert user.server_version == trellis.__version__
+
+
+async def test_a_job_goes_on_with_another_number_of_workers(door: Door, tmp_path: Path) -> None:
+    job = await submit(door.world.context, "acme", distributed={"workers": 1, "zero_stage": 2})
+    process = await begun(door, job)
+    async with client_of(door, "member") as user, client_of(door, "stranger") as stranger:
+        await user.jobs.pause(job.name)
+        with pytest.raises(trellis.FailedPrecondition, match="Only a job that is PAUSED"):
+            await user.jobs.resume(job.name, workers=2)
+        await process.checkpoint(5, tmp_path / "5", 1.5)
+        await process.leave(pb.END_CAUSE_PAUSED)
+        with pytest.raises(trellis.PermissionDenied):
+            await stranger.jobs.resume(job.name, workers=2)
+        with pytest.raises(trellis.InvalidArgument, match="workers: 0 is not between 1 and 1024"):
+            await user.jobs.resume(job.name, workers=0)
+        resumed = await user.jobs.resume(job.name, workers=2)
+        assert (resumed.state, resumed.distributed.workers) == (trellis.JobState.QUEUED, 2)
+        again = await begun(door, job)
+        spec = TrainSpec.from_json(again.work.train_spec_json)
+        assert (again.work.attempt, again.work.resume_step) == (2, 5)
+        assert spec == replace(job.spec, distributed=replace(job.spec.distributed, workers=2))
 
 
 async def test_checkpoints_are_read_pinned_and_promoted(door: Door, tmp_path: Path) -> None:

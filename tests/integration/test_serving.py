@@ -160,7 +160,7 @@ def ids_of(pieces: list[GenerateResponse]) -> list[int]:
 
 
 async def idle(cluster: ServeCluster) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + _READY_SECONDS
     while (status := await cluster.engine_status("tiny.v1")).running_requests + status.waiting_requests:
         assert time.monotonic() < deadline, status
         await asyncio.sleep(0.05)
@@ -209,7 +209,7 @@ async def test_a_caller_that_goes_away_ends_its_request(cluster: ServeCluster, w
 async def test_a_replica_that_dies_is_replaced(cluster: ServeCluster, workshop: Workshop) -> None:
     with suppress(Unavailable):  # the connection may be cut before the answer, or after it
         await asyncio.gather(answer(cluster, call(max_tokens=120)), asyncio.to_thread(kill_replica))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(_READY_SECONDS):
         while True:
             try:
                 assert ids_of(await answer(cluster, call())) == expected(workshop, "")

@@ -125,7 +125,7 @@ async def test_a_fenced_trainer_is_gone_at_once(world: World) -> None:
         (one,) = await platform.give(world.work("one", epochs=100, batch_size=1))
         await platform.until(lambda: bool(one.steps()))
         platform.fenced = True
-        assert await asyncio.wait_for(trainer.wait(), 10) == 3
+        assert await asyncio.wait_for(trainer.wait(), 30) == 3
 
 
 async def test_a_trainer_that_is_told_to_end_saves_its_jobs_and_gives_them_back(world: World) -> None:

@@ -1,10 +1,11 @@
-"""One contract for every kind of object store; S3 is a real server on this machine, spoken to over HTTP."""
+"""One contract for every kind of object store; S3 is a real server on this machine, spoken to over HTTP: moto, and Swift."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.s3_server import FaultyS3, s3_server
+from tests.swift_process import SwiftProcess
 
 from trellis.objects import ObjectInfo, ObjectNotFoundError, ObjectStore
 
@@ -15,11 +16,17 @@ def s3() -> Iterator[FaultyS3]:
         yield running
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(scope="module")
+def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SwiftProcess]:
+    with SwiftProcess(tmp_path_factory.mktemp("swift")) as running:
+        yield running
+
+
+@pytest.fixture(params=["folder", "s3", "swift"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     if request.param == "folder":
         return ObjectStore.open(str(tmp_path / "objects"))
-    store: ObjectStore = request.getfixturevalue("s3").store()
+    store: ObjectStore = request.getfixturevalue(request.param).store()
     store.delete_prefix("a")
     return store
 
@@ -46,8 +53,10 @@ def test_a_put_replaces(store: ObjectStore) -> None:
     assert store.read_bytes("a/x") == b"new!"
 
 
-def test_what_others_write_after_a_listing_is_seen(s3: FaultyS3) -> None:
-    ours, theirs = s3.store(), s3.store()
+@pytest.mark.parametrize("server", ["s3", "swift"])
+def test_what_others_write_after_a_listing_is_seen(server: str, request: pytest.FixtureRequest) -> None:
+    running: FaultyS3 | SwiftProcess = request.getfixturevalue(server)
+    ours, theirs = running.store(), running.store()
     theirs.put_bytes("shared/e/task.json", b"1")
     assert [o.key for o in ours.list("shared")] == ["shared/e/task.json"]
     theirs.put_bytes("shared/e/manifest.json", b"22")

@@ -86,7 +86,7 @@ def test_each_field_is_checked(change: dict[str, object], field: str) -> None:
         ({"distributed": Distributed(workers=0)}, "distributed.workers"),
         ({"distributed": Distributed(zero_stage=4)}, "distributed.zero_stage"),
         ({"distributed": Distributed(zero_stage=2, offload="all")}, "distributed.offload"),
-        ({"distributed": Distributed(zero_stage=0, offload="optimizer")}, "distributed.offload"),
+        ({"distributed": Distributed(zero_stage=0, offload="optimizer")}, "distributed.zero_stage"),
         ({"distributed": Distributed(config_json="{")}, "distributed.config_json"),
         ({"distributed": Distributed(config_json="[]")}, "distributed.config_json"),
         ({"distributed": Distributed(config_json='{"bf16": {}}')}, "distributed.config_json"),

@@ -1,9 +1,22 @@
-{{/* What makes a pod a restricted one. */}}
+{{/* Whether the cluster says as whom pods run, as OpenShift does, which refuses pods that say it themselves. */}}
+{{- define "trellis.clusterUsers" -}}
+{{- $said := .Values.podSecurity.clusterUsers -}}
+{{- if or (eq $said "always") (and (eq $said "auto") (.Capabilities.APIVersions.Has "security.openshift.io/v1")) -}}true{{- end -}}
+{{- end -}}
+
+{{/* What makes a pod of our images a restricted one. */}}
 {{- define "trellis.podSecurity" -}}
+{{- include "trellis.podSecurityAs" (list . 1000) -}}
+{{- end -}}
+
+{{/* What makes a pod a restricted one, as the image's own user: (list . user). */}}
+{{- define "trellis.podSecurityAs" -}}
 runAsNonRoot: true
-runAsUser: 1000
-runAsGroup: 1000
-fsGroup: 1000
+{{- if not (include "trellis.clusterUsers" (index . 0)) }}
+runAsUser: {{ index . 1 }}
+runAsGroup: {{ index . 1 }}
+fsGroup: {{ index . 1 }}
+{{- end }}
 fsGroupChangePolicy: OnRootMismatch
 seccompProfile:
   type: RuntimeDefault

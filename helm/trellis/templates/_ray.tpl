@@ -19,6 +19,9 @@
 {{- else if $values.store.existingSecret -}}
 {{- $_ := set $pod "environment_from_secrets" (append ($pod.environment_from_secrets | default list) $values.store.existingSecret) -}}
 {{- end -}}
+{{- with include "trellis.raySecretVersions" (list $root $pod) -}}
+{{- $_ := set $pod "annotations" (merge (dict "trellis.dev/secrets" .) ($pod.annotations | default dict)) -}}
+{{- end -}}
 {{ toYaml $pod }}
 {{- end -}}
 
@@ -51,7 +54,7 @@ image_pull_secrets: {{ toJson .Values.imagePullSecrets }}
 ray_version: {{ .Values.ray.version | quote }}
 service_account: {{ $name }}-ray
 head_service_account: {{ $name }}-ray-head
-user: {{ .Values.ray.user }}
+user: {{ if include "trellis.clusterUsers" . }}null{{ else }}{{ .Values.ray.user }}{{ end }}
 labels: {{ toJson (merge (dict) .Values.ray.labels .Values.labels) }}
 auth: {{ .Values.ray.auth.enabled }}
 {{- if .Values.ray.auth.enabled }}

@@ -8,8 +8,9 @@ from typing import Any, Final
 
 import torch
 
+from trellis.deepspeed_config import LEFT_OPEN
 from trellis.errors import InvalidArgument
-from trellis.spec import LEFT_OPEN, TrainSpec
+from trellis.spec import TrainSpec
 from trellis_jobs.distributed.zero import Layout
 
 _OURS: Final = ("train_batch_size", "gradient_accumulation_steps", "optimizer", "scheduler", "gradient_clipping")

@@ -57,7 +57,7 @@ _OPTIONS = (
     click.option("--max-evaluation-lines", type=int, help="Answer at most so many.  [default: 200]"),
     click.option("--replay-fraction", type=float, help="The replay dataset's share of a batch.  [default: 0.1]"),
     click.option("--workers", type=int, help="Run by itself on DeepSpeed, with so many workers."),
-    click.option("--zero-stage", type=click.IntRange(0, 3), help="DeepSpeed's ZeRO stage.  [default: auto]"),
+    click.option("--zero-stage", type=click.IntRange(1, 3), help="DeepSpeed's ZeRO stage.  [default: auto]"),
     click.option("--offload", type=click.Choice(["none", "optimizer", "all"]), help="To the host.  [default: auto]"),
     click.option(
         "--gradient-checkpointing/--no-gradient-checkpointing", default=None, help="On DeepSpeed.  [default: auto]"

@@ -158,10 +158,13 @@ def pause(state: State, name: str) -> None:
 
 @jobs.command("resume")
 @click.argument("name")
+@click.option(
+    "--workers", type=int, help="Go on with so many, if the job runs by itself.  [default: as many as before]"
+)
 @click.pass_obj
-def resume(state: State, name: str) -> None:
+def resume(state: State, name: str, workers: int | None) -> None:
     """Queue a paused job again; it goes on from its last checkpoint."""
-    print_one(state.client.jobs.resume(name), as_json=state.json)
+    print_one(state.client.jobs.resume(name, workers=workers), as_json=state.json)
 
 
 @jobs.command("preempt")

@@ -153,12 +153,14 @@ class AsyncJobs:
         request = pb.PauseTuningJobRequest(name=self._whole(name))
         return from_proto(TuningJob, await self._caller.unary(_PAUSE, request))
 
-    async def resume(self, name: str) -> TuningJob:
+    async def resume(self, name: str, *, workers: int | None = None) -> TuningJob:
         """Queue a paused job again; it goes on from its last checkpoint.
 
-        Raises NotFound, FailedPrecondition (INVALID_STATE) unless it is PAUSED or PAUSING.
+        One that runs by itself does so with so many `workers`, if they are given, whatever their number was.
+        Raises NotFound, FailedPrecondition (INVALID_STATE unless it is PAUSED or PAUSING, NEVER_FITS for more workers than
+        there can be), InvalidArgument for workers of a job that has none of its own.
         """
-        request = pb.ResumeTuningJobRequest(name=self._whole(name))
+        request = pb.ResumeTuningJobRequest(name=self._whole(name), workers=workers)
         return from_proto(TuningJob, await self._caller.unary(_RESUME, request))
 
     async def preempt(self, name: str, *, reason: str = "") -> TuningJob:

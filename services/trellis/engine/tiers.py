@@ -78,6 +78,8 @@ class AdapterTiers:
         self._pins: Counter[str] = Counter()
         self.on_load_end: Callable[[], None] = lambda: None
         """Called in the load's thread when there is something to `poll`."""
+        self.on_evict: Callable[[str], None] = lambda _: None
+        """Called with an adapter that is no longer in the bank."""
 
     @property
     def loading(self) -> int:
@@ -250,6 +252,7 @@ class AdapterTiers:
 
     def _evict(self, digest: str) -> None:
         self._bank.remove(self._residents.pop(digest).slot)
+        self.on_evict(digest)
         self._on_event(TierEvent.EVICTED)
 
     def _shrink(self, keep: Collection[str]) -> None:
@@ -257,6 +260,8 @@ class AdapterTiers:
 
         What answers use goes last: from then on it can't leave the bank before they end.
         """
+        if self._host_used <= self._host_bytes:
+            return
         found = [d for d in self._host if d in self._residents or not (d in keep or self._pins[d])]
         for digest in sorted(found, key=lambda digest: self._pins[digest] > 0):
             if self._host_used <= self._host_bytes:

@@ -1,7 +1,7 @@
 """Whose adapter has a slot of the bank, where answers with more adapters run at once than it holds."""
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -22,6 +22,9 @@ _PATIENCE: Final = 4
 
 class Adapters(Protocol):
     """What is asked about adapters, and told of those in use; the tiers answer."""
+
+    on_evict: Callable[[str], None]
+    """Called with an adapter that is no longer in the bank."""
 
     def is_resident(self, digest: str) -> bool:
         """Whether it is in the bank."""
@@ -67,13 +70,8 @@ class Turn(Generic[W]):
     works: dict[W, None] = field(default_factory=dict)
     steps: int = 0
     """That it was used in since it got its slot."""
-    parked_at: int | None = None
+    parked_at: int = 0
     """The step in which it lost its slot, while its answers wait for it."""
-
-    @property
-    def is_seated(self) -> bool:
-        """Whether answers use its slot."""
-        return self.parked_at is None and bool(self.works)
 
     @property
     def is_reading(self) -> bool:
@@ -118,26 +116,31 @@ class Turns(Generic[W]):
         self._limits = limits
         self._adapters = adapters
         self._counters = counters
-        self._turns: dict[str, Turn[W]] = {}
+        self._seated: dict[str, Turn[W]] = {}
+        self._parked: dict[str, Turn[W]] = {}  # the one that waits longest first
+        self._unused: dict[str, Turn[W]] = {}  # of adapters that are still in the bank
         self._step = 0
+        adapters.on_evict = self._forget
 
     @property
     def parked(self) -> int:
         """Answers that wait for their adapter's slot."""
-        return sum(len(turn.works) for turn in self._parked())
+        return sum(len(turn.works) for turn in tuple(self._parked.values()))  # other threads ask, too
 
     @property
     def wanted(self) -> list[AdapterRef]:
         """The adapters of those parked, the one that waits longest first."""
-        found = sorted(self._parked(), key=lambda turn: turn.parked_at or 0)
-        return [work.adapter for turn in found for work in list(turn.works)[:1] if work.adapter is not None]
+        firsts = (next(iter(turn.works)) for turn in self._parked.values())
+        return [work.adapter for work in firsts if work.adapter is not None]
 
     def join(self, work: W) -> None:
         """It begins to run, with an adapter that is in the bank."""
         if work.adapter is None:
             return
-        turn = self._turns.setdefault(work.digest, Turn())
-        assert turn.parked_at is None, "who begins takes those along that are parked"
+        assert work.digest not in self._parked, "who begins takes those along that are parked"
+        turn = self._seated.get(work.digest)
+        if turn is None:
+            turn = self._seated[work.digest] = self._unused.pop(work.digest, Turn())
         turn.works[work] = None
         work.slot = self._adapters.pin(work.digest)
 
@@ -145,30 +148,27 @@ class Turns(Generic[W]):
         """It runs no longer. Its adapter's turn goes on: whoever begins with it next has what is left of it."""
         if work.adapter is None:
             return
-        turn = self._turns[work.digest]
+        turn = self._seated.get(work.digest) or self._parked[work.digest]
         del turn.works[work]
-        if not turn.works:
-            turn.parked_at = None
+        if not turn.works and self._parked.pop(work.digest, None) is None:
+            self._unused[work.digest] = self._seated.pop(work.digest)
         work.slot = None
         self._adapters.unpin(work.digest)
 
     def tick(self) -> None:
         """A step is made."""
         self._step += 1
-        for turn in self._turns.values():
-            turn.steps += turn.is_seated
+        for turn in self._seated.values():
+            turn.steps += 1
 
     def share(self, firsts: Iterable[Claim[W]]) -> int:
         """Give slots to those that should have one now; how many adapters were copied."""
-        self._turns = {d: t for d, t in self._turns.items() if t.works or self._adapters.is_resident(d)}
         claims = [*firsts, *self._claims()]
         copied = 0 if all(self._adapters.is_resident(claim.digest) for claim in claims) else self._grant(claims)
-        for digest, turn in self._turns.items():
-            if turn.parked_at is not None and self._adapters.is_resident(digest):
-                self._resume(digest, turn)
-        self._counters.park(
-            {work.tenant for turn in self._parked() for work in turn.works}, self._limits.fairness_window
-        )
+        for digest in [digest for digest in self._parked if self._adapters.is_resident(digest)]:
+            self._resume(digest)
+        tenants = {work.tenant for turn in self._parked.values() for work in turn.works}
+        self._counters.park(tenants, self._limits.fairness_window)
         return copied
 
     def _grant(self, claims: list[Claim[W]]) -> int:
@@ -194,7 +194,8 @@ class Turns(Generic[W]):
 
     def _seat(self, claim: Claim[W], dues: Dues, sooner: Collection[str]) -> None:
         self._adapters.copy(claim.digest, sooner)
-        self._turns.setdefault(claim.digest, Turn()).steps = 0
+        if claim.digest in self._parked:
+            self._parked[claim.digest].steps = 0
         dues.pledge(claim.works, self._limits.turn_steps)
 
     def _make_room(self, claim: Claim[W], dues: Dues, sooner: Collection[str]) -> bool:
@@ -211,15 +212,15 @@ class Turns(Generic[W]):
             if self._adapters.would_fit(claim.digest, others, sooner):
                 victims = others
         for victim in victims:
-            self._park(victim, self._turns[victim])
+            self._park(victim)
         return True
 
     def _giving_way(self, claim: Claim[W], dues: Dues, sooner: Collection[str]) -> list[str]:
         """Adapters that can: those first whose tenants have had most, then those that fewest answers use."""
         found = [
             (turn.is_reading, -dues.lead(turn.works), len(turn.works), -turn.steps, digest)
-            for digest, turn in self._turns.items()
-            if turn.is_seated and digest not in sooner and self._gives_way(digest, turn, claim, dues)
+            for digest, turn in self._seated.items()
+            if digest not in sooner and self._gives_way(digest, turn, claim, dues)
         ]
         return [digest for *_, digest in sorted(found)]
 
@@ -236,36 +237,39 @@ class Turns(Generic[W]):
         """Least for the one that should have a slot first."""
         return dues.lead(claim.works) - claim.urgency * self._limits.fairness_window
 
-    def _park(self, digest: str, turn: Turn[W]) -> None:
+    def _park(self, digest: str) -> None:
+        turn = self._parked[digest] = self._seated.pop(digest)
         turn.parked_at = self._step
         for work in turn.works:
             work.slot = None
         self._adapters.park(digest)
 
-    def _resume(self, digest: str, turn: Turn[W]) -> None:
-        turn.parked_at = None
+    def _resume(self, digest: str) -> None:
+        turn = self._seated[digest] = self._parked.pop(digest)
         slot = self._adapters.resume(digest)
         for work in turn.works:
             work.slot = slot
 
-    def _parked(self) -> list[Turn[W]]:
-        return [turn for turn in tuple(self._turns.values()) if turn.parked_at is not None]  # other threads ask, too
+    def _forget(self, digest: str) -> None:
+        """It has left the bank: whoever begins with it anew has a whole turn."""
+        self._unused.pop(digest, None)
 
     def _claims(self) -> list[Claim[W]]:
         """Of those that are parked."""
-        parked = self._parked()
-        seated = sum(turn.is_seated for turn in self._turns.values())
+        parked = len(self._parked)
         round_ = max(
-            max(self._limits.turn_steps, 1) * math.ceil(len(parked) / max(seated, 1)),
-            math.ceil(len(parked) / self._limits.loads_a_step),
+            max(self._limits.turn_steps, 1) * math.ceil(parked / max(len(self._seated), 1)),
+            math.ceil(parked / self._limits.loads_a_step),
         )
-        return [Claim(tuple(t.works), (self._step - (t.parked_at or 0)) / (_PATIENCE * round_)) for t in parked]
+        return [
+            Claim(tuple(turn.works), (self._step - turn.parked_at) / (_PATIENCE * round_))
+            for turn in self._parked.values()
+        ]
 
     def _dues(self, claims: list[Claim[W]]) -> Dues:
         dues = Dues(self._counters, self._limits.fairness_window)
-        seated = [turn for turn in self._turns.values() if turn.is_seated]
-        for turn in seated:
+        for turn in self._seated.values():
             dues.pledge(turn.works, max(self._limits.turn_steps - turn.steps, 0))
         claiming = [work for claim in claims for work in claim.works]
-        dues.compare([*claiming, *(work for turn in seated for work in turn.works)])
+        dues.compare([*claiming, *(work for turn in self._seated.values() for work in turn.works)])
         return dues

@@ -452,7 +452,7 @@ class DistributedSpec(_message.Message):
     workers: _builtins.int
     """Worker processes, each with a device of its own; 1 when not set."""
     zero_stage: _builtins.int
-    """0 to 3; by the model's size, the devices and their memory when not set."""
+    """1 to 3; by the model's size, the devices and their memory when not set."""
     offload: Global___DistributedSpec.Offload.ValueType
     """What is kept in the host's memory."""
     gradient_checkpointing: _builtins.bool
@@ -1410,18 +1410,26 @@ class ResumeTuningJobRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The job's name."""
+    workers: _builtins.int
+    """From now on the job has so many workers, if it runs by itself and is PAUSED; as many as before when not set. Batches,
+    and with them losses, stay as they were.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        workers: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_workers", b"_workers", "workers", b"workers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_workers", b"_workers", "name", b"name", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__workers: _TypeAlias = _typing.Literal["workers"]  # noqa: Y015
+    _WhichOneofArgType__workers: _TypeAlias = _typing.Literal["_workers", b"_workers"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__workers) -> _WhichOneofReturnType__workers | None: ...
 
 Global___ResumeTuningJobRequest: _TypeAlias = ResumeTuningJobRequest  # noqa: Y015
 

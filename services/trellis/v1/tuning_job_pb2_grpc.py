@@ -181,8 +181,9 @@ class TuningJobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResumeTuningJob(self, request, context):
-        """Queues a PAUSED job again; it goes on from its last checkpoint. Errors: NOT_FOUND, FAILED_PRECONDITION
-        (INVALID_STATE) unless it is PAUSED or PAUSING.
+        """Queues a PAUSED job again; it goes on from its last checkpoint, with another number of workers if one is given.
+        Errors: NOT_FOUND, INVALID_ARGUMENT for workers of a job that has none of its own, FAILED_PRECONDITION (INVALID_STATE
+        unless it is PAUSED, or PAUSING and no workers are given; NEVER_FITS for more workers than there can be).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -62,8 +62,9 @@ class TuningJobServiceStub:
     NOT_FOUND, FAILED_PRECONDITION (INVALID_STATE) when it has ended or is being cancelled.
     """
     ResumeTuningJob: _grpc.UnaryUnaryMultiCallable[_tuning_job_pb2.ResumeTuningJobRequest, _tuning_job_pb2.TuningJob]
-    """Queues a PAUSED job again; it goes on from its last checkpoint. Errors: NOT_FOUND, FAILED_PRECONDITION
-    (INVALID_STATE) unless it is PAUSED or PAUSING.
+    """Queues a PAUSED job again; it goes on from its last checkpoint, with another number of workers if one is given.
+    Errors: NOT_FOUND, INVALID_ARGUMENT for workers of a job that has none of its own, FAILED_PRECONDITION (INVALID_STATE
+    unless it is PAUSED, or PAUSING and no workers are given; NEVER_FITS for more workers than there can be).
     """
     PreemptTuningJob: _grpc.UnaryUnaryMultiCallable[_tuning_job_pb2.PreemptTuningJobRequest, _tuning_job_pb2.TuningJob]
     """Makes a job give back its capacity: it saves a checkpoint, leaves and is queued again, which counts as no failure.
@@ -123,8 +124,9 @@ class TuningJobServiceAsyncStub(TuningJobServiceStub):
     NOT_FOUND, FAILED_PRECONDITION (INVALID_STATE) when it has ended or is being cancelled.
     """
     ResumeTuningJob: _aio.UnaryUnaryMultiCallable[_tuning_job_pb2.ResumeTuningJobRequest, _tuning_job_pb2.TuningJob]  # type: ignore[assignment]
-    """Queues a PAUSED job again; it goes on from its last checkpoint. Errors: NOT_FOUND, FAILED_PRECONDITION
-    (INVALID_STATE) unless it is PAUSED or PAUSING.
+    """Queues a PAUSED job again; it goes on from its last checkpoint, with another number of workers if one is given.
+    Errors: NOT_FOUND, INVALID_ARGUMENT for workers of a job that has none of its own, FAILED_PRECONDITION (INVALID_STATE
+    unless it is PAUSED, or PAUSING and no workers are given; NEVER_FITS for more workers than there can be).
     """
     PreemptTuningJob: _aio.UnaryUnaryMultiCallable[_tuning_job_pb2.PreemptTuningJobRequest, _tuning_job_pb2.TuningJob]  # type: ignore[assignment]
     """Makes a job give back its capacity: it saves a checkpoint, leaves and is queued again, which counts as no failure.
@@ -229,8 +231,9 @@ class TuningJobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tuning_job_pb2.ResumeTuningJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tuning_job_pb2.TuningJob, _abc.Awaitable[_tuning_job_pb2.TuningJob]]:
-        """Queues a PAUSED job again; it goes on from its last checkpoint. Errors: NOT_FOUND, FAILED_PRECONDITION
-        (INVALID_STATE) unless it is PAUSED or PAUSING.
+        """Queues a PAUSED job again; it goes on from its last checkpoint, with another number of workers if one is given.
+        Errors: NOT_FOUND, INVALID_ARGUMENT for workers of a job that has none of its own, FAILED_PRECONDITION (INVALID_STATE
+        unless it is PAUSED, or PAUSING and no workers are given; NEVER_FITS for more workers than there can be).
         """
 
     @_abc_1.abstractmethod

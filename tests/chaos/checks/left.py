@@ -8,7 +8,7 @@ from sqlalchemy import Row, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.chaos.faults import ENGINE, TRAINER
-from tests.chaos.installation import HEAD, NODE, SERVERS, Installation, command_line
+from tests.chaos.installation import HEAD, NODE, S3, SERVERS, Installation, command_line
 from tests.chaos.settling import until_rest
 from trellis.objects import ObjectStore
 from trellis.server.app.hosts import RunStatus
@@ -99,7 +99,7 @@ async def _processes(there: Installation, database: AsyncEngine) -> str:
         found.append(f"{len(pids)} processes of trainers run, and {len(live)} trainers live")
     if len(engines := there.pids_of(ENGINE)) != 1:
         found.append(f"{len(engines)} engines run")
-    known = {*SERVERS, HEAD, NODE, "s3"}
+    known = {*SERVERS, HEAD, NODE, S3}
     parts = {pid: part for part in known for pid in there.pids(part)}
     if strays := [pid for pid in there.all_pids() if pid not in parts]:
         named = ", ".join(f"{pid} ({command_line(pid)[:120]})" for pid in strays)
@@ -149,5 +149,5 @@ def _open_parts(store: ObjectStore) -> list[str]:
 
 
 def _files(there: Installation) -> list[str]:
-    usual = {"admin.key", "server.secret", "ray.token", "adapter", *(f"{name}.log" for name in there.children)}
+    usual = {"admin.key", "server.secret", "ray.token", "adapter", S3, *(f"{name}.log" for name in there.children)}
     return [f"the file {path.name} is left" for path in there.folder.iterdir() if path.name not in usual]

@@ -172,7 +172,7 @@ async def test_a_black_hole_holds_no_call_for_ever(
 async def test_a_server_that_hangs_is_given_up_and_found_again(
     server: PostgresServer, units: UnitOfWorkFactory
 ) -> None:
-    await add(units, "before")
+    await eventually(lambda: add(units, "before"))
     server.signal(signal.SIGSTOP)
     try:
         error, seconds = await refused(units)
@@ -197,13 +197,13 @@ async def eventually(call: object) -> None:
 
 
 async def test_a_read_only_database_answers_reads_and_says_why_it_takes_no_writes(
-    server: PostgresServer, units: UnitOfWorkFactory
+    server: PostgresServer, engine: AsyncEngine, units: UnitOfWorkFactory
 ) -> None:
-    await add(units, "before")
+    await eventually(lambda: add(units, "before"))
     assert await tenants(units) == {"before"}  # by the connection that is to be refused
     server.change("default_transaction_read_only", "on")
     try:
-        await asyncio.sleep(0.1)  # each backend reads its settings anew by itself
+        await until_read_only(engine)
         error, _ = await refused(units)
         assert "takes no writes" in str(error)
         assert error.retry_after
@@ -214,8 +214,16 @@ async def test_a_read_only_database_answers_reads_and_says_why_it_takes_no_write
     assert await tenants(units) == {"before", "after"}
 
 
+async def until_read_only(engine: AsyncEngine) -> None:
+    """Each backend reads its settings anew by itself; there is one."""
+    async with asyncio.timeout(60), engine.connect() as connection:
+        while await connection.scalar(text("SHOW default_transaction_read_only")) != "on":
+            await connection.rollback()
+            await asyncio.sleep(0.01)
+
+
 async def test_a_standby_answers_reads_until_it_is_promoted(server: PostgresServer, units: UnitOfWorkFactory) -> None:
-    await add(units, "before")
+    await eventually(lambda: add(units, "before"))
     assert await tenants(units) == {"before"}
     server.kill()
     server.start_again(standby=True)

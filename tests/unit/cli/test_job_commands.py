@@ -61,6 +61,9 @@ def test_jobs_are_paused_resumed_and_preempted(trellis: Run, server: FakeServer)
     refused = trellis("jobs", "resume", "a")
     assert refused.code == 1
     assert "is QUEUED" in refused.err
+    assert trellis("jobs", "pause", "a").code == 0
+    again = trellis("jobs", "resume", "a", "--workers", "4", "--format", "json").json
+    assert (again["state"], again["distributed"]["workers"]) == ("QUEUED", 4)
     server.jobs.jobs[JOB].state = TuningJob.STATE_RUNNING
     shown = trellis("jobs", "preempt", "a", "--reason", "A node goes down.", "--format", "json").json
     assert (shown["state"], server.jobs.reasons) == ("PREEMPTING", ["A node goes down."])

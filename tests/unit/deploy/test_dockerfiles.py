@@ -53,6 +53,14 @@ def test_an_image_is_not_root_and_writes_no_bytecode(dockerfile: Path) -> None:
 
 
 @of_each
+def test_an_image_may_run_as_any_user_of_the_group_0(dockerfile: Path) -> None:
+    """Who has no name of the files in /etc gets one of the environment; test_any_user.py runs them so."""
+    last = instructions(dockerfile).rpartition("\nFROM ")[2]
+    assert re.findall(r"^ENV .* USER=(\S+) ", last, re.MULTILINE) == ["trellis"]
+    assert re.findall(r"install --directory --owner 1000 --group (\d+) --mode (\d+) ", last) == [("0", "0770")]
+
+
+@of_each
 def test_an_image_says_what_it_is(dockerfile: Path) -> None:
     labels = set(re.findall(r"org\.opencontainers\.image\.([\w.]+)=", instructions(dockerfile)))
     named = {"title", "description", "version", "revision", "created", "source", "licenses", "base.name"}

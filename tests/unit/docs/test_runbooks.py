@@ -16,7 +16,10 @@ from tests.unit.deploy.test_compose import COMPOSE, KNOWN
 from trellis.cli.main import trellis
 
 ROOT = Path(__file__).parents[3]
-PAGES = [ROOT / "docs/runbooks/upgrade.md", ROOT / "docs/runbooks/backup-and-restore.md", ROOT / "deploy/README.md"]
+PAGES = [
+    *(ROOT / f"docs/runbooks/{name}.md" for name in ("upgrade", "backup-and-restore", "secrets")),
+    ROOT / "deploy/README.md",
+]
 _SETTING = re.compile(r"(TRELLIS_[A-Z_]+)=")
 OF_CLIENTS = {"TRELLIS_ENDPOINT", "TRELLIS_API_KEY"}
 

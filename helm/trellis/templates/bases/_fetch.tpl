@@ -50,6 +50,9 @@ template:
       {{- include "trellis.labels" (list $root "bases") | nindent 6 }}
     annotations:
       trellis.dev/base-model: {{ $model.name }}
+      {{- with include "trellis.secretVersions" (list $root (list $model.tokenSecret)) }}
+      trellis.dev/secrets: {{ . | quote }}
+      {{- end }}
   spec:
     restartPolicy: Never
     serviceAccountName: {{ include "trellis.fullname" $root }}-ray

@@ -1,7 +1,6 @@
 """A trainer of two processes gives what one does, and sends nothing of slots that had no part."""
 
 import multiprocessing
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from tests.shared_trainer_rig import LocalTrainer, World, make_world, serving
 from torch import distributed
 
 from trellis.bases import read_base
+from trellis.local.ports import free_ports
 from trellis.lora import HostAdapter, LoraPair, LoraWeights
 from trellis.spec import Lora
 from trellis.v1.worker_pb2 import END_CAUSE_OUT_OF_MEMORY
@@ -46,9 +46,8 @@ def world(base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def team(base_folder: Path) -> Iterator[multiprocessing.process.BaseProcess]:
     """This process as the leader of two."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    (port,) = free_ports(1)
+    address = f"tcp://127.0.0.1:{port}"
     context = multiprocessing.get_context("spawn")
     follower = context.Process(target=run_follower, args=(address, str(base_folder)), daemon=True)
     follower.start()

@@ -10,7 +10,15 @@ from dataclasses import replace
 from typing import Any, Final
 
 from trellis.server.app.hosts import RunRequest
-from trellis.server.clusters.kuberay.pods import COMPONENT, INSTANCE, SCRATCH, SCRATCH_MOUNT, labels, pod_template
+from trellis.server.clusters.kuberay.pods import (
+    COMPONENT,
+    INSTANCE,
+    SCRATCH,
+    SCRATCH_MOUNT,
+    labels,
+    pod_template,
+    run_as,
+)
 from trellis.server.clusters.kuberay.settings import ClusterSettings, KubeRaySettings
 
 API_VERSION: Final = "ray.io/v1"
@@ -185,7 +193,7 @@ def _autoscaler(settings: KubeRaySettings, cluster: ClusterSettings) -> dict[str
             "capabilities": {"drop": ["ALL"]},
             "readOnlyRootFilesystem": True,
             "runAsNonRoot": True,
-            "runAsUser": settings.user,
+            **run_as(settings, "runAsUser"),
             "seccompProfile": {"type": "RuntimeDefault"},
         },
     }

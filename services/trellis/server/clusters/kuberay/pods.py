@@ -36,9 +36,7 @@ def pod_template(
         "automountServiceAccountToken": scales,
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": settings.user,
-            "runAsGroup": settings.user,
-            "fsGroup": settings.user,
+            **run_as(settings, "runAsUser", "runAsGroup", "fsGroup"),
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
@@ -66,6 +64,11 @@ def labels(settings: KubeRaySettings, component: str, run: str = "") -> dict[str
     """What every object and pod of this installation carries; pods of a run say of which."""
     own = {MANAGED_BY: "trellis", INSTANCE: settings.name, COMPONENT: component}
     return {**settings.labels, **own, **({RUN: run} if run else {})}
+
+
+def run_as(settings: KubeRaySettings, *names: str) -> dict[str, int]:
+    """The parts of a security context that name a user or group; nothing where the cluster says it."""
+    return {} if settings.user is None else dict.fromkeys(names, settings.user)
 
 
 def _container(settings: KubeRaySettings, pod: PodSettings, name: str, environment_secret: str) -> dict[str, Any]:

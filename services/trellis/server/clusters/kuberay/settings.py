@@ -161,8 +161,8 @@ class KubeRaySettings:
     """Of pods that need no token; none is mounted."""
     head_service_account: str = ""
     """Of the heads of clusters that scale, whose autoscaler asks Kubernetes for workers."""
-    user: int = 1000
-    """User and group id that every container runs as."""
+    user: int | None = 1000
+    """User and group id that every container runs as; None where the cluster says it, as OpenShift does."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """On every object and pod."""
     auth: bool = True
@@ -188,7 +188,7 @@ class KubeRaySettings:
         _check(
             bool(self.namespace and self.image and self.ray_version), "namespace, image and ray_version must be set."
         )
-        _check(self.user > 0, "user must not be 0: no container runs as root.")
+        _check(self.user is None or self.user > 0, "user must not be 0: no container runs as root.")
         for where, cluster in (("trainers", self.trainers), ("engines", self.engines)):
             _check(cluster is None or bool(cluster.groups), f"{where}.groups must not be empty: heads do no work.")
         lacks_secret = self.auth and self.engines is not None and not self.auth_secret

@@ -53,7 +53,8 @@ class TuningJobServicer(TuningJobServiceServicer):
         return tuning_job(await stopping.pause_tuning_job(self._context, request.name))
 
     async def ResumeTuningJob(self, request: pb.ResumeTuningJobRequest, _: ServicerContext) -> pb.TuningJob:
-        return tuning_job(await stopping.resume_tuning_job(self._context, request.name))
+        workers = request.workers if request.HasField("workers") else None
+        return tuning_job(await stopping.resume_tuning_job(self._context, request.name, workers))
 
     async def PreemptTuningJob(self, request: pb.PreemptTuningJobRequest, _: ServicerContext) -> pb.TuningJob:
         return tuning_job(await stopping.preempt_tuning_job(self._context, request.name, request.reason))
