@@ -30,7 +30,7 @@ class EngineOptions:
     kv_bytes: int = 0
     """Bytes of a replica's KV cache; 0 for 64 MiB on a CPU and most of what is free on a GPU."""
     bank_rows: int = 256
-    """Rank rows, of all adapters together, that a replica has beside its base."""
+    """Rank rows that a replica has beside its base: the ranks of its adapters together, if they adapt all linears."""
     max_adapters: int = 64
     """Adapters that a replica has beside its base at once."""
     host_bytes: int = 1 << 30

@@ -23,7 +23,7 @@ def by_module(bank: AdapterBank, slot: int, state: Mapping[str, Tensor]) -> dict
 
 
 def in_one_piece(bank: AdapterBank, slot: int, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What `by_module` gave, or an earlier release's checkpoint has, as AdamW wants it; on the CPU.
+    """What `by_module` gave, or a checkpoint has that was written before ADR 0024, as AdamW wants it; on the CPU.
 
     Raises LookupError where a moment is missing, ValueError for another shape.
     """
@@ -45,7 +45,7 @@ def in_one_piece(bank: AdapterBank, slot: int, state: Mapping[str, Tensor]) -> d
 
 
 def _of_group(state: Mapping[str, Tensor], group: LoraGroup, number: int, side: str, key: str) -> Tensor:
-    """From version 0.1, which had for each group of linears A (rank, parts, in) and B (rank, out-features of all parts)."""
+    """From before, when each group of linears had A (rank, parts, in) and B (rank, out-features of all parts)."""
     whole = state[f"{group.name}.{side}.{key}"]
     parts: tuple[Tensor, ...] = whole.unbind(1) if side == "A" else whole.split(group.out_features, 1)
     return parts[number]

@@ -32,7 +32,7 @@ class TrainerRoom(_message.Message):
     jobs: _builtins.int
     """Further jobs."""
     rank_rows: _builtins.int
-    """Rank rows of its adapter bank, where an adapter takes its rank rounded up to a multiple of 8."""
+    """Rank rows of all linears in its adapter bank, rounded down. A job on some linears takes a part of its rank of them."""
     line_tokens: _builtins.int
     """The longest line that it can compute, in tokens; a job whose context_length is larger can't run here."""
     def __init__(

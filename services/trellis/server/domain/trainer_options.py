@@ -23,7 +23,7 @@ class TrainerOptions:
     """So long a shared trainer takes jobs while ones that it can't run wait for its capacity."""
 
     rank_rows: int = 0
-    """Rank rows of a shared trainer's adapter bank; 0 for what its memory allows."""
+    """Rank rows of a shared trainer's bank, as many as all ranks of jobs on all linears; 0 for what its memory allows."""
     pass_tokens: int = 0
     """Tokens that a shared trainer computes in one pass at the most; 0 for 2048 on a CPU and 16384 on a GPU."""
 

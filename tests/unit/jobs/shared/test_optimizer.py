@@ -133,7 +133,7 @@ def test_norms_are_exact_however_large_a_job_is(size: int) -> None:
     torch.testing.assert_close(optimizer.parameter.grad, gradient * min(1.0, 1.0 / (expected + 1e-6)))
 
 
-def moved_run(targets: str, *, moves: bool, restores: bool = False, earlier: bool = False) -> LoraWeights:
+def moved_run(targets: str, *, moves: bool, restores: bool = False, by_group: bool = False) -> LoraWeights:
     """Six steps; half way the slot's numbers move, or a new optimizer goes on with the old one's state."""
     slots = make_slots(rows=32)
     gap, _ = slots.add(random_weights("gap", 8, MODULES, seed=9), SPEC)
@@ -152,7 +152,7 @@ def moved_run(targets: str, *, moves: bool, restores: bool = False, earlier: boo
             slots.remove(slot)
             slots.add(random_weights("first", 3, MODULES[:3], seed=7), SPEC)  # so that it lies elsewhere
             slot, optimizer = slots.add(weights, SPEC)
-            optimizer.restore(as_of_version_0_1(state) if earlier else state)
+            optimizer.restore(as_by_group(state) if by_group else state)
     return slots.bank.read(slot)
 
 
@@ -163,8 +163,8 @@ def test_an_optimizer_follows_its_numbers_with_its_state(targets: str) -> None:
     assert same(moved_run(targets, moves=False, restores=True), expected)
 
 
-def as_of_version_0_1(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """As the first releases wrote it: one tensor for each group's A and one for its B, zeros where a part is left alone."""
+def as_by_group(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """As it was written at first: one tensor for each group's A and one for its B, zeros where a part is left alone."""
     found: dict[str, Tensor] = {}
     for group in GROUPS:
         own = [f"{part}.A.exp_avg" in state for part in group.parts]
@@ -184,9 +184,9 @@ def as_of_version_0_1(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("targets", TARGETS)
-def test_checkpoints_of_the_first_releases_are_read(targets: str) -> None:
-    """Their names and shapes, written out: what version 0.1 saved for rank 8 on q and v of one layer."""
-    assert same(moved_run(targets, moves=False, restores=True, earlier=True), moved_run(targets, moves=False))
+def test_checkpoints_with_moments_by_group_are_read(targets: str) -> None:
+    """As they were written before ADR 0024; with names and shapes written out for rank 8 on q and v of one layer."""
+    assert same(moved_run(targets, moves=False, restores=True, by_group=True), moved_run(targets, moves=False))
     slots = make_slots()
     _, optimizer = slots.add(random_weights("a", 8, TARGETS["q and v"], seed=1), SPEC)
     shapes = {"A": (8, 3, 16), "B": (8, 24 + 8 + 8)}
@@ -216,7 +216,7 @@ def test_a_state_of_another_shape_is_refused() -> None:
     assert first.state() == {}
     give_gradients(slots, one, 1)
     first.step(0, 1)
-    for state in (first.state(), as_of_version_0_1(first.state())):
+    for state in (first.state(), as_by_group(first.state())):
         with pytest.raises(ValueError, match=r"moments of .* have the shape"):
             second.restore(state)
         with pytest.raises(LookupError):
