@@ -58,18 +58,16 @@ class Scene:
     first. All that is no adapter's own is NaN: who reads it will be seen.
     """
 
-    def __init__(self, case: Case, device: str) -> None:
+    def __init__(self, case: Case, device: str, before: int = 0) -> None:
+        """With so many numbers of nobody's before all adapters."""
         self._generator = torch.Generator().manual_seed(7)
         group = LoraGroup(
             "g", tuple(f"p{n}" for n in range(len(case.out_features))), case.in_features, case.out_features
         )
-        self.adapters = AdapterBank(
-            [LoraGroup("before", ("b",), 8, (8,)), group],
-            sum(case.ranks) + GAP,
-            len(case.ranks) + 1,
-            case.dtype,
-            device,
-        )
+        groups = [LoraGroup("before", ("b",), 8, (8,)), group]
+        rows = sum(case.ranks) + GAP + -(-before // sum(group.row_values for group in groups))
+        self.adapters = AdapterBank(groups, rows, len(case.ranks) + 1, case.dtype, device)
+        self.adapters._map.take(-1, 0, before)
         self.bank = self.adapters.groups["g"]
         gap = self.add(GAP)
         self.slots = [self.add(rank, only_first=number == 0) for number, rank in enumerate(case.ranks)]
@@ -116,7 +114,7 @@ class Scene:
         return owned_V
 
     def _leave_only_what_is_owned(self) -> None:
-        self.bank.values_V[~self.owned(self.slots)] = float("nan")
+        self.bank.values_V.masked_fill_(~self.owned(self.slots), float("nan"))
 
     def _draw(self, *sizes: int) -> Tensor:
         return torch.randn(*sizes, generator=self._generator)
@@ -190,6 +188,21 @@ def moved(case: Case, device: str) -> None:
     after_S = scene.bank.places_SP[:, 0].tolist()
     assert all(before_S[slot] != after_S[slot] for slot in scene.slots)
     _check_forward(scene, scene.segments, case.tolerance)
+
+
+def far(case: Case, device: str, before: int = 2**31) -> None:
+    """The same bits where adapters lie so far behind that 32 bits do not say where."""
+    outcomes = []
+    for start in (0, before):
+        scene = Scene(case, device, start)
+        grad_x_TI, grad_V = (torch.zeros_like(tensor) for tensor in (scene.x_TI, scene.bank.values_V))
+        triton.add_lora(scene.y_TO, scene.x_TI, scene.bank, scene.segments)
+        triton.backward(grad_x_TI, grad_V, torch.ones_like(scene.y_TO), scene.x_TI, scene.bank, scene.segments)
+        assert not grad_V[:start].any()
+        length = min(len(grad_V) - start, sum(case.ranks) * scene.adapters.row_values)
+        outcomes.append([scene.y_TO, grad_x_TI, grad_V[start : start + length]])
+        assert all(side.any() for side in outcomes[-1])
+    assert all(torch.equal(one, other) for one, other in zip(*outcomes, strict=True))
 
 
 def _check_forward(scene: Scene, segments: Segments, tolerance: float) -> None:

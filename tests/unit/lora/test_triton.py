@@ -78,6 +78,11 @@ def test_what_is_not_finite_stays_with_its_owner_on_a_gpu() -> None:
     triton_cases.isolated(MIXED, "cuda")
 
 
+@pytest.mark.gpu
+def test_adapters_may_lie_beyond_what_32_bits_count_on_a_gpu() -> None:
+    triton_cases.far(CASES[-1], "cuda")
+
+
 def test_a_cpu_is_not_for_these_kernels() -> None:
     assert not triton.supports(CPU, torch.float32)
     assert not triton.supports(torch.device("cuda"), torch.float64)
