@@ -21,6 +21,17 @@ def test_a_table_ends_with_the_settings_to_copy() -> None:
     assert done.output.endswith("TRELLIS_TRAINER_RANK_ROWS=1168\nTRELLIS_TRAINER_MAX_JOBS=73\n")
 
 
+def test_narrow_adapters_take_their_part() -> None:
+    done = sized(
+        "--base", "llama-3.1-8b", "--gpu", "h200", "--target", "q_proj", "--target", "v_proj", "--format", "json"
+    )
+    found = json.loads(done.output)
+    assert found["model"]["adapter_parameters"] == 16 * 32 * (4096 + 4096 + 4096 + 1024)
+    assert found["trainer"]["tenants"] == 449
+    assert found["settings"]["TRELLIS_ENGINE_BANK_ROWS"] == 167
+    assert "'--target'" in sized("--base", "llama-3.1-8b", "--target", "lm_head").output
+
+
 def test_programs_get_whole_numbers() -> None:
     done = sized("--base", "llama-3.1-8b", "--gpu", "h200", "--format", "json")
     found = json.loads(done.output)
