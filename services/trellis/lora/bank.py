@@ -95,6 +95,7 @@ class AdapterBank:
         self.groups: Mapping[str, GroupBank] = self._by_name(groups)
         self._map = RangeMap(self.size)
         self._free_slots = list(range(max_slots))[::-1]
+        self._slot_ranks = [0] * max_slots
 
     @property
     def bytes_per_row(self) -> int:
@@ -131,7 +132,7 @@ class AdapterBank:
 
     def slot_rank(self, slot: int) -> int:
         """The largest rank of its parts."""
-        return int(self._host_ranks_SQ[slot].max())
+        return self._slot_ranks[slot]
 
     @torch.no_grad()
     def add(self, adapter: HostAdapter) -> int:
@@ -147,6 +148,7 @@ class AdapterBank:
         slot = self._free_slots.pop()
         self._map.take(slot, start, adapter.values)
         self.values_V[start : start + adapter.values].copy_(adapter.blob, non_blocking=True)
+        self._slot_ranks[slot] = adapter.layout.rank
         self._host_places_SQ[slot] = torch.tensor([*chain(*adapter.layout.places)]) + start
         self._host_ranks_SQ[slot] = torch.tensor([*chain(*adapter.layout.ranks)], dtype=torch.int32)
         self._scales_SQ[slot].copy_(torch.tensor([*chain(*adapter.scales)]), non_blocking=True)
@@ -159,6 +161,7 @@ class AdapterBank:
         start, count = self._map.give_back(slot)
         for values_V in self._tensors():
             values_V[start : start + count] = 0
+        self._slot_ranks[slot] = 0
         self._host_ranks_SQ[slot] = 0
         self._scales_SQ[slot] = 0
         self._publish(slot)

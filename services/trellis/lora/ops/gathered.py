@@ -12,7 +12,7 @@ from trellis.lora.segments import Segments
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """Which adapters, in the order of their segments; made once a step.
+    """Which adapters, in the order of their segments, and how many rank rows of each; made for a group of linears.
 
     Tensors' shapes: D segments, R rank rows, I in-features, o out-features of one part.
     """
