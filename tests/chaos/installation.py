@@ -124,7 +124,8 @@ class Installation:
                 code = child.exit_code()
                 if code is None or name in self.held_down:
                     continue
-                self.say(f"{name} ended with {code} and is started again")
+                why = child.last_lines(3) if code >= 0 else ""  # by itself, not by a fault
+                self.say(f"{name} ended with {code} and is started again {why}".rstrip())
                 await asyncio.to_thread(sweep, self.marker, 1.0, name)
                 child.start()
             await asyncio.sleep(_LOOK_SECONDS)

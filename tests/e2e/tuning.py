@@ -21,6 +21,7 @@ SPEC = trellis.TrainingSettings(
     max_evaluation_lines=5,
 )
 DATASET = "boxes"
+_SECONDS = 400.0
 
 
 def upload(client: trellis.Client, data: bytes, dataset: str = DATASET) -> str:
@@ -43,7 +44,7 @@ class Watching:
 
     def _run(self) -> None:
         try:
-            for event in self._client.jobs.watch(self.job, timeout=200):
+            for event in self._client.jobs.watch(self.job, timeout=_SECONDS):
                 self.events.append(event)
         except Exception as error:  # noqa: BLE001 - raised again by whoever waits
             self.error = error
@@ -62,7 +63,7 @@ class Watching:
 
     def finish(self) -> list[JobEvent]:
         """All events, once the job has ended."""
-        self._thread.join(200)
+        self._thread.join(_SECONDS)
         assert not self._thread.is_alive(), self.said()
         if self.error:
             raise self.error

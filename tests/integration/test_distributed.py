@@ -6,11 +6,9 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
-import ray
-from ray.cluster_utils import Cluster
 from tests.distributed_rig import SECONDS, World, make_world, process, run_through, serving
+from tests.ray_nodes import ray_nodes, train_workers
 from tests.recording_worker import RecordingWorker
 
 from trellis.exports import check_contents, read_manifest
@@ -25,13 +23,9 @@ LONG = {"full": True, "max_steps": 300, "epochs": 100, "checkpoint_steps": 5, "l
 @pytest.fixture(scope="module")
 def ray_address() -> Iterator[str]:
     """Two nodes, each with room for one worker."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    cluster.add_node(num_cpus=1)
-    try:
+    with ray_nodes(num_cpus=1) as cluster:
+        cluster.add_node(num_cpus=1)
         yield cluster.address
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
 
 
 @pytest.fixture
@@ -39,19 +33,12 @@ def world(tmp_path: Path) -> World:
     return make_world(tmp_path)
 
 
-def worker_processes() -> list[psutil.Process]:
-    """The processes of Ray Train's workers, which have one CPU each."""
-    return [
-        one for one in psutil.process_iter(["cmdline"]) if "ray::RayTrainWorker" in " ".join(one.info["cmdline"] or [])
-    ]
-
-
 async def test_a_killed_worker_ends_the_attempt(world: World, ray_address: str) -> None:
     async with serving(world.work(TWO, **LONG)) as worker, process(worker, ray_address) as job:
         await worker.until(lambda found: bool(found.losses()), SECONDS)
-        mine = [one for one in worker_processes() if os.getpid() != one.pid]
-        assert len(mine) >= 2
-        mine[-1].send_signal(signal.SIGKILL)
+        workers = train_workers()
+        assert len(workers) >= 2
+        os.kill(workers[-1], signal.SIGKILL)
         assert await asyncio.wait_for(job.wait(), SECONDS) == 0
     assert worker.failed is not None
     assert worker.failed.cause == END_CAUSE_INFRASTRUCTURE

@@ -6,7 +6,7 @@ from typing import Any, Final
 import pytest
 import torch
 from safetensors.torch import load
-from tests.distributed_rig import World, make_world
+from tests.distributed_rig import PREFERENCES, World, make_world
 from tests.gloo_rig import Told, run_workers
 
 from trellis.spec import Distributed
@@ -22,6 +22,7 @@ KINDS: Final[dict[str, tuple[int, dict[str, Any]]]] = {
     "full-2": (2, _FULL),
     "full-3": (3, _FULL),
     "adapter-3": (3, {**_LONG, "gradient_accumulation_steps": 2}),
+    "preference-2": (2, {**_LONG, "method": "preference", "training_sha256": "", "learning_rate": 3e-3}),
 }
 """The ZeRO stage, and other settings, by name."""
 each_way = pytest.mark.parametrize(("old", "new"), [(1, 2), (2, 1)])
@@ -43,7 +44,10 @@ def _first(world: World, workers: int) -> dict[str, StartAttemptResponse]:
 
 def _work(world: World, kind: str, workers: int, job: str) -> StartAttemptResponse:
     stage, settings = KINDS[kind]
-    return world.work(Distributed(workers=workers, zero_stage=stage), job, **settings)
+    work = world.work(Distributed(workers=workers, zero_stage=stage), job, **settings)
+    if settings.get("method") == "preference":
+        work.training_key = PREFERENCES  # against a reference, which the checkpoint keeps
+    return work
 
 
 def _second(world: World, workers: int, first: dict[str, Told]) -> dict[str, StartAttemptResponse]:
@@ -92,7 +96,9 @@ def _weights(world: World, told: Told) -> dict[str, torch.Tensor]:
     """Weights and moments of the last checkpoint."""
     newest = told.checkpoints()[-1]
     assert newest.step == STEPS
-    keys = [one.key for one in world.store.list(f"{newest.key}/model") if "reference" not in one.key]
+    keys = [
+        one.key for one in world.store.list(f"{newest.key}/model") if not one.key.endswith("/reference.safetensors")
+    ]
     return {name: value for key in keys for name, value in load(world.store.read_bytes(key)).items()}
 
 

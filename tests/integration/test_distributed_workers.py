@@ -52,6 +52,7 @@ def pairs(world: World) -> dict[str, Told]:
         "moved": world.work(moved, "moved", **bf16),
         "best": world.work(three, "best", **stopping),
         "further": world.work(three, "further", max_steps=1),
+        "unmeasured": world.work(three, "unmeasured", max_steps=1, held_out_fraction=0.0),
     }
     works["further"].initial_key = "jobs/best/attempts/1/adapter"
     return run_workers(2, works, dict.fromkeys(("paused", "paused adapter"), (STOP_REQUEST_PAUSE, 1)))
@@ -229,6 +230,13 @@ def test_an_adapter_to_start_from_and_the_best_checkpoint(pairs: dict[str, Told]
     # The second job starts from there, and is still compared with the base alone.
     assert further.finished["base"].loss == pytest.approx(best.finished["base"].loss, rel=1e-5)
     assert further.losses()[1] < best.losses()[1]
+
+
+def test_nothing_is_said_of_lines_that_are_not_held_out(pairs: dict[str, Told]) -> None:
+    told = pairs["unmeasured"]
+    assert told.finished["adapter_digest"]
+    assert told.finished["tuned"].line_count == 0
+    assert not any("held-out" in event for event in told.events())
 
 
 @pytest.mark.gpu

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-import ray
 from ray.cluster_utils import Cluster
+from tests.ray_nodes import ray_nodes
 from tests.workshop import Workshop, make_workshop
 
 from trellis.engine_options import EngineOptions
@@ -34,13 +34,9 @@ def ports() -> list[int]:
 @pytest.fixture
 def nodes(ports: list[int]) -> Iterator[Cluster]:
     """A head on which nothing is computed, with the dashboard through which engines are declared."""
-    head = {"num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": ports[0]}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    try:
+    dashboard = {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": ports[0]}
+    with ray_nodes(num_cpus=0, **dashboard) as cluster:
         yield cluster
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
 
 
 @pytest.fixture

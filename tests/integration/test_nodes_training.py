@@ -5,11 +5,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
-import ray
 from ray.cluster_utils import Cluster
 from tests.distributed_rig import SECONDS, World, make_world, process, serving
+from tests.ray_nodes import ray_nodes, train_workers
 
 from trellis.spec import Distributed
 from trellis.v1.worker_pb2 import END_CAUSE_INFRASTRUCTURE, END_CAUSE_PAUSED, STOP_REQUEST_PAUSE
@@ -29,23 +28,13 @@ def nodes() -> Iterator[Cluster]:
         "health_check_timeout_ms": 2000,
         "health_check_failure_threshold": 3,
     }
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": soon})
-    try:
+    with ray_nodes(num_cpus=0, _system_config=soon) as cluster:
         yield cluster
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return make_world(tmp_path)
-
-
-def workers() -> int:
-    """How many of Ray Train's workers live."""
-    lines = (" ".join(one.info["cmdline"] or []) for one in psutil.process_iter(["cmdline"]))
-    return sum("ray::RayTrainWorker" in line for line in lines)
 
 
 async def test_a_job_outlives_a_lost_node_and_waits_for_all_of_the_next(world: World, nodes: Cluster) -> None:
@@ -66,7 +55,7 @@ async def test_a_job_outlives_a_lost_node_and_waits_for_all_of_the_next(world: W
         await second.until(lambda found: found.failed is not None or "waiting for workers" in _phases(found), SECONDS)
         assert second.failed is None, second.failed
         await asyncio.sleep(_LATE_SECONDS)
-        assert workers() == 0, "half of the workers would hold what others could use"
+        assert not train_workers(), "half of the workers would hold what others could use"
         assert not second.losses()
         nodes.add_node(num_cpus=1)
         await second.until(lambda found: found.failed is not None or len(found.losses()) >= 2, SECONDS)
@@ -95,7 +84,7 @@ async def test_a_scale_up_that_never_comes_ends_the_attempt_with_a_sentence(
     assert worker.failed is not None
     assert worker.failed.cause == END_CAUSE_INFRASTRUCTURE
     assert "no room for 2 workers with 1 CPUs each within 3 s" in worker.failed.error.message
-    assert workers() == 0
+    assert not train_workers()
 
 
 def _phases(worker: object) -> set[str]:

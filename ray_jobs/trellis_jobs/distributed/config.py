@@ -1,5 +1,6 @@
 """The DeepSpeed config of a run, and what DeepSpeed must be told by other ways. All hard-won settings are here."""
 
+import copy
 import json
 import os
 import warnings
@@ -9,9 +10,10 @@ from typing import Any, Final
 import torch
 
 from trellis.deepspeed_config import LEFT_OPEN
-from trellis.errors import InvalidArgument
+from trellis.errors import InvalidArgument, Reason
 from trellis.spec import TrainSpec
 from trellis_jobs.distributed.zero import Layout
+from trellis_jobs.failure import JobFailedError
 
 _OURS: Final = ("train_batch_size", "gradient_accumulation_steps", "optimizer", "scheduler", "gradient_clipping")
 """What decides the losses is the spec's: another value would make two runs of one spec differ."""
@@ -86,6 +88,17 @@ def deepspeed_config(spec: TrainSpec, layout: Layout, *, bf16: bool, passes: int
     }
     assert spec.distributed is not None
     return _laid_over(config, _given(spec.distributed.config_json))
+
+
+def refuse_values(config: Mapping[str, Any]) -> None:
+    """Have DeepSpeed read the config before anything is loaded. Raises JobFailedError for a value that it does not take."""
+    import deepspeed  # noqa: PLC0415  as above
+
+    try:
+        deepspeed.DeepSpeedConfig(copy.deepcopy(dict(config)))
+    except (ValueError, TypeError, AttributeError, AssertionError, deepspeed.DeepSpeedConfigError) as error:
+        said = " ".join(line.strip() for line in str(error).splitlines()[:3]).partition(" [type=")[0]
+        raise JobFailedError(Reason.TRAINING_FAILED, f"DeepSpeed does not take its config: {said[:500]}.") from error
 
 
 def _given(text: str) -> Mapping[str, Any]:

@@ -24,7 +24,7 @@ from trellis_jobs.artifact import AdapterObjects, manifest_of
 from trellis_jobs.capture import FORMAT
 from trellis_jobs.device import choose_device
 from trellis_jobs.distributed.computing import Computing
-from trellis_jobs.distributed.config import deepspeed_config, prepare_process, tame_deepspeed
+from trellis_jobs.distributed.config import deepspeed_config, prepare_process, refuse_values, tame_deepspeed
 from trellis_jobs.distributed.course import Course
 from trellis_jobs.distributed.handing_in import hand_in_adapter, probe, write_adapter
 from trellis_jobs.distributed.measuring import Measuring
@@ -218,7 +218,8 @@ class _Run:
         unsaid = {name: value for name, value in evaluation.metrics().items() if name not in said}
         if evaluation.line_count and unsaid:
             self.post.metrics(step, unsaid)
-        self.post.event(f"{who} on held-out lines: {evaluation}.")
+        if evaluation.line_count:
+            self.post.event(f"{who} on held-out lines: {evaluation}.")
 
     def _zero_plan(self) -> ZeroPlan:
         spec = self.spec
@@ -237,6 +238,7 @@ class _Run:
         config = deepspeed_config(self.spec, zero.layout, bf16=bf16)
         if self.team.rank == 0:
             _log.info("DeepSpeed's config: %s", config)
+        refuse_values(config)
         # While it lives, transformers loads each weight into its shard.
         sharding = HfDeepSpeedConfig(config) if zero.layout.stage == 3 else None
         network = load_network(self.spec, self.base.facts, self.team.device, zero.layout)

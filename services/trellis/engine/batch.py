@@ -6,6 +6,7 @@ Tensors' shapes: T tokens, B pieces, M blocks of the longest block table, N rows
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Self
 
 import numpy as np
@@ -156,8 +157,8 @@ def _layout(
 def _block_tables(pieces: Sequence[Piece], lengths: np.ndarray, block_tokens: int) -> np.ndarray:
     """Only as many blocks of each as its tokens take: a sequence's table may be reserved far beyond."""
     used = -(-lengths // block_tokens)
+    taken = [piece.blocks[:count] for piece, count in zip(pieces, used.tolist(), strict=True)]
+    assert [len(row) for row in taken] == used.tolist(), "there are fewer blocks than the tokens take"
     blocks = np.zeros((len(pieces), int(used.max())), dtype=np.int32)
-    for row, (piece, count) in enumerate(zip(pieces, used, strict=True)):
-        assert len(piece.blocks) >= count, f"{len(piece.blocks)} blocks can't hold {lengths[row]} tokens"
-        blocks[row, :count] = piece.blocks[:count]
+    blocks[np.arange(blocks.shape[1]) < used[:, None]] = np.fromiter(chain.from_iterable(taken), np.int32)
     return blocks

@@ -14,6 +14,8 @@ class StopStrings:
 
     def push(self, text: str) -> str:
         """The text that is now certain to be part of the answer."""
+        if not self._strings:
+            return text
         if self.found:
             return ""
         self._held += text
@@ -34,7 +36,7 @@ class StopStrings:
 
     def _longest_beginning(self) -> int:
         """How many characters at the end of the held text are the beginning of a stop string."""
-        longest = max((len(string) for string in self._strings), default=0)
+        longest = max(len(string) for string in self._strings)
         for length in range(min(longest - 1, len(self._held)), 0, -1):
             if any(string.startswith(self._held[-length:]) for string in self._strings):
                 return length

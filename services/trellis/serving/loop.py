@@ -9,17 +9,20 @@ from contextlib import suppress
 from typing import Final
 
 from trellis.engine import Engine, Output, Request
-from trellis.errors import InternalError, Reason, TrellisError
+from trellis.errors import InternalError, Reason, TrellisError, Unavailable
 
 _log = logging.getLogger(__name__)
 _Deliver = Callable[[Output], None]
 _STOP_SECONDS: Final = 10.0
+_REPLACED_SECONDS: Final = 5.0
+"""Until Ray Serve has looked whether the engine is alive."""
 
 
 class EngineLoop:
     """Steps an engine while that does anything; only this loop's thread ever touches the engine.
 
-    While all requests wait for adapters to be loaded, the thread sleeps until a load or a deadline ends.
+    While all requests wait for adapters to be loaded, the thread sleeps until a load or a deadline ends. If it ever breaks
+    off, each stream ends with ENGINE_UNAVAILABLE, those that are opened later too.
     """
 
     def __init__(self, engine: Engine, on_step: Callable[[Engine], None] = lambda _: None) -> None:
@@ -27,6 +30,9 @@ class EngineLoop:
         self._on_step = on_step
         self._commands: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._listeners: dict[str, _Deliver] = {}
+        self._has_broken_off = False
+        self._lock = threading.Lock()
+        """Of the two before it: no listener is left that nobody tells of the end."""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         engine.notify(lambda: self._commands.put(_wake_up))
 
@@ -63,6 +69,10 @@ class EngineLoop:
         except TrellisError as error:
             yield Output(request.request_id, error=error, is_last=True)
             return
+        with self._lock:
+            self._listeners[request.request_id] = deliver
+            if self._has_broken_off:
+                deliver(_ended(request.request_id))
         self._commands.put(lambda: self._submit(request, deliver))
         try:
             while True:
@@ -71,9 +81,17 @@ class EngineLoop:
                 if output.is_last:
                     return
         finally:
-            self._commands.put(lambda: self._cancel(request.request_id))
+            self._listeners.pop(request.request_id, None)
+            self._commands.put(lambda: self._engine.cancel(request.request_id))
 
     def _run(self) -> None:
+        try:
+            self._step_on()
+        except BaseException:
+            self._break_off()
+            raise
+
+    def _step_on(self) -> None:
         while self._obey():
             try:
                 outputs = self._engine.step()
@@ -100,7 +118,6 @@ class EngineLoop:
     def _submit(self, request: Request, deliver: _Deliver) -> None:
         try:
             self._engine.submit(request)
-            self._listeners[request.request_id] = deliver
         except TrellisError as error:
             deliver(Output(request.request_id, error=error, is_last=True))
         except Exception:  # noqa: BLE001  one request must not end the thread
@@ -108,14 +125,22 @@ class EngineLoop:
             broken = InternalError(Reason.INTERNAL, "The engine failed; its logs say more.")
             deliver(Output(request.request_id, error=broken, is_last=True))
 
-    def _cancel(self, request_id: str) -> None:
-        self._engine.cancel(request_id)
-        self._listeners.pop(request_id, None)
+    def _break_off(self) -> None:
+        with self._lock:
+            self._has_broken_off = True
+            for request_id, deliver in tuple(self._listeners.items()):
+                deliver(_ended(request_id))
 
     def _deliver(self, output: Output) -> None:
         deliver = self._listeners.get(output.request_id)
         if deliver is not None:
             deliver(output)
+
+
+def _ended(request_id: str) -> Output:
+    message = "The engine has ended before the answer did, and is being replaced; try again shortly."
+    error = Unavailable(Reason.ENGINE_UNAVAILABLE, message, retry_after=_REPLACED_SECONDS)
+    return Output(request_id, error=error, is_last=True)
 
 
 def _wake_up() -> None:

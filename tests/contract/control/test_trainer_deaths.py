@@ -85,11 +85,13 @@ class Ends:
         self.trouble = RunTrouble(TroubleCode.OUT_OF_MEMORY, "A worker took more memory than its limit of 8Gi.")
         self.end_time = self._now()
         self.away = False
+        self.is_late = False
 
-    async def ended(self, host: str, since: datetime) -> RunTrouble | None:
+    async def ended(self, host: str, since: datetime, until: datetime | None = None) -> RunTrouble | None:
         if self.away:
             raise Unavailable(Reason.ENGINE_UNAVAILABLE, "Nobody answers.")
-        return self.trouble if host == "node-1" and self.end_time >= since else None
+        is_then = since <= self.end_time and (until is None or self.end_time <= until)
+        return self.trouble if host == "node-1" and is_then and not self.is_late else None
 
 
 async def test_what_ended_its_host_is_told_to_each_of_its_jobs(platform: Platform) -> None:
@@ -140,6 +142,78 @@ async def test_a_lost_or_silent_trainer_says_it_too(platform: Platform) -> None:
         await server.watch_trainers.once()
     said = [event.message for event in await platform.events()]
     assert any("was silent for 30 s. A worker took more memory than its limit of 8Gi." in one for one in said)
+
+
+async def test_a_trainer_that_was_killed_for_its_memory_is_followed_by_one_that_takes_less(platform: Platform) -> None:
+    _, trainer = await training(platform, 1, 2)
+    server = Server(replace(platform.control(), ends=Ends(platform)))
+    platform.cluster.end(trainer.run, RunStatus.FAILED, "exit code 137")
+    await server.watch_trainers.once()
+    for uid in (UID, "uid-acme-2"):
+        job = await platform.job(uid)
+        assert (job.state, job.memory_halvings, job.failure_count) == (JobState.QUEUED, 1, 0)
+        said = (await platform.events(uid))[-1].message
+        assert said.startswith("Attempt 1 ran out of memory: The shared trainer's process ended")
+        assert said.endswith("The job goes on from its last checkpoint with 1/2 of the work in one pass.")
+    await server.round()
+    (run,) = platform.cluster.alive()
+    assert platform.cluster.runs[run].request.environment["TRELLIS_TRAINER_PASS_TOKENS"] == "1024"
+    assert len(await platform.events()) == len({event.message for event in await platform.events()}), "told once"
+    await check_invariants(platform, [UID, "uid-acme-2"])
+
+
+async def test_no_job_is_given_up_for_the_memory_of_all(platform: Platform) -> None:
+    server = Server(replace(platform.control(), ends=Ends(platform)))
+    _, trainer = await training(platform)
+    most = platform.control().settings.retry.max_memory_halvings
+    async with platform.units() as unit:
+        job = await unit.jobs.get_by_uid(UID, for_update=True)
+        assert job is not None
+        await unit.jobs.save(replace(job, memory_halvings=most), ())
+        await unit.commit()
+    platform.cluster.end(trainer.run, RunStatus.FAILED, "exit code 137")
+    await server.watch_trainers.once()
+    job = await platform.job()
+    assert (job.state, job.memory_halvings, job.failure_count) == (JobState.QUEUED, most, 1)
+
+
+async def test_what_the_cluster_says_late_is_told_later_and_once(platform: Platform) -> None:
+    _, trainer = await training(platform, 1, 2)
+    ends = Ends(platform)
+    ends.is_late = True
+    server = Server(replace(platform.control(), ends=ends))
+    (known,) = await platform.trainers()
+    platform.cluster.end(trainer.run, RunStatus.FAILED, "exit code 137")
+    await server.watch_trainers.once()
+    await server.reap_trainers.once()
+    assert (await platform.trainer(known.uid)).cleaned_up
+    assert (await platform.job()).memory_halvings == 0
+    ends.is_late = False
+    for _ in range(2):
+        await server.watch_trainers.once()
+    for uid in (UID, "uid-acme-2"):
+        job = await platform.job(uid)
+        assert (job.state, job.memory_halvings, job.failure_count) == (JobState.QUEUED, 1, 1)
+        told = [event.message for event in await platform.events(uid) if "limit of 8Gi" in event.message]
+        heard = "Of attempt 1 the cluster says: A worker took more memory than its limit of 8Gi."
+        assert told == [f"{heard} The job goes on with 1/2 of the work in one pass."]
+        assert (await platform.attempts(uid))[-1].outcome.endswith("its limit of 8Gi.")
+    assert (await platform.trainer(known.uid)).outcome.endswith("its limit of 8Gi.")
+
+
+@pytest.mark.parametrize("why", ["too late", "of another time"])
+async def test_a_word_that_is_not_about_a_trainer_s_end_is_not_told(platform: Platform, why: str) -> None:
+    _, trainer = await training(platform)
+    ends = Ends(platform)
+    ends.is_late = True
+    server = Server(replace(platform.control(), ends=ends))
+    platform.cluster.end(trainer.run, RunStatus.FAILED)
+    await server.watch_trainers.once()
+    platform.clock.pass_seconds(200 if why == "too late" else 100)
+    ends.end_time = platform.clock.now() if why == "of another time" else ends.end_time
+    ends.is_late = False
+    await server.watch_trainers.once()
+    assert not [event for event in await platform.events() if "limit of 8Gi" in event.message]
 
 
 async def test_a_server_that_was_away_listens_before_it_judges(platform: Platform) -> None:

@@ -65,6 +65,8 @@ async def test_a_worker_that_was_killed_for_its_memory_and_is_gone(
     cluster.kubelet.end(SPACE, name, "Failed", "OOMKilled", 137)
     cluster.store.remove((PODS, SPACE, name))  # as KubeRay does at once, to make another one
     found = await told(ended, name, now - timedelta(seconds=2))
+    assert await ended.ended(name, now - HOUR, now - timedelta(seconds=2)) is None, "it had not ended by then"
+    assert await ended.ended(name, now - HOUR, now + HOUR) == found
     assert found.code is TroubleCode.OUT_OF_MEMORY
     assert found.message.startswith(
         "A worker of the trainers' cluster was ended, as it took more memory than its limit"

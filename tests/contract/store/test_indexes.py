@@ -107,6 +107,8 @@ async def _loops(unit: UnitOfWork) -> None:
     await unit.trainers.to_clean_up(10)
     await unit.trainers.last_ends([samples.trainer().base])
     await unit.trainers.open_attempts(["trainer-1"])
+    await unit.trainers.ended_since(samples.NOW, 10)
+    await unit.trainers.attempts_ended_since("trainer-1", samples.NOW)
     await unit.exports.in_state(ExportState.PENDING, 10)
     await unit.exports.to_clean_up(10)
     await unit.datasets.claim_report(samples.claim("one"), samples.NOW)

@@ -92,12 +92,25 @@ async def test_the_attempts_that_a_trainer_has(units: UnitOfWorkFactory) -> None
     async with units() as unit:
         await unit.jobs.add_attempt(younger)
         await unit.jobs.add_attempt(mine)
-        await unit.jobs.add_attempt(samples.attempt("uid-acme-2", 1, trainer_uid="trainer-1", end_time=samples.at(3)))
+        over = samples.attempt("uid-acme-2", 1, trainer_uid="trainer-1", end_time=samples.at(3))
+        await unit.jobs.add_attempt(over)
         await unit.jobs.add_attempt(samples.attempt("uid-acme-1", 2))
         await unit.commit()
     async with units(write=False) as unit:
         assert await unit.trainers.open_attempts(["trainer-1", "trainer-2"]) == [mine, younger]
         assert await unit.trainers.open_attempts([]) == []
+        assert await unit.trainers.attempts_ended_since("trainer-1", samples.at(3)) == [over]
+        assert await unit.trainers.attempts_ended_since("trainer-1", samples.at(4)) == []
+        assert await unit.trainers.attempts_ended_since("trainer-2", samples.at(3)) == []
+
+
+async def test_those_that_ended_of_late_are_found_cleaned_up_or_not(units: UnitOfWorkFactory) -> None:
+    early, late = (samples.trainer(f"trainer-{at}").ended(samples.at(at), "Gone.") for at in (10, 20))
+    cleaned = replace(samples.trainer("trainer-30").ended(samples.at(30), "Gone."), cleaned_up=True)
+    await add(units, early, late, cleaned, samples.trainer("lives", 50))
+    async with units(write=False) as unit:
+        assert await unit.trainers.ended_since(samples.at(20), 10) == [late, cleaned]
+        assert await unit.trainers.ended_since(samples.at(31), 10) == []
 
 
 async def test_the_newest_that_measured_stays_when_others_are_pruned(units: UnitOfWorkFactory) -> None:

@@ -364,6 +364,13 @@ class TestHelmTest:
         assert spec["restartPolicy"] == "OnFailure"  # while the engine starts
         assert [one["metadata"]["name"] for one in given_secrets.all("Pod")] == ["tuning-test-isolation"]
 
+    @pytest.mark.parametrize("values", ["production", "given-secrets"])
+    def test_a_model_answers_that_is_named(self, values: str) -> None:
+        rendered = render(values, "--set", "tests.model=tenants/acme/adapters/support")
+        spec = rendered.one("Pod", f"{rendered.name}-test-generate")["spec"]
+        assert dict(pairwise(spec["containers"][0]["args"]))["--model"] == "tenants/acme/adapters/support"
+        assert spec["activeDeadlineSeconds"] == 1800
+
     def test_their_words_are_ones_that_the_command_line_knows(self, production: Rendered, tmp_path: Path) -> None:
         key = tmp_path / "admin-key"
         key.write_text("trk_" + "a" * 32)

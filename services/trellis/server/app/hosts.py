@@ -104,8 +104,8 @@ class StandingClusters(Protocol):
 class HostEnds(Protocol):
     """What ended the hosts on which shared trainers run, from outside."""
 
-    async def ended(self, host: str, since: datetime) -> RunTrouble | None:
-        """What ended the host of that name, or any of them if it is empty, since then; None if nothing is known to have."""
+    async def ended(self, host: str, since: datetime, until: datetime | None = None) -> RunTrouble | None:
+        """What ended the host of that name, or any of them if it is empty, between then; None if nothing is known to have."""
         ...
 
 

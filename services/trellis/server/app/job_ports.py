@@ -151,12 +151,20 @@ class Trainers(Protocol):
         """Those that are over but not cleaned up; who ended first comes first."""
         ...
 
+    async def ended_since(self, time: datetime, limit: int) -> Sequence[Trainer]:
+        """Those that ended then or later, cleaned up or not."""
+        ...
+
     async def last_ends(self, bases: Collection[TrainerBase]) -> dict[TrainerBase, datetime]:
         """When the newest trainer of each base ended; without those that never had one."""
         ...
 
     async def open_attempts(self, uids: Collection[str]) -> Sequence[Attempt]:
         """Attempts of these trainers that are not over, oldest first."""
+        ...
+
+    async def attempts_ended_since(self, uid: str, time: datetime) -> Sequence[Attempt]:
+        """Attempts of this trainer that ended then or later, oldest first."""
         ...
 
     async def job_counts(self, uids: Collection[str]) -> Mapping[str, int]:

@@ -5,6 +5,7 @@ from typing import TypeGuard
 import structlog
 
 from trellis.server.app.hosts import RunRequest, RunStatus
+from trellis.server.app.ports import UnitOfWork
 from trellis.server.app.tokens import trainer_ticket
 from trellis.server.control.context import ControlContext
 from trellis.server.control.each import for_each
@@ -40,17 +41,18 @@ class LaunchTrainers:
         # A server that was held up must not start what another one has started, ended and forgotten meanwhile.
         async with self._context.units(write=False) as unit:
             present = await unit.trainers.get(trainer.uid)
+            memory_halvings = await _memory_halvings(unit, trainer)
         if _is_to_start(present):
-            await self._context.cluster.submit(self._request(present))
+            await self._context.cluster.submit(self._request(present, memory_halvings))
             _log.info("run_submitted", trainer=trainer.uid, base_model=trainer.base_model, run=trainer.submission_id)
 
-    def _request(self, trainer: Trainer) -> RunRequest:
+    def _request(self, trainer: Trainer, memory_halvings: int) -> RunRequest:
         settings, options = self._context.settings, self._context.settings.trainers
         cpus, gpus = trainer.cpus / trainer.workers, trainer.gpus / trainer.workers
         environment = {
             **process_environment(settings, cpus),
             "TRELLIS_TRAINER_TICKET": trainer_ticket(settings.server_secret, trainer.uid),
-            **options.environment,
+            **options.environment(memory_halvings),
         }
         return RunRequest(
             submission_id=trainer.submission_id,
@@ -64,6 +66,13 @@ class LaunchTrainers:
             worker_cpus=cpus,
             worker_gpus=gpus,
         )
+
+
+async def _memory_halvings(unit: UnitOfWork, trainer: Trainer) -> int:
+    """Of its jobs' attempts that ran out of memory, the most that one had: the trainer's passes are theirs together."""
+    attempts = await unit.trainers.open_attempts([trainer.uid])
+    jobs = [await unit.jobs.get_by_uid(attempt.job_uid) for attempt in attempts]
+    return max((job.memory_halvings for job in jobs if job is not None), default=0)
 
 
 def _is_to_start(trainer: Trainer | None) -> TypeGuard[Trainer]:

@@ -11,11 +11,12 @@ from trellis.server.app.hosts import RunStatus
 from trellis.server.control.attempts import end_badly
 from trellis.server.control.context import ControlContext
 from trellis.server.control.each import for_each
+from trellis.server.control.host_ends import end_of_host, hear_late_words
 from trellis.server.control.listening import Listening
 from trellis.server.control.metrics import ATTEMPTS_LOST, TRAINERS_LOST
 from trellis.server.control.outages import Outages
 from trellis.server.control.trainers import end_trainer
-from trellis.server.control.troubles import with_trouble
+from trellis.server.control.troubles import cause_of, with_trouble
 from trellis.server.domain.run_trouble import RunTrouble
 from trellis.server.domain.trainer import Trainer
 from trellis.server.domain.tuning_job import Attempt, EndCause, JobError
@@ -23,8 +24,6 @@ from trellis.server.domain.tuning_job import Attempt, EndCause, JobError
 _log = structlog.get_logger(__name__)
 _BATCH = 1000
 _DEAD = frozenset({RunStatus.FAILED, RunStatus.STOPPED, RunStatus.SUCCEEDED})
-_BEFORE = timedelta(seconds=60)
-"""So long before a trainer's last word its host may have ended by the clock of whoever says so."""
 _LEAVE_SECONDS = 30.0
 """So long a trainer that was told to leave, and has no job any more, may take to do so."""
 
@@ -50,6 +49,7 @@ class WatchTrainers:
         await for_each([t for t in trainers if t.uid not in busy and self._should_have_left(t)], self._end_lingering)
         await self._ask_cluster(trainers)
         await self._end_attempts()
+        await hear_late_words(self._context)
         return False
 
     def _should_have_left(self, trainer: Trainer) -> bool:
@@ -77,10 +77,12 @@ class WatchTrainers:
             # The cluster's word may quote what the process printed about other tenants' jobs: it is for operators alone.
             _log.warning("trainer_run_ended", trainer=trainer.uid, status=report.status.value, word=report.message)
             message = f"The shared trainer's process ended without a word; the cluster says {report.status}."
-            await self._end(trainer, "dead", with_trouble(message, report.trouble or await self._end_of_host(trainer)))
+            await self._end(
+                trainer, "dead", with_trouble(message, report.trouble or await end_of_host(self._context, trainer))
+            )
         elif report.status is RunStatus.UNKNOWN and trainer.start_time is not None:
             message = "The shared trainer was lost: the cluster does not know it any more."
-            await self._end(trainer, "dead", with_trouble(message, await self._end_of_host(trainer)))
+            await self._end(trainer, "dead", with_trouble(message, await end_of_host(self._context, trainer)))
 
     async def _end_silent(self, trainer: Trainer) -> None:
         settings = self._context.settings
@@ -93,21 +95,11 @@ class WatchTrainers:
         else:
             seconds = settings.lease.total_seconds()
             message = f"The shared trainer was silent for {seconds:.0f} s."
-            await self._end(trainer, "silent", with_trouble(message, await self._end_of_host(trainer)))
+            await self._end(trainer, "silent", with_trouble(message, await end_of_host(self._context, trainer)))
 
     async def _trouble(self, trainer: Trainer) -> RunTrouble | None:
         try:
             return (await self._context.cluster.status(trainer.submission_id)).trouble
-        except Unavailable:
-            return None
-
-    async def _end_of_host(self, trainer: Trainer) -> RunTrouble | None:
-        """What ended the host that it ran on, about when it was last heard of; of one with workers, any host."""
-        if self._context.ends is None or trainer.start_time is None:
-            return None
-        last_word = trainer.lease_expire_time - self._context.settings.lease
-        try:
-            return await self._context.ends.ended(trainer.hostname if trainer.workers == 1 else "", last_word - _BEFORE)
         except Unavailable:
             return None
 
@@ -151,8 +143,14 @@ class WatchTrainers:
 
     async def _end_attempt(self, attempt: Attempt, trainer: Trainer) -> None:
         error = JobError(Reason.TRAINING_FAILED, trainer.outcome, {"attempt": str(attempt.number)})
+        trouble = await end_of_host(self._context, trainer)
         async with self._context.units() as unit:
-            if not await end_badly(unit, self._context, attempt, error, cause=EndCause.INFRASTRUCTURE):
+            job = await unit.jobs.get_by_uid(attempt.job_uid)
+            # Whose of its jobs' memory it was nobody knows, so that none is given up for it alone.
+            may_halve = job is not None and job.memory_halvings < self._context.settings.retry.max_memory_halvings
+            is_told = trouble is not None and trouble.message in trainer.outcome
+            cause = cause_of(trouble) if is_told and may_halve else EndCause.INFRASTRUCTURE
+            if not await end_badly(unit, self._context, attempt, error, cause=cause):
                 return
             await unit.commit()
         ATTEMPTS_LOST.labels("trainer").inc()

@@ -115,3 +115,7 @@ class Trainer:
     def ended(self, now: datetime, outcome: str) -> Self:
         """The trainer, over."""
         return replace(self, state=TrainerState.ENDED, end_time=now, outcome=outcome)
+
+    def told(self, message: str) -> Self:
+        """The trainer, with a further sentence on how it ended."""
+        return replace(self, outcome=f"{self.outcome} {message}")

@@ -1,6 +1,11 @@
 """The settings of shared trainers that an operator chooses; the same for every base model."""
 
 from dataclasses import dataclass
+from typing import Final
+
+_USUAL_PASS_TOKENS: Final = 2048
+_USUAL_PASS_TOKENS_ON_GPU: Final = 16384
+"""What trainers choose by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +32,13 @@ class TrainerOptions:
     pass_tokens: int = 0
     """Tokens that a shared trainer computes in one pass at the most; 0 for 2048 on a CPU and 16384 on a GPU."""
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """What trainers read by themselves, of what was chosen."""
-        chosen = {"TRELLIS_TRAINER_RANK_ROWS": self.rank_rows, "TRELLIS_TRAINER_PASS_TOKENS": self.pass_tokens}
+    def environment(self, memory_halvings: int = 0) -> dict[str, str]:
+        """What trainers read by themselves, of what was chosen; after so many lacks of memory a pass has fewer tokens."""
+        pass_tokens = self.pass_tokens
+        if memory_halvings:
+            usual = pass_tokens or (_USUAL_PASS_TOKENS_ON_GPU if self.gpus else _USUAL_PASS_TOKENS)
+            pass_tokens = max(1, usual >> memory_halvings)
+        chosen = {"TRELLIS_TRAINER_RANK_ROWS": self.rank_rows, "TRELLIS_TRAINER_PASS_TOKENS": pass_tokens}
         return {name: str(value) for name, value in chosen.items() if value}
 
     def __post_init__(self) -> None:

@@ -70,6 +70,13 @@ class SqlTrainers(TrainerMarkRows):
         over = select(tables.trainers).where(_t.cleaned_up == false(), _t.end_time.is_not(None))
         return await self._trainers(over.order_by(_t.end_time).limit(limit))
 
+    async def ended_since(self, time: datetime, limit: int) -> Sequence[Trainer]:
+        found: list[Trainer] = []
+        for cleaned_up in (false(), true()):  # one look into the index each
+            over = select(tables.trainers).where(_t.cleaned_up == cleaned_up, _t.end_time >= time)
+            found += await self._trainers(over.order_by(_t.end_time).limit(limit))
+        return found
+
     async def last_ends(self, bases: Collection[TrainerBase]) -> dict[TrainerBase, datetime]:
         found: dict[TrainerBase, datetime] = {}
         for base in bases:
@@ -84,6 +91,11 @@ class SqlTrainers(TrainerMarkRows):
         for some in in_batches(uids):
             statement = select(tables.attempts).where(_a.trainer_uid.in_(some), _a.end_time.is_(None))
             found += [read_attempt(row) for row in await self._transaction.rows(statement)]
+        return sorted(found, key=lambda attempt: (attempt.create_time, attempt.job_uid))
+
+    async def attempts_ended_since(self, uid: str, time: datetime) -> Sequence[Attempt]:
+        over = select(tables.attempts).where(_a.trainer_uid == uid, _a.end_time >= time)
+        found = [read_attempt(row) for row in await self._transaction.rows(over)]
         return sorted(found, key=lambda attempt: (attempt.create_time, attempt.job_uid))
 
     async def job_counts(self, uids: Collection[str]) -> Mapping[str, int]:

@@ -6,8 +6,10 @@ import pytest
 
 from trellis.errors import InvalidArgument
 from trellis.spec import Distributed, TrainSpec
-from trellis_jobs.distributed.config import deepspeed_config
+from trellis.v1.worker_pb2 import END_CAUSE_USER
+from trellis_jobs.distributed.config import deepspeed_config, refuse_values
 from trellis_jobs.distributed.zero import Layout
+from trellis_jobs.failure import JobFailedError
 
 
 def spec(config: object = None) -> TrainSpec:
@@ -45,6 +47,27 @@ def test_what_a_given_config_leaves_open_is_derived() -> None:
 def test_what_decides_the_losses_is_refused(name: str) -> None:
     with pytest.raises(InvalidArgument, match=f"{name} follows from the job's settings"):
         deepspeed_config(spec({name: 1}), Layout(2, "none", checkpointing=False), bf16=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"zero_optimization": {"reduce_bucket_size": "large"}}, "reduce_bucket_size Input should be a valid integer"),
+        ({"communication_data_type": "fp8"}, "Supported data types"),
+        ({"communication_data_type": 8}, "does not take"),
+        ({"zero_optimization": {"offload_param": {"device": "cpu", "buffer_count": -1}}}, "buffer_count"),
+    ],
+)
+def test_a_value_that_deepspeed_does_not_take_is_told_before_anything_is_loaded(
+    given: object, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    config = deepspeed_config(spec(given), Layout(3, "none", checkpointing=False), bf16=False)
+    with pytest.raises(JobFailedError, match=words) as caught:
+        refuse_values(config)
+    assert caught.value.cause == END_CAUSE_USER
+    assert "\n" not in str(caught.value)
+    refuse_values(deepspeed_config(spec(), Layout(3, "all", checkpointing=False), bf16=True))
 
 
 def test_a_config_that_is_no_object_is_refused() -> None:

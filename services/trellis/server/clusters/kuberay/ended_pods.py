@@ -50,11 +50,13 @@ class EndedPods:
         await self._pods.close()
         await self._events.close()
 
-    async def ended(self, host: str, since: datetime) -> RunTrouble | None:
-        """What ended the pod of that host name, or any pod of the cluster if it is empty, since then."""
+    async def ended(self, host: str, since: datetime, until: datetime | None = None) -> RunTrouble | None:
+        """What ended the pod of that host name, or any pod of the cluster if it is empty, between then."""
         self.start()
         return worst(
-            end.trouble for pod, end in self._ends.items() if end.time >= since and (not host or _is_host(pod, host))
+            end.trouble
+            for pod, end in self._ends.items()
+            if since <= end.time and (until is None or end.time <= until) and (not host or _is_host(pod, host))
         )
 
     async def until_fresh(self) -> None:
