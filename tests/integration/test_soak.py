@@ -292,7 +292,9 @@ def check_nothing_leaked(house: House, usage: EngineUsage, others: list[HostAdap
     bank = house.workshop.runner.bank
     residents = house.tiers._residents.values()
     assert bank.slots_used == len(residents) <= BANK_SLOTS
-    assert usage.bank_rows_used == math.ceil(sum(resident.values for resident in residents) / bank.row_values) <= BANK_ROWS
+    assert (
+        usage.bank_rows_used == math.ceil(sum(resident.values for resident in residents) / bank.row_values) <= BANK_ROWS
+    )
     held = {id(adapter) for adapter in (*house.tiers._host.values(), *others)}
     assert [adapter.digest for adapter in adapters_in_memory() if id(adapter) not in held] == []
 
