@@ -141,7 +141,8 @@ def check_at_rest(hall: Hall) -> None:
     assert usage.bank_rows_used == math.ceil(sum(values) / hall.bank.row_values) <= ROWS
     assert hall.tiers.host_bytes <= hall.host_bytes
     held = {id(adapter.blob) for adapter in hall.tiers._host.values()}
-    alive = [found for found in gc.get_objects() if type(found) is HostAdapter and len(found.digest) == 64]
+    own = {ref.digest for ref in hall.refs}
+    alive = [found for found in gc.get_objects() if type(found) is HostAdapter and found.digest in own]
     assert len([adapter for adapter in alive if id(adapter.blob) not in held]) <= 1, "dropped adapters are kept"
 
 

@@ -75,7 +75,7 @@ def test_trainers_settings_are_the_trainers_options() -> None:
     given = {"TRELLIS_TRAINER_CPUS": "2.5", "TRELLIS_TRAINER_MAX_JOBS": "3", "TRELLIS_TRAINER_RANK_ROWS": "512"}
     options = ServerConfig.from_environment({**REQUIRED, **given}).trainer
     assert options == TrainerOptions(cpus=2.5, max_jobs=3, rank_rows=512)
-    assert options.environment == {"TRELLIS_TRAINER_RANK_ROWS": "512"}
+    assert options.environment() == {"TRELLIS_TRAINER_RANK_ROWS": "512"}
 
 
 @pytest.mark.parametrize(
