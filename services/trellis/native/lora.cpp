@@ -93,22 +93,24 @@ static void expand(const Call<T> &call, int token, const Pair<T> &pair, const Co
 }
 
 template <class T, int TOKENS>
-static void few(const Call<T> &call, int token, const Pair<T> &pair, const Columns &columns, float *s, const Pair<T> &then) {
-  Ahead b = Ahead::of(pair.b + (columns.from - columns.first), pair.width, pair.rank, columns.to - columns.from);
+static void few(const Call<T> &call, int token, const Pair<T> &pair, const Columns &columns, float *s, Ahead b, Ahead then) {
   shrink<T, TOKENS>(call, token, pair, s, b);
-  expand<T, TOKENS>(call, token, pair, columns, s, Ahead::of(then.a, then.in, then.rank, then.in));
+  expand<T, TOKENS>(call, token, pair, columns, s, then);
 }
 
+// The first rows ask for B, the last ones for what is read after it: in between all is in the cache.
 template <class T>
 static void stream(const Call<T> &call, const Item &item, const Pair<T> &pair, const Columns &columns, const Pair<T> &then) {
   thread_local std::vector<float> s;
   s.resize((size_t)pair.rank * 4);
+  Ahead b = Ahead::of(pair.b, (int64_t)pair.rank * pair.width), next = Ahead::of(then.a, (int64_t)then.rank * then.in), none;
   int token = item.token, end = item.token + item.tokens;
-  for (; token + 4 <= end; token += 4) few<T, 4>(call, token, pair, columns, s.data(), then);
+  for (; token + 4 <= end; token += 4) few<T, 4>(call, token, pair, columns, s.data(), token == item.token ? b : none, token + 4 == end ? next : none);
+  if (token != item.token) b = none;
   switch (end - token) {
-    case 3: return few<T, 3>(call, token, pair, columns, s.data(), then);
-    case 2: return few<T, 2>(call, token, pair, columns, s.data(), then);
-    case 1: return few<T, 1>(call, token, pair, columns, s.data(), then);
+    case 3: return few<T, 3>(call, token, pair, columns, s.data(), b, next);
+    case 2: return few<T, 2>(call, token, pair, columns, s.data(), b, next);
+    case 1: return few<T, 1>(call, token, pair, columns, s.data(), b, next);
   }
 }
 

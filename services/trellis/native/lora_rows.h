@@ -7,24 +7,19 @@
 namespace trellis {
 namespace {  // each file has its own names: two of one name in a library would be one
 
-// Weights that are read next: asked for line by line while others are multiplied.
+// Weights that are read next, in one piece: asked for line by line while others are multiplied.
 struct Ahead {
-  const char *row = nullptr;
-  int64_t stride = 0;
-  int rows = 0, line = 0, lines = 0;
+  const char *at = nullptr, *end = nullptr;
 
   template <class T>
-  static Ahead of(const T *first, int64_t stride, int rows, int columns) {
-    return {(const char *)first, stride * (int64_t)sizeof(T), rows, 0, (int)((columns * sizeof(T) + 63) / 64)};
+  static Ahead of(const T *first, int64_t count) {
+    return {(const char *)first, (const char *)(first + count)};
   }
   TRELLIS_INLINE void step() {
-    if (rows <= 0) return;
-    __builtin_prefetch(row + line * 64, 0, 2);
-    if (++line == lines) {
-      line = 0;
-      row += stride;
-      rows--;
-    }
+    if (at >= end) return;
+    __builtin_prefetch(at, 0, 2);
+    __builtin_prefetch(at + 64, 0, 2);  // two, for B may be wider than A
+    at += 128;
   }
 };
 
