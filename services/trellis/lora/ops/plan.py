@@ -9,7 +9,8 @@
 | CUDA else, bfloat16 | grouped | segmented |
 | else | segmented | segmented |
 
-Measured on one core with AMX, ms for all linears of three layers of a 135 M Llama, r = 8 (D adapters x rows each):
+Measured on one core with AMX, when adapters did not yet lie in one piece (ADR 0024; `stacked` copies those of a step since then),
+ms for all linears of three layers of a 135 M Llama, r = 8 (D adapters x rows each):
 
 | | 1x1 | 4x1 | 16x2 | 32x1 | 16x4 | 16x16 | 4x64 |
 |---|---|---|---|---|---|---|---|
