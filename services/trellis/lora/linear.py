@@ -46,7 +46,7 @@ class ActiveLora:
     def segments(self, segments: Segments | None) -> None:
         self._segments = None if segments is None or segments.is_empty else segments
         if self._segments is not None:
-            self._op = choose(self._bank.device, self._bank.dtype, self._segments)
+            self._op = choose(self._bank.device, self._bank.dtype)
 
     def compute(self, x: Tensor, product: Product, bank: GroupBank) -> Tensor:
         """The base's output and what the adapters add to it, with gradients where they are wanted."""

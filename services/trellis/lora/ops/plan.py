@@ -3,37 +3,34 @@
 | device | inference | training |
 |---|---|---|
 | CPU, float32 or bfloat16, with a C++ compiler | native | native in float32, else segmented |
-| CPU else, few rows (decode) of several adapters | stacked | segmented |
 | CPU else | segmented | segmented |
 | CUDA with Triton | triton | triton |
 | CUDA else, bfloat16 | grouped | segmented |
 | else | segmented | segmented |
 
-Measured on one core with AMX, when adapters did not yet lie in one piece (ADR 0024; `stacked` copies those of a step since then),
-ms for all linears of three layers of a 135 M Llama, r = 8 (D adapters x rows each):
+`stacked` is for comparison: since adapters lie in one piece (ADR 0024) it must copy those of a step first.
+
+Measured on one core of an EPYC without AMX, ms for all linears of three layers of a 135 M Llama, r = 8 (D adapters x rows each):
 
 | | 1x1 | 4x1 | 16x2 | 32x1 | 16x4 | 16x16 | 4x64 |
 |---|---|---|---|---|---|---|---|
-| bfloat16 native | 0.1 | 0.2 | 0.7 | 1.5 | 0.9 | 5.2 | 1.6 |
-| stacked | 1.2 | 1.6 | 3.5 | 4.9 | 4.1 | 8.6 | 4.0 |
-| segmented | 1.0 | 4.1 | 16.6 | 33.2 | 18.2 | 19.3 | 5.7 |
-| grouped | 2.5 | 6.0 | 20.3 | 43.0 | 23.5 | 34.4 | 17.9 |
-| float32 native | 0.1 | 0.2 | 0.8 | 1.6 | 1.0 | 2.6 | 2.0 |
-| stacked | 0.4 | 0.7 | 3.6 | 7.3 | 5.3 | 17.3 | 5.3 |
-| segmented | 0.3 | 1.3 | 6.1 | 12.0 | 6.6 | 8.6 | 3.8 |
+| bfloat16 native | 0.0 | 0.1 | 0.3 | 0.5 | 0.3 | 1.5 | 1.1 |
+| stacked | 5.9 | 9.1 | 15.0 | 56.6 | 17.7 | 21.3 | 8.2 |
+| segmented | 1.0 | 3.7 | 16.3 | 30.6 | 16.6 | 18.2 | 5.3 |
+| grouped | 3.3 | 6.8 | 22.0 | 53.2 | 27.0 | 30.0 | 14.5 |
+| float32 native | 0.0 | 0.1 | 0.6 | 1.1 | 0.8 | 3.0 | 2.5 |
+| stacked | 2.2 | 4.5 | 16.9 | 33.0 | 19.8 | 35.9 | 11.8 |
+| segmented | 0.6 | 1.6 | 7.5 | 22.6 | 13.8 | 10.9 | 5.6 |
 """
 
-from typing import Final, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from trellis.lora.bank import GroupBank
-from trellis.lora.ops import grouped, native, segmented, stacked, triton
+from trellis.lora.ops import grouped, native, segmented, triton
 from trellis.lora.segments import Segments
-
-STACKED_TOKENS: Final = 4
-"""Rows an adapter up to which one product with all adapters of a step is quicker than two with each, on a CPU."""
 
 
 class Op(Protocol):
@@ -66,15 +63,13 @@ class TrainingOp(Op, Protocol):
         ...
 
 
-def choose(device: torch.device, dtype: torch.dtype, segments: Segments) -> Op:
-    """The op for inference on these segments."""
+def choose(device: torch.device, dtype: torch.dtype) -> Op:
+    """The op for inference."""
     if native.supports(device, dtype):
         return native
     if triton.supports(device, dtype):
         return triton
-    if device.type == "cpu":
-        return stacked if _stacks_well(segments) else segmented
-    return grouped if grouped.supports(device, dtype) else segmented
+    return grouped if device.type != "cpu" and grouped.supports(device, dtype) else segmented
 
 
 def choose_for_training(device: torch.device, dtype: torch.dtype) -> TrainingOp:
@@ -82,7 +77,3 @@ def choose_for_training(device: torch.device, dtype: torch.dtype) -> TrainingOp:
     if device.type == "cuda" and triton.supports(device, dtype):
         return triton
     return native if dtype == torch.float32 and native.supports(device, dtype) else segmented
-
-
-def _stacks_well(segments: Segments) -> bool:
-    return len(segments.all) > 1 and segments.max_tokens <= STACKED_TOKENS
