@@ -71,11 +71,6 @@ class Segments:
         return not self.all
 
     @cached_property
-    def max_tokens(self) -> int:
-        """Rows of the longest segment."""
-        return max((segment.tokens for segment in self.all), default=0)
-
-    @cached_property
     def table(self) -> Tensor:
         """(segments, 3) int32: first row, rows and slot of each segment."""
         rows = np.array([(s.token, s.tokens, s.slot) for s in self.all], dtype=np.int32)
