@@ -3,6 +3,7 @@
 Tensors' shapes: T tokens of the step, Q query heads, H key-value heads, D head size.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -57,7 +58,7 @@ class FusedNorm(nn.Module):
         return norm(hidden_states, self._weight, self._eps, offset=self._offset)
 
 
-class GatedMlp(nn.Module):
+class GatedMlp(nn.Module, ABC):
     """A gated feed-forward layer: the gate is applied in one pass, each row by itself."""
 
     gate_proj: nn.Module
@@ -73,9 +74,9 @@ class GatedMlp(nn.Module):
         down: Tensor = self.down_proj(self.gated(self.gate_proj(x), self.up_proj(x)))
         return down
 
+    @abstractmethod
     def gated(self, gate: Tensor, up: Tensor) -> Tensor:
         """What goes down."""
-        raise NotImplementedError
 
 
 class FusedMlp(GatedMlp):
