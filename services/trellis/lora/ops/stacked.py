@@ -1,6 +1,6 @@
-"""One product for all adapters of a step together: decode without kernels.
+"""One product for all adapters of a step together, for comparison: no plan chooses it.
 
-It computes every row against every adapter there and takes each row's own, so it pays for few rows. The last bits of a row
+It copies the adapters first, computes every row against each of them and takes the row's own. The last bits of a row
 may depend on how many other adapters there are, never on what they hold. What others would give is left out by selection,
 never by a factor of zero, for 0 · inf is NaN; their B is multiplied by exact zeros, which is safe because no bank holds a
 number that is not finite.
