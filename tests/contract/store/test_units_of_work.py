@@ -87,6 +87,30 @@ async def test_units_cancelled_at_any_point_leave_the_database_usable(units: Uni
         assert await unit.tenants.get("t100") is not None
 
 
+async def test_a_cancelled_read_in_a_unit_that_writes_blocks_no_writer(units: UnitOfWorkFactory) -> None:
+    """Not even while the cancelled call's traceback, which holds the statement that it was in, lies about."""
+    async with units() as unit:
+        for number in range(20):
+            await unit.tenants.add(samples.tenant(f"t{number}"))
+        await unit.commit()
+
+    async def read() -> None:
+        async with units() as unit:
+            for _ in range(20):
+                await unit.tenants.list(10, None)
+
+    held = []
+    for number in range(50):
+        task = asyncio.create_task(read())
+        await asyncio.sleep(0.0004 * number)
+        task.cancel()
+        held.append(await asyncio.gather(task, return_exceptions=True))
+        async with asyncio.timeout(5), units() as unit:
+            await unit.tenants.add(samples.tenant(f"next{number}"))
+            await unit.commit()
+    assert any(isinstance(one, asyncio.CancelledError) for (one,) in held)
+
+
 async def test_readers_see_one_state(units: UnitOfWorkFactory, other_units: UnitOfWorkFactory) -> None:
     await samples.seed(units)
     async with units(write=False) as reader:

@@ -1,5 +1,8 @@
 """Engines: how SQLite and PostgreSQL are connected to."""
 
+import asyncio
+import contextlib
+import sqlite3
 from typing import Any
 
 from sqlalchemy import Connection, event, make_url
@@ -21,6 +24,9 @@ _PRAGMAS = (
 )
 
 
+_ROLLING: set[asyncio.Task[None]] = set()
+
+
 def create_engine_for(url: str, patience: Patience = USUAL) -> AsyncEngine:
     """An engine for `sqlite+aiosqlite:///path` or `postgresql+psycopg://…`; raises ValueError for anything else."""
     parsed = make_url(url)
@@ -40,6 +46,7 @@ def _sqlite(url: URL) -> AsyncEngine:
     )
     event.listen(engine.sync_engine, "connect", _prepare)
     event.listen(engine.sync_engine, "begin", _begin)
+    event.listen(engine.sync_engine, "invalidate", _roll_back)
     return engine
 
 
@@ -53,6 +60,23 @@ def _prepare(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
 def _begin(connection: Connection) -> None:
     write = connection.get_execution_options().get(WRITE, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _roll_back(connection: DBAPIConnection, _entry: ConnectionPoolEntry, _error: BaseException | None) -> None:
+    """Ends the transaction of a connection that is about to be closed because its call was cancelled.
+
+    SQLite keeps a closed connection, and its locks, for as long as one of its statements is held; the traceback of the
+    cancelled call holds one until the garbage collector comes by, and nobody could write before that.
+    """
+    with contextlib.suppress(RuntimeError):  # without a loop it is the garbage collector that closes it
+        rolling = asyncio.get_running_loop().create_task(_rolled_back(connection.driver_connection))
+        _ROLLING.add(rolling)  # a loop holds its tasks weakly
+        rolling.add_done_callback(_ROLLING.discard)
+
+
+async def _rolled_back(driver: Any) -> None:
+    with contextlib.suppress(ValueError, sqlite3.Error):  # it is closed already, or SQLite has rolled it back
+        await driver.rollback()
 
 
 def options_for(engine: AsyncEngine, *, write: bool, snapshot: bool = True) -> dict[str, Any]:
