@@ -33,7 +33,8 @@ class Evaluation:
         matched = (
             f", {self.exact_match:.1%} of {self.answered_line_count} answers exact" if self.answered_line_count else ""
         )
-        return f"loss {self.loss:.4f}, {self.token_accuracy:.1%} of tokens{matched} ({self.line_count} held-out lines)"
+        lines = "1 held-out line" if self.line_count == 1 else f"{self.line_count} held-out lines"
+        return f"loss {self.loss:.4f}, {self.token_accuracy:.1%} of tokens{matched} ({lines})"
 
 
 def groups_of(items: Sequence[T], size_of: Callable[[T], int], budget: int) -> Iterator[list[T]]:

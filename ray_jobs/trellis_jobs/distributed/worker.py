@@ -1,4 +1,4 @@
-"""One worker's part of a run, from its first to its last line. Ray Train calls `train_worker` on each."""
+"""One worker's part of a run, from its first to its last line. Ray Train has each of them `follow` its order."""
 
 import logging
 import tempfile
@@ -29,6 +29,7 @@ from trellis_jobs.distributed.course import Course
 from trellis_jobs.distributed.handing_in import hand_in_adapter, probe, write_adapter
 from trellis_jobs.distributed.measuring import Measuring
 from trellis_jobs.distributed.network import check_quantization, load_initial_adapter, load_network
+from trellis_jobs.distributed.order import Order
 from trellis_jobs.distributed.post import Post
 from trellis_jobs.distributed.room import fleet_of, size_of
 from trellis_jobs.distributed.states import States
@@ -44,20 +45,8 @@ _PROBE_TOKENS: Final = 128
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What the driver gives each worker."""
-
-    work: bytes
-    """A StartAttemptResponse."""
-    mailbox: Any
-    threads: int
-    code_version: str
-
-
-def train_worker(config: dict[str, Any]) -> None:
+def follow(order: Order) -> None:
     """Do a worker's part; what goes wrong is told to the driver before it is raised."""
-    order: Order = config["order"]
     context = train.get_context()
     rank = context.get_world_rank()
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format=FORMAT, force=True)
@@ -215,11 +204,11 @@ class _Run:
         }
 
     def _tell(self, who: str, evaluation: Evaluation, step: int, said: Container[str] = ()) -> None:
-        unsaid = {name: value for name, value in evaluation.metrics().items() if name not in said}
-        if evaluation.line_count and unsaid:
+        if not evaluation.line_count:
+            return
+        if unsaid := {name: value for name, value in evaluation.metrics().items() if name not in said}:
             self.post.metrics(step, unsaid)
-        if evaluation.line_count:
-            self.post.event(f"{who} on held-out lines: {evaluation}.")
+        self.post.event(f"{who} on held-out lines: {evaluation}.")
 
     def _zero_plan(self) -> ZeroPlan:
         spec = self.spec

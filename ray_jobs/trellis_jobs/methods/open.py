@@ -42,8 +42,13 @@ class Data:
     @property
     def told(self) -> str:
         """How many lines there are, as a sentence."""
-        replayed = f", {self.replay_count} of the replay dataset are mixed in" if self.replay_count else ""
-        return f"Training on {len(self.train) - self.replay_count} lines; {len(self.held_out)} are held out{replayed}."
+        count, held_out = len(self.train) - self.replay_count, len(self.held_out)
+        trained = "1 line" if count == 1 else f"{count} lines"
+        kept = {0: "none is held out, so that nothing is evaluated", 1: "1 is held out"}.get(
+            held_out, f"{held_out} are held out"
+        )
+        replayed = f"; {self.replay_count} of the replay dataset are mixed in" if self.replay_count else ""
+        return f"Training on {trained}; {kept}{replayed}."
 
     def plan(self, spec: TrainSpec) -> Plan:
         """Which items each step learns from."""

@@ -366,6 +366,8 @@ class Tenant:
             return model(probe_T[None].to(device.target), use_cache=False).logits.float()  # type: ignore[no-any-return]
 
     def _tell_of_evaluation(self, who: str, evaluation: Evaluation, metrics: Any, step: int) -> None:
+        if not evaluation.line_count:
+            return
         if metrics:
             self.attempt.reporter.metrics(step, metrics)
         self.attempt.reporter.event(f"{who} on held-out lines: {evaluation}.")

@@ -58,6 +58,7 @@ def test_an_evaluation_is_told_as_metrics_and_in_words() -> None:
     found = Evaluation(1.5, 0.25, 0.5, 4, 2)
     assert found.metrics() == {"valid_loss": 1.5, "valid_token_accuracy": 0.25, "valid_exact_match": 0.5}
     assert str(found) == "loss 1.5000, 25.0% of tokens, 50.0% of 2 answers exact (4 held-out lines)"
+    assert str(Evaluation(1.5, 0.25, 0.0, 1, 0)) == "loss 1.5000, 25.0% of tokens (1 held-out line)"
     assert "valid_exact_match" not in Evaluation(1.5, 0.25, 0.0, 4, 0).metrics()
     assert found.to_proto().answered_line_count == 2
 

@@ -116,7 +116,15 @@ def test_replayed_lines_come_after_the_others_with_negative_numbers(read: Read) 
     data = read(chats(4), replay=texts(3), held_out_fraction=0.0)
     assert [data.train.line(index) for index in range(7)] == [1, 2, 3, 4, -1, -2, -3]
     assert data.replay_count == 3
+    assert data.told == (
+        "Training on 4 lines; none is held out, so that nothing is evaluated; 3 of the replay dataset are mixed in."
+    )
     assert data.plan(TrainSpec("", "", "", "", "", "", 64, batch_size=4)).replay_size == 1
+
+
+def test_lines_are_counted_in_a_sentence(read: Read) -> None:
+    assert read(chats(1), valid=chats(3)).told == "Training on 1 line; 3 are held out."
+    assert read(chats(4), valid=chats(5)[:1]).told == "Training on 4 lines; 1 is held out."
 
 
 def test_no_held_out_line_is_replayed(read: Read) -> None:
