@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +36,8 @@ _INDEX: Final = "model.safetensors.index.json"
 _FOLDER_DIGEST: Final = "sha256:"
 _CHECKED: Final[dict[Path, tuple[tuple[str, int], ...]]] = {}
 """Bases of the cache that were found sound, with their files' times."""
+_ALIGNMENT: Final = 8
+"""An adapter's numbers at a linear take up a multiple of so many (trellis.lora.layout)."""
 _SAMPLES: Final = 16
 _SAMPLE_BYTES: Final = 64 << 10
 
@@ -75,6 +77,16 @@ class BaseFacts:
     def linear_names(self) -> tuple[str, ...]:
         """The last parts of the linears' paths, such as `q_proj`, each once, sorted."""
         return tuple(sorted({path.rsplit(".", 1)[-1] for path in self.linear_shapes}))
+
+    def linears(self, name: str) -> frozenset[str]:
+        """The paths that a target module of this name means: its own, and those that end with it."""
+        return frozenset(path for path in self.linear_shapes if f".{path}".endswith(f".{name}"))
+
+    def share_of(self, names: Collection[str]) -> float:
+        """The part that an adapter's numbers on these linears are of those of one of the same rank on all linears."""
+        adapted = frozenset[str]().union(*map(self.linears, names))
+        numbers = {path: -(-sum(shape) // _ALIGNMENT) * _ALIGNMENT for path, shape in self.linear_shapes.items()}
+        return sum(numbers[path] for path in adapted) / max(1, sum(numbers.values()))
 
 
 def read_base(source: str, revision: str = "") -> BaseFacts:

@@ -101,6 +101,7 @@ class Jobs(TuningJobServiceServicer):
         if job.state != S.STATE_QUEUED:
             if job.state == S.STATE_STARTING and job.HasField("queue_reason"):
                 told.reasons.append(job.queue_reason)
+            told.warnings.extend(job.warnings)
             return told
         told.reasons.append(job.queue_reason)
         told.position, told.other_jobs_before = job.queue_reason.position, job.queue_reason.position

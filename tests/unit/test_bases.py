@@ -49,6 +49,13 @@ def test_facts_of_a_folder(folder: Path) -> None:
     assert facts.revision.startswith("sha256:")
 
 
+def test_the_share_of_some_linears_is_counted_in_whole_vectors(folder: Path) -> None:
+    facts = read_base(str(folder))  # 10 and 12 numbers a rank, which take 16 each
+    assert facts.share_of(("q_proj",)) == facts.share_of(("mlp.down_proj",)) == 0.5
+    assert facts.share_of(("q_proj", "self_attn.q_proj", "down_proj")) == 1.0
+    assert facts.linears("proj") == frozenset()
+
+
 def test_a_relative_folder_and_a_copy_have_the_same_revision(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

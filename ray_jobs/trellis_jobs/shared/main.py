@@ -130,7 +130,7 @@ def warm_up(around: Surroundings) -> None:
     """Run a small pass forward and backward, so that the first job's first step need not wait for what is made once."""
     base = around.base
     names = base.facts.linear_names
-    spec = TrainSpec("", "", "", "", "", "", context_length=16, lora=Lora(rank=8))
+    spec = TrainSpec("", "", "", "", "", "", context_length=16, lora=Lora(rank=min(8, around.slots.bank.rows)))
     slot, optimizer = around.slots.add(fresh_weights(spec, base.facts, names), spec)
     ids_T = torch.arange(1, 17) % base.facts.vocabulary_size
     chunk = Chunk((Row(ids_T, torch.ones(16)),), slot)

@@ -17,8 +17,6 @@ from trellis.v1.trainer_pb2 import TrainerRoom
 _BANK_SHARE: Final = 0.4
 """Of the memory that is free beside the base."""
 _PASS_SHARE: Final = 0.4
-_ROW_MULTIPLE: Final = 8
-"""The server counts ranks up to a multiple of this (trellis.server.scheduler.trainers)."""
 _LEAST_TOKENS: Final = 8
 _TYPICAL_ROWS: Final = 64
 """More than so many rank rows for each job are not set aside, even where there is memory for them."""
@@ -48,7 +46,7 @@ def bank_rows(groups: Iterable[LoraGroup], free: int, max_jobs: int) -> int:
     row_bytes = _BYTES_OF_A_NUMBER * sum(group.row_values for group in groups)
     affordable = int(free * _BANK_SHARE) // row_bytes
     wanted = max(MAX_RANK, max_jobs * _TYPICAL_ROWS)
-    return max(_ROW_MULTIPLE, min(affordable, wanted) // _ROW_MULTIPLE * _ROW_MULTIPLE)
+    return max(1, min(affordable, wanted))
 
 
 def pass_bytes(free: int) -> int:
@@ -105,29 +103,31 @@ class Room:
     def to_proto(self) -> TrainerRoom:
         """The room as the server is told of it: rank rows of all linears, rounded down.
 
-        That is on the safe side: the server counts each job that it gives as if it adapted all linears, its rank rounded
-        up to 8, until it is told here what the job has really left.
+        A row is what an adapter of rank 1 takes on all linears, with the holes that it may have. The server counts each
+        job that it gives by its rank and the part that its linears are of all (BaseFacts.share_of): no less than it takes.
         """
         with self._lock:
             jobs = max(0, self.max_jobs - len(self._values))
-            return TrainerRoom(jobs=jobs, rank_rows=self._left() // self._row_values, line_tokens=self.line_tokens)
+            rows = self._left() // values_of(Lora(1), self.groups)
+            return TrainerRoom(jobs=jobs, rank_rows=rows, line_tokens=self.line_tokens)
 
     def _refusal(self, values: int, line_tokens: int) -> str:
         if len(self._values) >= self.max_jobs:
             return f"The trainer has {len(self._values)} jobs, as many as it may."
         if values > (left := self._left()):
-            of = self.rank_rows * self._row_values
-            return f"The adapter has {values:,} numbers; of the trainer's room for {of:,} only {left:,} are left."
+            return (
+                f"The adapter has {values:,} numbers; of the trainer's room for {self._size:,} only {left:,} are left."
+            )
         if line_tokens > self.line_tokens:
             return f"A line may have {line_tokens} tokens, but the memory here suffices for {self.line_tokens}."
         return ""
 
     @property
-    def _row_values(self) -> int:
-        return sum(group.row_values for group in self.groups)
+    def _size(self) -> int:
+        return self.rank_rows * sum(group.row_values for group in self.groups)
 
     def _left(self) -> int:
-        return self.rank_rows * self._row_values - sum(self._values.values())
+        return self._size - sum(self._values.values())
 
 
 def _container_bytes() -> list[int]:

@@ -5,7 +5,7 @@ from datetime import datetime
 
 import click
 
-from trellis.cli.job_view import span
+from trellis.cli.job_view import span, warning_line
 from trellis.cli.output import cell, clean, print_json
 from trellis.client.types import JobState, TuningJobExplanation
 
@@ -28,6 +28,7 @@ def explanation_lines(found: TuningJobExplanation) -> Iterator[str]:
         return
     if found.state is not JobState.QUEUED:
         yield f"{name} is {found.state} and waits for nothing."
+        yield from (f"  {warning_line(one)}" for one in found.warnings)
         return
     yield f"{name} waits."
     if found.reasons:

@@ -135,10 +135,14 @@ def show_job(job: TuningJob, *, as_json: bool) -> None:
     if as_json:
         print_json(job)
         return
-    print_one(replace(job, resolved_settings=()), as_json=False)
+    print_one(replace(job, resolved_settings=(), warnings=()), as_json=False)
     if job.resolved_settings:
         click.echo()
         print_table(["CHOSEN", "VALUE", "RULE"], [[one.field, one.value, one.rule] for one in job.resolved_settings])
+    if job.warnings:
+        click.echo()
+    for one in job.warnings:
+        click.echo(warning_line(one))
 
 
 def show_outcome(job: TuningJob) -> None:
@@ -156,6 +160,13 @@ def show_outcome(job: TuningJob) -> None:
     if rows:
         click.echo()
         print_table(["HELD-OUT", "LOSS", "TOKEN ACCURACY", "EXACT MATCH", "LINES"], rows)
+    for one in job.warnings:
+        click.echo(warning_line(one))
+
+
+def warning_line(message: str) -> str:
+    """What is to be known of what a job made."""
+    return f"{click.style('WARNING', fg='yellow')}  {clean(message)}"
 
 
 def _evaluations(job: TuningJob) -> Iterable[tuple[str, Any]]:

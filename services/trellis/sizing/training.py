@@ -11,8 +11,6 @@ BANK_SHARE: Final = 0.4
 """Of what is free beside the base: weights, gradients and moments of all adapters (trellis_jobs.shared.memory)."""
 STATE_BYTES: Final = 16
 """A trained number's weight, gradient and two moments, in float32."""
-ROW_MULTIPLE: Final = 8
-"""Before it gives a trainer a job, the server wants its rank, counted up to so many, on all linears (scheduler.trainers)."""
 RESIDENT_BYTES: Final = 18
 """Of a resident job, a number that it trains: those 16, and up to 2 for what lies beside them (docs/benchmarks/training.md)."""
 
@@ -60,8 +58,8 @@ class TrainerSize:
 
     @property
     def _rows_of_the_last(self) -> int:
-        """Jobs take their own numbers, but the server gives none before there are so many rows."""
-        return -(-self.rank // ROW_MULTIPLE) * ROW_MULTIPLE
+        """Jobs take their own numbers, but the server hears of whole rows: it gives none before so many are left."""
+        return -(-self.trained // self.shape.linear_values)
 
     @property
     def flops_per_token(self) -> float:

@@ -32,7 +32,9 @@ class TrainerRoom(_message.Message):
     jobs: _builtins.int
     """Further jobs."""
     rank_rows: _builtins.int
-    """Rank rows of all linears in its adapter bank, rounded down. A job on some linears takes a part of its rank of them."""
+    """Rank rows of all linears in its adapter bank, rounded down. A job takes its rank of them, times the part that its
+    linears are of all.
+    """
     line_tokens: _builtins.int
     """The longest line that it can compute, in tokens; a job whose context_length is larger can't run here."""
     def __init__(

@@ -889,6 +889,7 @@ class TuningJob(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     ESTIMATE_FIELD_NUMBER: _builtins.int
     PREEMPTION_COUNT_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{tenant}/tuningJobs/{tuning_job}`."""
     display_name: _builtins.str
@@ -989,6 +990,10 @@ class TuningJob(_message.Message):
     def estimate(self) -> Global___TuningJob.Estimate:
         """What was set aside for it at submit, from an estimate."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What its owner should know of what it made, when it SUCCEEDED, such as that held-out loss rose; sentences with what to do."""
+
     def __init__(
         self,
         *,
@@ -1025,10 +1030,11 @@ class TuningJob(_message.Message):
         priority: _builtins.int = ...,
         estimate: Global___TuningJob.Estimate | None = ...,
         preemption_count: _builtins.int = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["base_evaluation", b"base_evaluation", "create_time", b"create_time", "distributed", b"distributed", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "method", b"method", "preference", b"preference", "pretraining", b"pretraining", "progress", b"progress", "queue_reason", b"queue_reason", "start_time", b"start_time", "supervised", b"supervised", "tuned_evaluation", b"tuned_evaluation", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "alias", b"alias", "attempt_count", b"attempt_count", "base_evaluation", b"base_evaluation", "base_model", b"base_model", "create_time", b"create_time", "deploy", b"deploy", "display_name", b"display_name", "distributed", b"distributed", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "etag", b"etag", "export", b"export", "initial_adapter", b"initial_adapter", "method", b"method", "name", b"name", "placement", b"placement", "preemption_count", b"preemption_count", "preference", b"preference", "pretraining", b"pretraining", "priority", b"priority", "progress", b"progress", "queue_reason", b"queue_reason", "replay_dataset", b"replay_dataset", "resolved_settings", b"resolved_settings", "start_time", b"start_time", "state", b"state", "supervised", b"supervised", "training_dataset", b"training_dataset", "tuned_evaluation", b"tuned_evaluation", "update_time", b"update_time", "usage", b"usage", "validation_dataset", b"validation_dataset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "alias", b"alias", "attempt_count", b"attempt_count", "base_evaluation", b"base_evaluation", "base_model", b"base_model", "create_time", b"create_time", "deploy", b"deploy", "display_name", b"display_name", "distributed", b"distributed", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "etag", b"etag", "export", b"export", "initial_adapter", b"initial_adapter", "method", b"method", "name", b"name", "placement", b"placement", "preemption_count", b"preemption_count", "preference", b"preference", "pretraining", b"pretraining", "priority", b"priority", "progress", b"progress", "queue_reason", b"queue_reason", "replay_dataset", b"replay_dataset", "resolved_settings", b"resolved_settings", "start_time", b"start_time", "state", b"state", "supervised", b"supervised", "training_dataset", b"training_dataset", "tuned_evaluation", b"tuned_evaluation", "update_time", b"update_time", "usage", b"usage", "validation_dataset", b"validation_dataset", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["supervised", "preference", "pretraining"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
@@ -1838,6 +1844,7 @@ class TuningJobExplanation(_message.Message):
     LATEST_START_TIME_FIELD_NUMBER: _builtins.int
     ALTERNATIVES_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     tuning_job: _builtins.str
     """The job."""
     state: Global___TuningJob.State.ValueType
@@ -1874,6 +1881,10 @@ class TuningJobExplanation(_message.Message):
     def time(self) -> _timestamp_pb2.Timestamp:
         """As of when."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What its owner should know of what it made; the job's `warnings`."""
+
     def __init__(
         self,
         *,
@@ -1888,10 +1899,11 @@ class TuningJobExplanation(_message.Message):
         latest_start_time: _timestamp_pb2.Timestamp | None = ...,
         alternatives: _abc.Iterable[Global___TuningJobExplanation.Alternative] | None = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["earliest_start_time", b"earliest_start_time", "latest_start_time", b"latest_start_time", "predicted_start_time", b"predicted_start_time", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "earliest_start_time", b"earliest_start_time", "latest_start_time", b"latest_start_time", "other_jobs_before", b"other_jobs_before", "own_jobs_before", b"own_jobs_before", "position", b"position", "predicted_start_time", b"predicted_start_time", "reasons", b"reasons", "state", b"state", "time", b"time", "tuning_job", b"tuning_job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "earliest_start_time", b"earliest_start_time", "latest_start_time", b"latest_start_time", "other_jobs_before", b"other_jobs_before", "own_jobs_before", b"own_jobs_before", "position", b"position", "predicted_start_time", b"predicted_start_time", "reasons", b"reasons", "state", b"state", "time", b"time", "tuning_job", b"tuning_job", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -21,6 +21,7 @@ from trellis.server.app.attempt_end import end_attempt
 from trellis.server.app.attempt_usage import AttemptUsage
 from trellis.server.app.attempts import Assignment, Process
 from trellis.server.app.completion import Completion
+from trellis.server.app.explanations import explain_tuning_job
 from trellis.server.app.pages import PageQuery
 from trellis.server.app.progress import AttemptReport, CommittedCheckpoint, WorkerEvent
 from trellis.server.domain.adapter import Deployment
@@ -30,6 +31,7 @@ from trellis.server.domain.ledger import Meter
 from trellis.server.domain.stop import Stop
 from trellis.server.domain.tuning_job import (
     EndCause,
+    Evaluation,
     EventLevel,
     JobError,
     JobEvent,
@@ -39,6 +41,8 @@ from trellis.server.domain.tuning_job import (
     StopRequest,
     TuningJob,
 )
+from trellis.server.rpc.convert.explanation import explanation
+from trellis.server.rpc.convert.tuning_job import tuning_job
 
 LOST = JobError(Reason.TRAINING_FAILED, "The process died.")
 
@@ -102,6 +106,29 @@ async def test_an_attempt_that_ends_well(world: World, base: BaseModel, tmp_path
     assert totals == {Meter.TRAINED_TOKENS: 99, Meter.ACCELERATOR_MILLISECONDS: 3000}
     await fenced(progress.report_attempt(world.context, caller, AttemptReport(2)))
     assert [event.sequence for event in await events_of(world, job)] == list(range(1, ended.event_count + 1))
+
+
+async def test_an_adapter_that_is_worse_than_the_base_is_kept_and_told(
+    world: World, base: BaseModel, tmp_path: Path
+) -> None:
+    job, caller, work = await running(world, base)
+    key = f"{work.checkpoint_prefix}/step-2"
+    report = AttemptReport(1, Progress(2, 10, "training"), checkpoints=[CommittedCheckpoint(2, key, 5, 1.25)])
+    await progress.report_attempt(world.context, caller, report)
+    digest = lay_adapter(world.context, work, tmp_path / "a")
+    done = Completion(digest, "", Evaluation(1.5, 0.5, 0.0, 9, 0), Evaluation(2.5, 0.25, 0.0, 9, 0))
+    await completion.complete_attempt(world.context, caller, done)
+    ended = await tuning_jobs.get_tuning_job(world.context, job.name)
+    assert (ended.state, ended.adapter_digest) == (JobState.SUCCEEDED, digest)
+    worse, passed = ended.warnings
+    assert worse.startswith(
+        "Held-out loss rose from 1.5 with the base model to 2.5: the adapter is worse than the base"
+    )
+    assert passed.startswith("Held-out loss was 1.25 after step 2, and is 2.5 at the end.")
+    events = await events_of(world, job)
+    assert [(one.level, one.message) for one in events[-2:]] == [(EventLevel.WARNING, said) for said in ended.warnings]
+    told = await explain_tuning_job(world.context, job.name)
+    assert list(explanation(told).warnings) == list(tuning_job(ended).warnings) == [worse, passed]
 
 
 @pytest.mark.parametrize(

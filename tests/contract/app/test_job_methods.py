@@ -171,6 +171,7 @@ async def test_a_job_starts_from_an_adapter_or_an_alias_and_has_its_shape(
         job = await submit(world.context, "acme", initial_adapter=name, lora={"dropout": 0.1})
         assert (job.spec.initial_adapter, job.spec.initial_key) == (adapter.name, adapter.key)
         assert job.spec.lora == Lora(2, 4.0, 0.1, ("q_proj",))
+        assert 0 < job.adapted_share < 0.25, "counted by what the adapter adapts"
         assert not {"supervised.lora.rank", "supervised.lora.alpha"} & {one.field for one in job.spec.resolved}
     same = {"rank": 2, "alpha": 4.0, "target_modules": ("q_proj",)}
     assert (await submit(world.context, "acme", initial_adapter=adapter.name, lora=same)).spec.lora.rank == 2

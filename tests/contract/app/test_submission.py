@@ -4,8 +4,9 @@ import asyncio
 import math
 
 import pytest
-from tests.server_fakes import LINES, World, keys, submit, upload, validate
+from tests.server_fakes import LINES, TINY, World, keys, submit, upload, validate
 
+from trellis.bases import read_base
 from trellis.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Reason, TrellisError
 from trellis.server.app import base_models, tuning_jobs
 from trellis.server.app.base_models import NewBaseModel
@@ -33,6 +34,16 @@ async def test_a_job_shows_all_that_it_was_resolved_to(world: World, base: BaseM
     assert ready.queue_reason is not None
     assert ready.queue_reason.code is QueueCode.NOT_CONSIDERED
     assert (await tuning_jobs.get_tuning_job(world.context, ready.name)) == ready
+
+
+async def test_a_job_is_counted_by_the_linears_that_it_adapts(world: World, base: BaseModel) -> None:
+    await upload(world.context, "acme")
+    shapes = read_base(str(TINY)).linear_shapes
+    adapted = sum(sum(shape) for path, shape in shapes.items() if path.endswith((".q_proj", ".v_proj")))
+    narrow = await submit(world.context, "acme", lora={"target_modules": ("q_proj", "self_attn.v_proj", "v_proj")})
+    assert narrow.adapted_share == adapted / sum(map(sum, shapes.values()))
+    assert (await tuning_jobs.get_tuning_job(world.context, narrow.name)).adapted_share == narrow.adapted_share
+    assert (await submit(world.context, "acme")).adapted_share == 1.0
 
 
 async def test_all_wrong_fields_are_said_at_once(world: World, base: BaseModel) -> None:

@@ -146,6 +146,18 @@ async def test_a_job_that_no_trainer_can_run_fails_with_the_numbers(platform: Pl
     assert "takes 128 rank rows, and a trainer of baseModels/tiny has 64 in all" in job.error.message
 
 
+async def test_a_high_rank_on_few_linears_runs_where_it_fits(platform: Platform) -> None:
+    platform.settings = replace(platform.settings, tenant_running_limit=9)
+    server, trainer = await training(platform)
+    await trainer.claim(Room(5, 40, 1024))
+    spec = samples.spec(lora=Lora(rank=128, target_modules=("q_proj",)))
+    for number in (2, 3):
+        await platform.add_jobs(samples.job(number, spec=spec, adapted_share=0.125))
+    await server.admit.once()
+    states = [(await platform.job(f"uid-acme-{number}")).state for number in (1, 2, 3)]
+    assert states == [JobState.RUNNING, JobState.STARTING, JobState.STARTING], "16 rows each, of 40"
+
+
 async def test_a_declined_job_is_queued_again_and_may_find_room_later(platform: Platform) -> None:
     server = await admitted(platform)
     trainer = SharedTrainer(platform, platform.cluster.started[0])

@@ -39,8 +39,17 @@ _NOT_IN_THE_FIRST: Final = {
     "checkpoints": {"pinned", "valid_loss"},
     # Reasons for other attempts are counted from nothing, priorities are forgotten.
     "tuning_jobs": {
-        *("decline_count", "estimate", "export_id", "failure_count", "memory_halvings", "preemption_count", "priority"),
-        *("stop_time", "traceparent", "used_seconds", "used_tokens"),
+        *(
+            "adapted_share",
+            "decline_count",
+            "estimate",
+            "export_id",
+            "failure_count",
+            "memory_halvings",
+            "preemption_count",
+            "priority",
+        ),
+        *("stop_time", "traceparent", "used_seconds", "used_tokens", "warnings"),
     },
     # A narrowed key would open all of its role, so those are revoked; a rotated key's old secret opens nothing at once.
     "api_keys": {"last_use_time", "old_secret_expire_time", "old_secret_hash", "rotate_time", "scopes"},

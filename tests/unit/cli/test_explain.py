@@ -45,6 +45,17 @@ def test_a_job_that_does_not_wait(trellis: Run, server: FakeServer) -> None:
     assert trellis("jobs", "explain", "none").code == 1
 
 
+def test_what_is_to_be_known_of_an_ended_job_is_shown(trellis: Run, server: FakeServer) -> None:
+    trellis("jobs", "create", "--dataset", "support", "--job-id", "a")
+    server.jobs.jobs[JOB].state = TuningJob.STATE_SUCCEEDED
+    server.jobs.jobs[JOB].warnings.append("Held-out loss rose.")
+    ended = f"{JOB} is SUCCEEDED and waits for nothing."
+    assert trellis("jobs", "explain", "a").out.splitlines() == [ended, "  WARNING  Held-out loss rose."]
+    shown = trellis("jobs", "get", "a")
+    assert shown.out.splitlines()[-1] == "WARNING  Held-out loss rose."
+    assert trellis("jobs", "get", "a", "--format", "json").json["warnings"] == ["Held-out loss rose."]
+
+
 def test_a_job_that_the_cluster_can_not_start_yet(trellis: Run, server: FakeServer) -> None:
     trellis("jobs", "create", "--dataset", "support", "--job-id", "a")
     why = TuningJob.QueueReason(code=TuningJob.QueueReason.CODE_CLUSTER, message="No node has 4 GPUs free.")

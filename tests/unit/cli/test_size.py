@@ -27,7 +27,7 @@ def test_narrow_adapters_take_their_part() -> None:
     )
     found = json.loads(done.output)
     assert found["model"]["adapter_parameters"] == 16 * 32 * (4096 + 4096 + 4096 + 1024)
-    assert found["trainer"]["tenants"] == 449
+    assert found["trainer"]["tenants"] == 454
     assert found["settings"]["TRELLIS_ENGINE_BANK_ROWS"] == 167
     assert "'--target'" in sized("--base", "llama-3.1-8b", "--target", "lm_head").output
 

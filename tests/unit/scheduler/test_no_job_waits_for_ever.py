@@ -14,6 +14,8 @@ from trellis.server.scheduler.snapshot import ActiveJob, Alone, PresentTrainer, 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 STEP = timedelta(seconds=2)
 BANK_ROWS = 64
+ROW_VALUES = 4096 * 17
+"""Numbers of a rank row of all linears."""
 BASES = [TrainerBase(f"baseModels/{name}", name, "r1", "0" * 64, "auto") for name in ("x", "y", "z")]
 
 
@@ -94,7 +96,7 @@ class World:
         assert held <= self.capacity.cpus
         for trainer in self.trainers.values():
             assert len(trainer.jobs) <= self.options.max_jobs
-            assert sum(work.rank_rows for work in trainer.jobs.values()) <= BANK_ROWS or trainer.view.room is None
+            assert sum(map(_values, trainer.jobs.values())) <= BANK_ROWS * ROW_VALUES or trainer.view.room is None
 
     def run_jobs(self) -> None:
         for uid, (job, left) in list(self.running.items()):
@@ -119,16 +121,16 @@ class World:
 
     def _tell_room(self, trainer: Trainer) -> None:
         """What does not fit into the bank is declined, and queued again."""
-        rows = BANK_ROWS
+        values = BANK_ROWS * ROW_VALUES
         for uid, work in list(trainer.jobs.items()):
-            if work.rank_rows > rows:
+            if _values(work) > values:
                 job, _ = self.running.pop(uid)
                 del trainer.jobs[uid]
                 self.queued[uid] = replace(job, queue_time=self.now, retry_time=self.now + timedelta(seconds=1))
             else:
-                rows -= work.rank_rows
+                values -= _values(work)
         trainer.unseen.clear()
-        room = Room(self.options.max_jobs - len(trainer.jobs), rows, 1024)
+        room = Room(self.options.max_jobs - len(trainer.jobs), values // ROW_VALUES, 1024)
         trainer.view = replace(trainer.view, room=room, job_count=len(trainer.jobs))
 
 
@@ -136,9 +138,22 @@ def _needs(job: QueuedJob) -> Resources:
     return job.work.needs if isinstance(job.work, Alone) else Resources()
 
 
+def _values(work: Shared) -> int:
+    """The numbers that the trainer finds the job's adapter to have."""
+    values = round(work.rank_rows * ROW_VALUES)
+    assert abs(values - work.rank_rows * ROW_VALUES) < 1e-3
+    return values
+
+
 works = st.one_of(
     st.builds(Alone, st.sampled_from([Resources(1), Resources(2), Resources(3)])),
-    st.builds(Shared, st.sampled_from(BASES), st.sampled_from([8, 16, 64]), st.just(1024)),
+    st.builds(
+        Shared,
+        st.sampled_from(BASES),
+        st.sampled_from([1, 5, 8, 16, 64]),
+        st.just(1024),
+        st.sampled_from([1.0, 0.25, 7 / 17, 1 / ROW_VALUES]),
+    ),
 )
 
 

@@ -14,7 +14,6 @@ from trellis.server.scheduler.capacity import Resources
 from trellis.server.scheduler.plan import Admission, NewTrainer
 from trellis.server.scheduler.policy import Decisions, decide
 from trellis.server.scheduler.snapshot import ActiveJob, Alone, PresentTrainer, QueuedJob, Shared, Snapshot
-from trellis.server.scheduler.trainers import rank_rows_of
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ONE = Resources(cpus=1)
@@ -31,6 +30,10 @@ def at(seconds: float) -> datetime:
 def queued(name: str, model: str = "small", *, rows: int = 16, line: int = 512, ago: float = 0) -> QueuedJob:
     """The job `a1` is tenant a's."""
     return QueuedJob(name, name[0], at(-ago), Shared(base(model), rows, line))
+
+
+def narrow(name: str, rank: int, share: float) -> QueuedJob:
+    return QueuedJob(name, name[0], NOW, Shared(base("small"), rank, 512, share))
 
 
 def alone(name: str, cpus: float = 1, *, ago: float = 0) -> QueuedJob:
@@ -110,8 +113,24 @@ def test_room_is_what_the_trainer_said_without_what_it_got_since(more: dict[str,
     assert not decisions.refuse
 
 
-def test_ranks_take_whole_blocks_of_rows() -> None:
-    assert [rank_rows_of(rank) for rank in (1, 8, 9, 16, 250)] == [8, 8, 16, 16, 256]
+@pytest.mark.parametrize(
+    ("rank", "share", "rows", "count"),
+    [(16, 1.0, 40, 2), (13, 1.0, 39, 3), (1, 1.0, 3, 3), (1, 0.125, 1, 8), (16, 0.1627, 8, 3), (3, 1 / 3, 2, 2)],
+)
+def test_jobs_take_their_rank_of_the_part_that_they_adapt(rank: int, share: float, rows: int, count: int) -> None:
+    jobs = [narrow(f"a{n}", rank, share) for n in range(9)]
+    decisions = decide(seen(jobs, [trainer("t1", room=room(16, rows))]))
+    assert len(decisions.admit) == count
+
+
+def test_a_high_rank_on_few_linears_is_not_refused() -> None:
+    ready = trainer("t1", room=room(rows=32))
+    assert placed(decide(seen([narrow("a1", 256, 0.125)], [ready]))) == "a1@t1"
+    decisions = decide(seen([narrow("a1", 256, 0.1263)], [ready]))
+    assert decisions.refuse["a1"] == (
+        "Its adapter takes 32.3328 rank rows, and a trainer of baseModels/small has 32 in all. Lower the rank, adapt "
+        "fewer linears, or ask for `distributed`."
+    )
 
 
 def test_a_second_trainer_of_a_base_is_started_when_the_first_is_full() -> None:

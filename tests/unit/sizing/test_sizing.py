@@ -13,7 +13,6 @@ from trellis.engine.kv_cache import LayerShape, bytes_per_block
 from trellis.engine.runner import _CUDA_KV_SHARE
 from trellis.lora import find_groups
 from trellis.lora.layout import Layout
-from trellis.server.scheduler.trainers import rank_rows_of
 from trellis.sizing import (
     ACCELERATORS,
     BASES,
@@ -77,7 +76,7 @@ def test_the_trainer_s_bank_is_reckoned_as_the_trainer_does() -> None:
 
     trainer = TrainerSize(LLAMA_8B, H200, 16)
     rows = memory.bank_rows([Group()], int(trainer.free_bytes), max_jobs=1000)  # type: ignore[list-item]
-    assert 0 <= trainer.rank_rows - rows < training.ROW_MULTIPLE == memory._ROW_MULTIPLE
+    assert trainer.rank_rows == rows
     assert (training.BANK_SHARE, training.STATE_BYTES) == (memory._BANK_SHARE, memory._BYTES_OF_A_NUMBER)
 
 
@@ -107,18 +106,18 @@ def test_a_trainer_gets_as_many_jobs_as_are_reckoned(targets: tuple[str, ...], r
         room = memory.Room(max_jobs=100_000, rank_rows=rows, line_tokens=1, groups=groups)
         room.take("the first", Lora(rank, target_modules=targets), 1)
         given = 1
-        while room.to_proto().rank_rows >= rank_rows_of(rank):
-            more = room.to_proto().rank_rows // rank_rows_of(rank)
+        while more := room.to_proto().rank_rows * LLAMA_8B.linear_values // trainer.trained:
             given += more
             room._values["the others"] = (given - 1) * trainer.trained
         assert given == trainer.tenants
-        assert room.take("one more", Lora(rank_rows_of(rank)), 1)
+        wide = -(-trainer.trained // LLAMA_8B.linear_values)
+        assert room.take("one more", Lora(wide), 1), "the server is told of less than a row on all linears"
 
 
 def test_half_the_rank_is_twice_the_tenants_and_q_and_v_alone_are_six_times() -> None:
     sizes = [TrainerSize(LLAMA_8B, H200, rank).tenants for rank in (4, 8, 16, 32)]
-    assert sizes == [294, 147, 73, 36]
-    assert TrainerSize(LLAMA_8B, H200, 16, ("q_proj", "v_proj")).tenants == 449
+    assert sizes == [295, 147, 73, 36]
+    assert TrainerSize(LLAMA_8B, H200, 16, ("q_proj", "v_proj")).tenants == 454
     assert EngineSize(LLAMA_8B, H200, 16, 128, 1024, ("q_proj", "v_proj")).bank_rows == 333
 
 

@@ -169,6 +169,8 @@ class TuningJob:
     adapter: str
     base_evaluation: Evaluation | None
     tuned_evaluation: Evaluation | None
+    warnings: tuple[str, ...]
+    """What is to be known of what it made, such as that held-out loss rose; sentences with what to do."""
     resolved_settings: tuple[ResolvedSetting, ...]
     placement: Placement
     usage: JobUsage | None
@@ -219,6 +221,8 @@ class TuningJobExplanation:
     alternatives: tuple[StartAlternative, ...]
     time: datetime | None
     """As of when."""
+    warnings: tuple[str, ...] = ()
+    """Of what it made, if it has ended well."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from trellis.server.app.whole_model import check_model, export_of
 from trellis.server.domain.adapter import Adapter
 from trellis.server.domain.caller import Caller
 from trellis.server.domain.export import Export
+from trellis.server.domain.held_out import held_out_warnings
 from trellis.server.domain.tenant import Tenant
 from trellis.server.domain.tuning_job import Attempt, Evaluation, EventLevel, JobEvent, JobState, TuningJob
 
@@ -186,6 +187,8 @@ async def _record(
     else:
         events += await _add_adapter(context, unit, tenant, job, made)
         job = replace(job, adapter_digest=made.digest)
+    best = await unit.jobs.best_checkpoint(job.uid)
+    warnings = held_out_warnings(job, completion.base_evaluation, completion.tuned_evaluation, best)
     attempt = with_usage(attempt, completion.usage)
     await unit.jobs.save_attempt(replace(attempt, end_time=now, outcome=COMPLETED))
     total = await settle(unit, job, attempt, now, context.settings.prices)
@@ -194,8 +197,10 @@ async def _record(
         total.moved(JobState.SUCCEEDED, now),
         base_evaluation=completion.base_evaluation,
         tuned_evaluation=completion.tuned_evaluation,
+        warnings=warnings,
         progress=replace(job.progress, eta_seconds=0.0),
     )
+    events += [JobEvent(now, EventLevel.WARNING, warning) for warning in warnings]
     count_attempt(None)
     count_job(succeeded.state, None)
     await unit.jobs.save(succeeded, events)

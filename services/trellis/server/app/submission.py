@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from trellis.bases import BaseFacts
 from trellis.errors import FieldViolation
 from trellis.names import TuningJobName
 from trellis.server.app.audit import record
@@ -19,7 +20,14 @@ from trellis.server.app.initial_adapter import differences, find_start, hold_sta
 from trellis.server.app.job_datasets import with_datasets
 from trellis.server.app.job_estimate import MeasuredSpeed, measured_speed
 from trellis.server.app.job_preparation import settled
-from trellis.server.app.job_request import JobNames, NewTuningJob, check_priority, read_names, require_priority
+from trellis.server.app.job_request import (
+    JobNames,
+    NewTuningJob,
+    StartName,
+    check_priority,
+    read_names,
+    require_priority,
+)
 from trellis.server.app.job_spec import NO_LIMIT, asked_spec
 from trellis.server.app.never_fits import cohort_of, require_possible
 from trellis.server.app.ports import UnitOfWork
@@ -57,6 +65,7 @@ class _Checked:
     names: JobNames
     before: _Before
     spec: TrainSpec
+    adapted_share: float
 
     @property
     def base(self) -> BaseModel:
@@ -104,13 +113,17 @@ async def _checked(context: Context, new: NewTuningJob, key: RequestKey) -> _Che
     violations.extend(spec.violations(base.context_length if base else NO_LIMIT))
     violations.extend(_lacking(context, spec))
     violations.extend(_unheeded(new, spec))
-    if base is not None:
-        await _check_modules(base, spec, violations)
+    facts = await _facts(base, spec) if base else None
+    if base is not None and facts is not None:
+        _check_modules(base, facts, spec, violations)
     violations.raise_any()
     if before is None:
         raise base_model_unavailable(new.base_model)
     assert names is not None
-    return _Checked(names, before, await _with_start(context, new, names, before.base, spec))
+    if names.start is not None:
+        spec = await _with_start(context, new, names.start, before.base)
+        facts = await _facts(before.base, spec)
+    return _Checked(names, before, spec, facts.share_of(spec.lora.target_modules) if facts else 1.0)
 
 
 async def _read_before(
@@ -158,24 +171,22 @@ def _unheeded(new: NewTuningJob, spec: TrainSpec) -> tuple[FieldViolation, ...]:
     return (FieldViolation(f"tuning_job.{spec.settings_path}.lora", message),)
 
 
-async def _check_modules(base: BaseModel, spec: TrainSpec, violations: Violations) -> None:
-    if not spec.lora.target_modules:
-        return
-    facts = await read_facts(base)
+async def _facts(base: BaseModel, spec: TrainSpec) -> BaseFacts | None:
+    """What the base's files say, where the job's linears are to be looked for in it."""
+    return await read_facts(base) if spec.lora.target_modules else None
+
+
+def _check_modules(base: BaseModel, facts: BaseFacts, spec: TrainSpec, violations: Violations) -> None:
     for name in spec.lora.target_modules:
-        if name and not any(path == name or path.endswith(f".{name}") for path in facts.linear_shapes):
+        if name and not facts.linears(name):
             known = ", ".join(facts.linear_names)
             field = f"tuning_job.{spec.settings_path}.lora.target_modules"
             violations.add(field, f"{base.name} has no linear module {name!r}; it has {known}.")
 
 
-async def _with_start(
-    context: Context, new: NewTuningJob, names: JobNames, base: BaseModel, spec: TrainSpec
-) -> TrainSpec:
-    """The spec with the shape of what the job starts from, if it starts from something."""
-    if names.start is None:
-        return spec
-    start = await find_start(context, names.start)
+async def _with_start(context: Context, new: NewTuningJob, name: StartName, base: BaseModel) -> TrainSpec:
+    """The spec with the shape of what the job starts from."""
+    start = await find_start(context, name)
     violations = Violations()
     for field, description in differences(start, new, base):
         violations.add(field, description)
@@ -199,6 +210,7 @@ async def _new_job(
         spec=found.spec,
         create_time=now,
         update_time=now,
+        adapted_share=checked.adapted_share,
         alias_id=checked.names.alias_id,
         deploy=new.deploy,
         priority=new.priority,

@@ -27,8 +27,6 @@ from trellis.server.scheduler.snapshot import (
     Snapshot,
     TenantShare,
 )
-from trellis.server.scheduler.trainers import rank_rows_of
-from trellis.spec import TrainSpec
 
 _MOST = 10_000
 
@@ -125,7 +123,7 @@ class _Waiting:
             uid=job.uid,
             tenant=job.tenant,
             create_time=job.create_time,
-            work=_work(job.spec, self._needs),
+            work=_work(job, self._needs),
             report_ready=ready,
             retry_time=job.retry_time,
             queue_time=job.update_time,
@@ -151,10 +149,15 @@ def seconds_left(job: TuningJob) -> float | None:
     return job.estimate.seconds * (1.0 - done)
 
 
-def _work(spec: TrainSpec, needs: JobNeeds) -> Alone | Shared:
-    if spec.distributed is None:
-        return Shared(TrainerBase.of(spec), rank_rows_of(spec.lora.rank), spec.context_length)
-    return Alone(needs.alone(spec), max(1, spec.distributed.workers))
+def _work(job: TuningJob, needs: JobNeeds) -> Alone | Shared:
+    if job.spec.distributed is None:
+        return _shared(job)
+    return Alone(needs.alone(job.spec), max(1, job.spec.distributed.workers))
+
+
+def _shared(job: TuningJob) -> Shared:
+    spec = job.spec
+    return Shared(TrainerBase.of(spec), spec.lora.rank, spec.context_length, job.adapted_share)
 
 
 def _active(
@@ -203,7 +206,7 @@ def _present(trainer: Trainer, given: Sequence[_Active]) -> PresentTrainer:
         room=trainer.room,
         job_count=trainer.job_count,
         open_jobs=len(given),
-        unseen_rows=tuple(rank_rows_of(job.spec.lora.rank) for job in unseen),
+        unseen_rows=tuple(_shared(job).rank_rows for job in unseen),
     )
 
 

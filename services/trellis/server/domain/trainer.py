@@ -42,7 +42,8 @@ class Room:
     """What a trainer said that it has room for, beside the jobs that it had then."""
 
     jobs: int
-    rank_rows: int
+    rank_rows: float
+    """Of all linears; a trainer says how many whole ones are left."""
     line_tokens: int
     """The longest line that it can compute."""
 

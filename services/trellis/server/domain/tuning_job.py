@@ -291,6 +291,8 @@ class TuningJob:
     create_time: datetime
     update_time: datetime
     state: JobState = JobState.QUEUED
+    adapted_share: float = 1.0
+    """The part that its adapter's numbers are of those of one of the same rank on all linears."""
     alias_id: str = ""
     """The alias to point at the adapter on success."""
     deploy: bool = False
@@ -301,6 +303,8 @@ class TuningJob:
     adapter_digest: str = ""
     base_evaluation: Evaluation | None = None
     tuned_evaluation: Evaluation | None = None
+    warnings: tuple[str, ...] = ()
+    """Of what it made, as sentences with what to do."""
     attempt_count: int = 0
     """The number of its newest attempt."""
     failure_count: int = 0

@@ -25,7 +25,7 @@ _PREDICTED = 3
 _SOONER = 0.8
 """What does not start now must wait at most this part of the predicted wait."""
 _LEAST_TOKENS = 256
-_ROWS = 8
+_LEAST_RANK = 4
 
 
 class Change(StrEnum):
@@ -139,9 +139,9 @@ def _shorter(job: QueuedJob, work: Shared) -> Iterator[_Candidate]:
 
 
 def _lower_rank(job: QueuedJob, work: Shared) -> Iterator[_Candidate]:
-    for rows in _halves(work.rank_rows, _ROWS):
-        said = f"With a rank of {rows}"
-        yield _Candidate(Change.RANK, str(rows), said, replace(job, work=replace(work, rank_rows=rows)))
+    for rank in _halves(work.rank, _LEAST_RANK):
+        said = f"With a rank of {rank} instead of {work.rank}"
+        yield _Candidate(Change.RANK, str(rank), said, replace(job, work=replace(work, rank=rank)))
 
 
 def _warm_bases(outlook: Outlook, job: QueuedJob, work: Shared) -> Iterator[_Candidate]:

@@ -18,7 +18,7 @@ class _Member:
     present: PresentTrainer
     ready: float
     idle_since: float
-    rows: dict[str, int] = field(default_factory=dict)
+    rows: dict[str, float] = field(default_factory=dict)
     """By uid: of each job that was given to it since we look, or None-like for those before."""
 
 

@@ -24,10 +24,17 @@ class Shared:
     """A job that runs on a shared trainer, beside others; the trainer has reserved what it needs."""
 
     base: TrainerBase
-    rank_rows: int
-    """Of the trainer's adapter bank."""
+    rank: int
+    """Of its adapter."""
     line_tokens: int
     """Of its longest line, at most."""
+    adapted_share: float = 1.0
+    """See TuningJob."""
+
+    @property
+    def rank_rows(self) -> float:
+        """What it takes of the trainer's adapter bank; one on all linears takes its rank."""
+        return self.rank * self.adapted_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +105,7 @@ class PresentTrainer:
     """Jobs that it had then."""
     open_jobs: int = 0
     """Jobs that were given to it and go on."""
-    unseen_rows: tuple[int, ...] = ()
+    unseen_rows: tuple[float, ...] = ()
     """The rank rows of each of them that its room does not count yet."""
 
     @property

@@ -4,14 +4,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from trellis.server.domain.trainer import Room, TrainerBase
+from trellis.server.scheduler.capacity import ROUNDING
 from trellis.server.scheduler.snapshot import PresentTrainer, Shared
-
-_ROW_MULTIPLE = 8
-
-
-def rank_rows_of(rank: int) -> int:
-    """The rows that an adapter of this rank takes in a trainer's bank."""
-    return -(-rank // _ROW_MULTIPLE) * _ROW_MULTIPLE
 
 
 class Places:
@@ -36,7 +30,7 @@ class Places:
         trainer has said, anything fits but too many."""
         return (
             self._jobs + leaving >= 1
-            and (self._rows is None or work.rank_rows <= self._rows)
+            and (self._rows is None or work.rank_rows <= self._rows + ROUNDING)
             and (self._line_tokens is None or work.line_tokens <= self._line_tokens)
         )
 
@@ -64,9 +58,9 @@ def refusal(work: Shared, rooms: Mapping[TrainerBase, Sequence[Room]]) -> str | 
                 f"Its context_length is {work.line_tokens} tokens, and a trainer of {work.base.base_model} has the "
                 f"memory for lines of {room.line_tokens} at the most. Lower context_length, or ask for `distributed`."
             )
-        if work.rank_rows > room.rank_rows:
+        if work.rank_rows > room.rank_rows + ROUNDING:
             return (
-                f"Its adapter takes {work.rank_rows} rank rows, and a trainer of {work.base.base_model} has "
-                f"{room.rank_rows} in all. Lower the rank, or ask for `distributed`."
+                f"Its adapter takes {work.rank_rows:.6g} rank rows, and a trainer of {work.base.base_model} has "
+                f"{room.rank_rows:.6g} in all. Lower the rank, adapt fewer linears, or ask for `distributed`."
             )
     return None

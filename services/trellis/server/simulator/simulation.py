@@ -13,7 +13,6 @@ from trellis.server.scheduler.capacity import Resources
 from trellis.server.scheduler.policy import Decisions, decide
 from trellis.server.scheduler.snapshot import Alone, QueuedJob, SchedulerOptions, Shared, Snapshot
 from trellis.server.scheduler.timeline import Happened, Happening, Pace, Timeline
-from trellis.server.scheduler.trainers import rank_rows_of
 from trellis.server.simulator.trace import Trace, TraceJob
 
 ORIGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -161,7 +160,7 @@ class Simulation:
     def _submit(self, job: TraceJob) -> None:
         work: Alone | Shared = Alone(Resources(0.0, job.accelerators), max(1, round(job.accelerators)))
         if job.base:
-            work = Shared(base_of(job.base), rank_rows_of(job.rank), job.context_length)
+            work = Shared(base_of(job.base), job.rank, job.context_length)
         estimate = job.seconds if job.estimate is None else job.estimate
         at = ORIGIN + timedelta(seconds=job.submit)
         queued = QueuedJob(job.job, job.tenant, at, work, priority=job.priority, seconds=estimate)

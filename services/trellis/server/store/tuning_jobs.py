@@ -43,7 +43,7 @@ _QUEUE_LOCK = 0x7472_0002
 _SAME = (
     *("tenant", "job_id", "uid", "display_name", "state", "alias_id", "deploy", "adapter_digest", "attempt_count"),
     *("failure_count", "memory_halvings", "decline_count", "used_tokens", "used_seconds", "export_id", "stop_time"),
-    *("priority", "preemption_count", "traceparent"),
+    *("priority", "preemption_count", "traceparent", "adapted_share"),
     *("create_time", "update_time", "retry_time", "start_time", "cancel_time", "end_time", "revision"),
 )
 """The columns that are the domain's fields as they are."""
@@ -64,6 +64,7 @@ def _read(row: Row[Any]) -> TuningJob:
         estimate=Estimate(**row.estimate) if row.estimate else None,
         base_evaluation=Evaluation(**row.base_evaluation) if row.base_evaluation else None,
         tuned_evaluation=Evaluation(**row.tuned_evaluation) if row.tuned_evaluation else None,
+        warnings=tuple(row.warnings or ()),
         event_count=row.event_count,
     )
 
@@ -87,6 +88,7 @@ def _write(job: TuningJob) -> dict[str, Any]:
         "estimate": asdict(job.estimate) if job.estimate else None,
         "base_evaluation": asdict(job.base_evaluation) if job.base_evaluation else None,
         "tuned_evaluation": asdict(job.tuned_evaluation) if job.tuned_evaluation else None,
+        "warnings": list(job.warnings) or None,
     }
 
 

@@ -22,6 +22,7 @@ def explanation(value: JobExplanation) -> pb.TuningJobExplanation:
         latest_start_time=timestamp(start.latest) if start else None,
         alternatives=map(_alternative, value.changes),
         time=timestamp(found.time),
+        warnings=value.job.warnings,
     )
 
 

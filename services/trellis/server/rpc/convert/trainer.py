@@ -63,7 +63,7 @@ def trainer(value: Trainer, jobs: int) -> pb.Trainer:
         precision=value.precision,
         state=to_wire(pb.Trainer.State, "STATE_", value.state),
         jobs=jobs,
-        room=pb.TrainerRoom(jobs=room.jobs, rank_rows=room.rank_rows, line_tokens=room.line_tokens) if room else None,
+        room=_room(room) if room else None,
         tokens_per_second=value.tokens_per_second,
         workers=value.workers,
         cpus=value.cpus,
@@ -72,6 +72,10 @@ def trainer(value: Trainer, jobs: int) -> pb.Trainer:
         create_time=timestamp(value.create_time),
         report_time=timestamp(value.room_time or value.start_time),
     )
+
+
+def _room(value: Room) -> pb.TrainerRoom:
+    return pb.TrainerRoom(jobs=value.jobs, rank_rows=int(value.rank_rows), line_tokens=value.line_tokens)
 
 
 def _finite(number: float) -> float:

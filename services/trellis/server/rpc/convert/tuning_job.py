@@ -55,6 +55,7 @@ def tuning_job(value: TuningJob) -> pb.TuningJob:
         priority=value.priority,
         estimate=_estimate(value.estimate),
         preemption_count=value.preemption_count,
+        warnings=value.warnings,
         **method_fields(value.spec),
     )
 
