@@ -16,10 +16,12 @@ from torch import distributed
 
 from trellis.local.ports import free_ports
 from trellis.v1.worker_pb2 import StartAttemptResponse
-from trellis_jobs.distributed.config import prepare_process, worker_environment
+from trellis_jobs.distributed.config import prepare_process
+from trellis_jobs.distributed.environment import worker_environment
 from trellis_jobs.distributed.mailbox import Message
+from trellis_jobs.distributed.order import Order
 from trellis_jobs.distributed.post import Post
-from trellis_jobs.distributed.worker import Order, run_share
+from trellis_jobs.distributed.worker import run_share
 from trellis_jobs.failure import Failure, JobStoppedError, describe
 
 SECONDS = 280

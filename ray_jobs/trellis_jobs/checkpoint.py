@@ -18,6 +18,7 @@ from safetensors.torch import load as load_tensors, save as save_tensors
 
 from trellis.artifacts import CONFIG_FILE, WEIGHTS_FILE
 from trellis.objects import ObjectNotFoundError, ObjectStore
+from trellis_jobs.committed import Committed
 
 COMMIT: Final = "COMMIT"
 OPTIMIZER_FILE: Final = "optimizer.safetensors"
@@ -43,17 +44,6 @@ class Snapshot:
     def valid_loss(self) -> float | None:
         """The held-out loss at its step, if that was measured."""
         return self.state.get("valid_loss")
-
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """A checkpoint that is there with all its files."""
-
-    step: int
-    key: str
-    size_bytes: int
-    valid_loss: float | None = None
-    """The held-out loss at its step, if that was measured."""
 
 
 class Checkpoints:

@@ -1,10 +1,10 @@
 """Why a job ends early, in the words of the API."""
 
+import sys
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import grpc
-import torch
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import ErrorInfo
@@ -130,7 +130,8 @@ def _describe_foreign(error: BaseException) -> Failure:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the memory of the device or of the host did not suffice."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    torch = sys.modules.get("torch")  # not imported for this: a driver has none, and then no such error either
+    if isinstance(error, (MemoryError, *((torch.OutOfMemoryError,) if torch else ()))):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 

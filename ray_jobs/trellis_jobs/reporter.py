@@ -18,7 +18,7 @@ from trellis.v1.worker_pb2 import (
     ReportAttemptResponse,
     WorkerEvent,
 )
-from trellis_jobs.checkpoint import Committed
+from trellis_jobs.committed import Committed
 from trellis_jobs.failure import JobCancelledError, JobStoppedError, Stop
 
 FLUSH_SECONDS: Final = 0.7

@@ -13,7 +13,7 @@ from typing import Any, Final
 import ray
 from ray.exceptions import OutOfMemoryError
 from ray.train import RunConfig, ScalingConfig, WorkerGroupError
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trellis.errors import Reason
@@ -27,10 +27,11 @@ from trellis.v1.worker_pb2 import (
     CompleteAttemptRequest,
     StartAttemptResponse,
 )
-from trellis_jobs.checkpoint import Committed
-from trellis_jobs.distributed.config import prepare_driver, worker_environment
+from trellis_jobs.committed import Committed
+from trellis_jobs.distributed.environment import prepare_driver, worker_environment
 from trellis_jobs.distributed.mailbox import Mailbox, Message
-from trellis_jobs.distributed.worker import Order, train_worker
+from trellis_jobs.distributed.order import Order, train_worker
+from trellis_jobs.distributed.process_group import ProcessGroup
 from trellis_jobs.evaluation import Evaluation
 from trellis_jobs.failure import Failure, JobFailedError, JobStoppedError
 from trellis_jobs.progress import Progress
@@ -119,15 +120,15 @@ class Driver:
         seconds = (time.monotonic() - self._began) * self._spec.distributed.workers
         return AttemptUsage(trained_tokens=self._trained_tokens - self._tokens_before, trainer_seconds=seconds)
 
-    def _trainer(self, mailbox: Any, folder: str) -> TorchTrainer:
+    def _trainer(self, mailbox: Any, folder: str) -> DataParallelTrainer:
         assert self._spec.distributed is not None
         threads = max(1, int(self.resources.cpus))
         order = Order(self.work.SerializeToString(), mailbox, threads, self.code_version)
         environment = worker_environment(threads, on_gpu=self.resources.gpus > 0)
-        return TorchTrainer(
+        return DataParallelTrainer(
             train_worker,
             train_loop_config={"order": order},
-            torch_config=TorchConfig(timeout_s=_COLLECTIVE_SECONDS),
+            backend_config=ProcessGroup(_COLLECTIVE_SECONDS),
             scaling_config=ScalingConfig(
                 num_workers=self._spec.distributed.workers,
                 use_gpu=self.resources.gpus > 0,
@@ -228,7 +229,7 @@ def _mailbox() -> Any:
 class _Group:
     """Ray Train's run, in a thread, as it only returns when all is over."""
 
-    def __init__(self, trainer: TorchTrainer) -> None:
+    def __init__(self, trainer: DataParallelTrainer) -> None:
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, args=(trainer,), name="workers", daemon=True)
         self._thread.start()
@@ -237,7 +238,7 @@ class _Group:
         """Whether the workers have not all ended yet."""
         return self._thread.is_alive()
 
-    def _run(self, trainer: TorchTrainer) -> None:
+    def _run(self, trainer: DataParallelTrainer) -> None:
         try:
             trainer.fit()
         except BaseException as error:  # noqa: BLE001  raised again by the driver

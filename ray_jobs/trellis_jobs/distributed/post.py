@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from trellis.v1.tuning_job_pb2 import TuningJobEvent
 from trellis.v1.worker_pb2 import STOP_REQUEST_UNSPECIFIED
-from trellis_jobs.checkpoint import Committed
+from trellis_jobs.committed import Committed
 from trellis_jobs.distributed.mailbox import Message
 from trellis_jobs.evaluation import Evaluation
 

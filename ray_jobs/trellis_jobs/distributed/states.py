@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from trellis.artifacts import FileFacts, file_facts
 from trellis.exports import put_file
 from trellis.objects import ObjectNotFoundError, ObjectStore
-from trellis_jobs.checkpoint import COMMIT, Checkpoints, Committed
+from trellis_jobs.checkpoint import COMMIT, Checkpoints
+from trellis_jobs.committed import Committed
 from trellis_jobs.distributed.engine import MOMENTS, Engine
 from trellis_jobs.distributed.team import Team
 

@@ -20,7 +20,7 @@ from trellis.v1.worker_pb2 import (
     ReportAttemptResponse,
 )
 from trellis_jobs.capture import Tee
-from trellis_jobs.checkpoint import Committed
+from trellis_jobs.committed import Committed
 from trellis_jobs.failure import Cause, JobCancelledError, JobStoppedError, Stop
 from trellis_jobs.reporter import Reporter
 from trellis_jobs.server import RefusedError
