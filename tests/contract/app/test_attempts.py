@@ -94,11 +94,13 @@ async def test_an_attempt_that_ends_well(world: World, base: BaseModel, tmp_path
         await progress.report_attempt(world.context, caller, AttemptReport(3))
 
     digest = lay_adapter(world.context, work, tmp_path / "a")
-    done = Completion(digest, usage=AttemptUsage(99, 1.5))
+    nothing = Evaluation(0.0, 0.0, 0.0, 0, 0)
+    done = Completion(digest, "", nothing, nothing, AttemptUsage(99, 1.5))
     name = await completion.complete_attempt(world.context, caller, done)
     assert await completion.complete_attempt(world.context, caller, done) == name
     ended = await tuning_jobs.get_tuning_job(world.context, job.name)
     assert (ended.state, ended.adapter_digest) == (JobState.SUCCEEDED, digest)
+    assert (ended.base_evaluation, ended.tuned_evaluation, ended.warnings) == (None, None, ()), "nothing was held out"
     adapter = await adapters.get_adapter(world.context, name)
     assert (adapter.deployment, adapter.rank, adapter.tuning_job) == (Deployment.DEPLOYING, 2, job.name)
     assert (await adapters.get_alias(world.context, alias)).adapter_digest == digest

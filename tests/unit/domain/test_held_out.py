@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from tests.contract.store import samples
 
-from trellis.server.domain.held_out import held_out_warnings
-from trellis.server.domain.tuning_job import Checkpoint, Evaluation
+from trellis.server.domain.held_out import held_out_warnings, measured
+from trellis.server.domain.tuning_job import Checkpoint, Evaluation, TuningJob
 
 JOB = samples.job(spec=samples.spec(learning_rate=0.5, epochs=3))
 
@@ -15,12 +15,19 @@ def evaluation(loss: float, accuracy: float = 0.4, lines: int = 20) -> Evaluatio
     return Evaluation(loss, accuracy, 0.0, lines, 0)
 
 
+def said_of(
+    job: TuningJob, base: Evaluation | None, tuned: Evaluation | None, best: Checkpoint | None
+) -> tuple[str, ...]:
+    ended = replace(job, base_evaluation=measured(base), tuned_evaluation=measured(tuned))
+    return held_out_warnings(ended, best)
+
+
 def best(loss: float | None, step: int = 40) -> Checkpoint:
     return Checkpoint(step, 1, f"c/{step}", 9, samples.NOW, loss)
 
 
 def test_an_adapter_that_is_worse_than_the_base_is_told() -> None:
-    (said,) = held_out_warnings(JOB, evaluation(1.92), evaluation(2.4, 0.3), None)
+    (said,) = said_of(JOB, evaluation(1.92), evaluation(2.4, 0.3), None)
     assert said == (
         "Held-out loss rose from 1.92 with the base model to 2.4: the adapter is worse than the base model on held-out "
         "examples. Try a lower learning rate than 0.5, fewer epochs than 3, or more or cleaner data."
@@ -28,14 +35,14 @@ def test_an_adapter_that_is_worse_than_the_base_is_told() -> None:
 
 
 def test_one_that_is_too_sure_is_not_called_worse() -> None:
-    (said,) = held_out_warnings(JOB, evaluation(1.92), evaluation(2.4, 0.6), None)
+    (said,) = said_of(JOB, evaluation(1.92), evaluation(2.4, 0.6), None)
     assert "ranks more of the expected tokens first (60.0% instead of 40.0%), but is too sure where it errs." in said
     assert "is worse" not in said
 
 
 def test_of_a_whole_model_in_one_epoch_it_is_told_as_it_is() -> None:
     whole = replace(JOB, spec=replace(JOB.spec, full=True, epochs=1))
-    (said,) = held_out_warnings(whole, evaluation(1.92), evaluation(2.4, 0.3), best(1.5))
+    (said,) = said_of(whole, evaluation(1.92), evaluation(2.4, 0.3), best(1.5))
     assert "the model is worse than the base model" in said
     assert said.endswith("Try a lower learning rate than 0.5, or more or cleaner data.")
 
@@ -54,16 +61,14 @@ def test_of_a_whole_model_in_one_epoch_it_is_told_as_it_is() -> None:
 def test_nothing_is_said_where_there_is_nothing(
     base: Evaluation | None, tuned: Evaluation | None, checkpoint: Checkpoint | None
 ) -> None:
-    assert held_out_warnings(JOB, base, tuned, checkpoint) == ()
+    assert said_of(JOB, base, tuned, checkpoint) == ()
 
 
 def test_a_checkpoint_that_is_much_better_is_named() -> None:
-    (said,) = held_out_warnings(JOB, evaluation(2.0), evaluation(1.5), best(1.1))
+    (said,) = said_of(JOB, evaluation(2.0), evaluation(1.5), best(1.1))
     assert said == (
         "Held-out loss was 1.1 after step 40, and is 1.5 at the end. Promote that checkpoint to an adapter, or submit the "
         "job again with an early_stopping_patience."
     )
-    assert len(held_out_warnings(JOB, evaluation(2.0), evaluation(2.5), best(1.1))) == 2
-    assert len(held_out_warnings(JOB, evaluation(2.0), evaluation(2.5), best(2.2))) == 1, (
-        "it is no better than the base"
-    )
+    assert len(said_of(JOB, evaluation(2.0), evaluation(2.5), best(1.1))) == 2
+    assert len(said_of(JOB, evaluation(2.0), evaluation(2.5), best(2.2))) == 1, "it is no better than the base"

@@ -33,7 +33,7 @@ from trellis.server.app.whole_model import check_model, export_of
 from trellis.server.domain.adapter import Adapter
 from trellis.server.domain.caller import Caller
 from trellis.server.domain.export import Export
-from trellis.server.domain.held_out import held_out_warnings
+from trellis.server.domain.held_out import held_out_warnings, measured
 from trellis.server.domain.tenant import Tenant
 from trellis.server.domain.tuning_job import Attempt, Evaluation, EventLevel, JobEvent, JobState, TuningJob
 
@@ -187,16 +187,15 @@ async def _record(
     else:
         events += await _add_adapter(context, unit, tenant, job, made)
         job = replace(job, adapter_digest=made.digest)
-    best = await unit.jobs.best_checkpoint(job.uid)
-    warnings = held_out_warnings(job, completion.base_evaluation, completion.tuned_evaluation, best)
+    base, tuned = measured(completion.base_evaluation), measured(completion.tuned_evaluation)
+    job = replace(job, base_evaluation=base, tuned_evaluation=tuned)
+    warnings = held_out_warnings(job, await unit.jobs.best_checkpoint(job.uid))
     attempt = with_usage(attempt, completion.usage)
     await unit.jobs.save_attempt(replace(attempt, end_time=now, outcome=COMPLETED))
     total = await settle(unit, job, attempt, now, context.settings.prices)
     await release(unit, total, now)
     succeeded = replace(
         total.moved(JobState.SUCCEEDED, now),
-        base_evaluation=completion.base_evaluation,
-        tuned_evaluation=completion.tuned_evaluation,
         warnings=warnings,
         progress=replace(job.progress, eta_seconds=0.0),
     )

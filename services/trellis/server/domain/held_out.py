@@ -10,14 +10,15 @@ _PASSED = 1.05
 """Times the loss of the best checkpoint."""
 
 
-def held_out_warnings(
-    job: TuningJob, base: Evaluation | None, tuned: Evaluation | None, best: Checkpoint | None
-) -> tuple[str, ...]:
+def measured(evaluation: Evaluation | None) -> Evaluation | None:
+    """The evaluation; None where no line was held out, as its zeros mean nothing."""
+    return evaluation if evaluation is not None and evaluation.line_count else None
+
+
+def held_out_warnings(job: TuningJob, best: Checkpoint | None) -> tuple[str, ...]:
     """Of what a job made, by its evaluations and its best checkpoint; nothing where nothing was measured."""
-    if tuned is None or not tuned.line_count:
-        return ()
-    measured = base if base is not None and base.line_count else None
-    return (*_worse(job, measured, tuned), *_passed(job, measured, tuned, best))
+    base, tuned = job.base_evaluation, job.tuned_evaluation
+    return () if tuned is None else (*_worse(job, base, tuned), *_passed(job, base, tuned, best))
 
 
 def _worse(job: TuningJob, base: Evaluation | None, tuned: Evaluation) -> Iterator[str]:
