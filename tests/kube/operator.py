@@ -249,6 +249,8 @@ class Operator:
         spec = {"backoffLimit": job["spec"].get("submitterConfig", {}).get("backoffLimit", 2), "template": template}
         body = {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
         made = self._store.create(JOBS, self._namespace, body)
+        if self._store.makes_pods_of_jobs:
+            return
         labels = {**template["metadata"].get("labels", {}), "job-name": name_of(job)}
         pod_metadata = {
             "name": f"{name_of(job)}-{secrets.token_hex(3)[:5]}",

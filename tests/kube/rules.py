@@ -25,6 +25,8 @@ def admitted(kind: Resource, one: Object) -> Object:
         raise bad_request(f"the object provided is a {one.get('kind')} of {one.get('apiVersion')}, not a {kind.kind}")
     if not name:
         raise invalid(kind, name, ["metadata.name Required value: name or generateName is required"])
+    if kind not in CUSTOM and (mistyped := core_shape_errors(one, only="type")):
+        raise bad_request(f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: {mistyped[0]}')
     errors = _errors(kind, one)
     if errors:
         raise invalid(kind, name, errors)
@@ -37,17 +39,22 @@ def with_defaults(kind: Resource, one: Object) -> Object:
     return _defaulted(schema, one) if schema else one
 
 
-def core_shape_errors(one: Mapping[str, Any], version: str = OLDEST) -> list[str]:
-    """What Kubernetes' schema of the kind, such as Pod, Status or PodList, forbids; unknown fields too."""
+def core_shape_errors(one: Mapping[str, Any], version: str = OLDEST, only: str = "") -> list[str]:
+    """What Kubernetes' schema of the kind, such as Pod, Status or PodList, forbids; unknown fields too.
+
+    `only` names one keyword of JSON Schema.
+    """
     validator = _validator(str(one["kind"]), str(one["apiVersion"]), version)
-    return [f"{'.'.join(map(str, error.path))} {error.message}" for error in validator.iter_errors(one)]
+    found = [error for error in validator.iter_errors(one) if only in {"", error.validator}]
+    return [f"{'.'.join(map(str, error.path))} {error.message}" for error in found]
 
 
 def _errors(kind: Resource, one: Object) -> list[str]:
     if kind not in CUSTOM:
         return core_shape_errors(one)
     schema = at_hand(kind.kind, kind.api_version)
-    return list(schema_errors(schema, _without_metadata(one), kind.kind)) if schema else []
+    errors = schema_errors(schema, _without_metadata(one), kind.kind) if schema else ()
+    return [error.removeprefix(f"{kind.kind}.") for error in errors]
 
 
 def _without_metadata(one: Object) -> Object:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from tests.kube.kinds import BY_PATH
 from tests.kube.logs import Logs
 from tests.kube.pages import Pages
 from tests.kube.queries import field_test, label_test
+from tests.kube.rbac import Rule, allows
 from tests.kube.statuses import StatusError
 from tests.kube.store import Store
 from tests.kube.watching import Telling
@@ -21,6 +22,7 @@ from trellis.server.clusters.kuberay.resources import PODS, Object, Resource
 
 TOKEN: Final = "a-token-of-the-server"
 _JSON: Final = "application/json"
+_APPLY: Final = "application/apply-patch+yaml"
 
 
 class KubeServer:
@@ -31,6 +33,8 @@ class KubeServer:
         self.faults = Faults()
         self.permissions = permissions
         """What the server's account may do; None for everything."""
+        self.rules: Sequence[Rule] | None = None
+        """Those of its Role, instead."""
         self.asked: list[tuple[str, str, str]] = []
         self.logs = Logs()
         self.bookmark_seconds = 60.0
@@ -80,24 +84,33 @@ class KubeServer:
         kind = BY_PATH.get((where.get("group", ""), where.get("version", ""), where.get("plural", "")))
         part = "/" + where["part"] if "part" in where else ""
         if kind is None or part not in {"", "/log"} or (part and kind != PODS):
-            raise statuses.no_such_path()
-        verb = _verb(request)
-        self._check(verb, kind, part, where["namespace"])
+            return web.Response(text="404 page not found\n", status=404)  # no Status: nobody serves the path
+        verb = verb_of(request)
+        self._check(verb, kind, part, request)
         fault = self.faults.take(verb, kind.plural)
         await asyncio.sleep(fault.seconds)
-        _refuse(fault, request)
+        refuse(fault, request)
         if verb == "watch":
             return await self._watch(request, kind)
         try:
             return await self._do(verb, kind, part, request)
         finally:
             if fault.loses_answer:
-                _cut(request)
+                cut(request)
 
-    def _check(self, verb: str, kind: Resource, part: str, namespace: str) -> None:
+    def _check(self, verb: str, kind: Resource, part: str, request: web.Request) -> None:
+        namespace, name = request.match_info["namespace"], request.match_info.get("name", "")
         self.asked.append((kind.group, kind.plural + part, verb))
-        if self.permissions is not None and self.asked[-1] not in self.permissions:
-            raise statuses.forbidden(verb, kind, part, namespace)
+        # What an apply makes, it creates: that is asked for as well, without a name.
+        makes = request.content_type == _APPLY and not self.store.has(kind, namespace, name)
+        for what, of in [(verb, name), *([("create", "")] if makes else [])]:
+            if not self._may((kind.group, kind.plural + part, what), of):
+                raise statuses.forbidden(what, kind, part, namespace, name)
+
+    def _may(self, call: tuple[str, str, str], name: str) -> bool:
+        if self.rules is not None:
+            return allows(self.rules, call, name)
+        return self.permissions is None or call in self.permissions
 
     async def _do(self, verb: str, kind: Resource, part: str, request: web.Request) -> web.StreamResponse:
         namespace, name = request.match_info["namespace"], request.match_info.get("name", "")
@@ -117,7 +130,7 @@ class KubeServer:
             return web.json_response(store.create(kind, namespace, body), status=201)
         if request.content_type == "application/merge-patch+json":
             return web.json_response(store.patch(kind, namespace, name, body))
-        if request.content_type == "application/apply-patch+yaml" and request.query.get("fieldManager"):
+        if request.content_type == _APPLY and request.query.get("fieldManager"):
             return web.json_response(store.apply(kind, namespace, body))
         raise StatusError(
             415, "UnsupportedMediaType", f"the body of the request was in an unknown format: {request.content_type}"
@@ -156,7 +169,7 @@ class KubeServer:
             if cutting.done() and not telling.done():
                 with suppress(ConnectionError):
                     await response.write(b'{"type":"MODIF')
-                _cut(request)
+                cut(request)
             elif not telling.cancelled() and (error := telling.exception()) and not isinstance(error, ConnectionError):
                 raise error
         finally:
@@ -166,7 +179,8 @@ class KubeServer:
         return response
 
 
-def _verb(request: web.Request) -> str:
+def verb_of(request: web.Request) -> str:
+    """As Roles have it."""
     if request.method == "GET" and "name" in request.match_info:
         return "get"
     if request.method == "GET":
@@ -177,9 +191,10 @@ def _verb(request: web.Request) -> str:
     return verbs[request.method]
 
 
-def _refuse(fault: Fault, request: web.Request) -> None:
+def refuse(fault: Fault, request: web.Request) -> None:
+    """Let the fault happen that comes before anything is done."""
     if fault.cut:
-        _cut(request)
+        cut(request)
     if not fault.status:
         return
     reasons = {429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable", 504: "Timeout"}
@@ -198,7 +213,8 @@ class _Refusal(web.HTTPException):
         super().__init__(headers=headers, text=json.dumps(said.body), content_type=_JSON)
 
 
-def _cut(request: web.Request) -> None:
+def cut(request: web.Request) -> None:
+    """The connection breaks."""
     transport = request.transport
     if transport is not None:
         transport.abort()

@@ -33,11 +33,6 @@ def not_found(kind: Resource, name: str) -> StatusError:
     return StatusError(404, "NotFound", f'{qualified(kind)} "{name}" not found', _details(kind, name))
 
 
-def no_such_path() -> StatusError:
-    """There is no such kind."""
-    return StatusError(404, "NotFound", "the server could not find the requested resource", {})
-
-
 def no_such_namespace(namespace: str) -> StatusError:
     """Nothing can be made in it."""
     details = {"name": namespace, "kind": "namespaces"}
@@ -73,15 +68,16 @@ def unauthorized() -> StatusError:
     return StatusError(401, "Unauthorized", "Unauthorized")
 
 
-def forbidden(verb: str, kind: Resource, part: str, namespace: str) -> StatusError:
+def forbidden(verb: str, kind: Resource, part: str, namespace: str, name: str = "") -> StatusError:
     """Who asks may not do it."""
     user = f"system:serviceaccount:{namespace}:trellis-server"
     resource = kind.plural + part
+    of = f'{qualified(kind)} "{name}"' if name else qualified(kind)
     message = (
-        f'{qualified(kind)} is forbidden: User "{user}" cannot {verb} resource "{resource}" in API group "{kind.group}"'
+        f'{of} is forbidden: User "{user}" cannot {verb} resource "{resource}" in API group "{kind.group}"'
         f' in the namespace "{namespace}"'
     )
-    return StatusError(403, "Forbidden", message, {"group": kind.group, "kind": kind.plural})
+    return StatusError(403, "Forbidden", message, _details(kind, name))
 
 
 def expired(message: str = "The resourceVersion for the provided watch is too old.") -> StatusError:
@@ -90,4 +86,8 @@ def expired(message: str = "The resourceVersion for the provided watch is too ol
 
 
 def _details(kind: Resource, name: str) -> dict[str, Any]:
-    return {"name": name, **({"group": kind.group} if kind.group else {}), "kind": kind.plural}
+    return {
+        **({"name": name} if name else {}),
+        **({"group": kind.group} if kind.group else {}),
+        "kind": kind.plural,
+    }

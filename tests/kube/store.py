@@ -42,6 +42,8 @@ class Store:
         self._changed = asyncio.Event()
         self.before_create: Callable[[Resource, Object], Object] = lambda _, one: one
         """What admission webhooks do, such as Kueue's."""
+        self.makes_pods_of_jobs = False
+        """Whether a Job's pod comes by itself."""
 
     def create(self, kind: Resource, namespace: str, one: Object) -> Object:
         """Raises StatusError."""
@@ -68,6 +70,10 @@ class Store:
         if (kind, namespace, name) not in self._objects:
             raise statuses.not_found(kind, name)
         return self._objects[kind, namespace, name]
+
+    def has(self, kind: Resource, namespace: str, name: str) -> bool:
+        """Whether there is one."""
+        return (kind, namespace, name) in self._objects
 
     def list(self, kind: Resource, namespace: str) -> list[Object]:
         """By name."""

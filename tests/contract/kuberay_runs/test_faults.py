@@ -18,7 +18,16 @@ from trellis.server.clusters.kuberay import api as api_module
 from trellis.server.clusters.kuberay.api import Change, KubeApi
 from trellis.server.clusters.kuberay.informer import Informer
 from trellis.server.clusters.kuberay.refusals import Gone
-from trellis.server.clusters.kuberay.resources import CONFIG_MAPS, PODS, RAY_JOBS, SECRETS, Object, name_of, uid_of
+from trellis.server.clusters.kuberay.resources import (
+    CONFIG_MAPS,
+    PODS,
+    RAY_JOBS,
+    SECRETS,
+    Object,
+    Resource,
+    name_of,
+    uid_of,
+)
 
 
 def config_map(name: str, value: str = "", **labels: str) -> Object:
@@ -103,6 +112,11 @@ class TestCalls:
         with pytest.raises(Unavailable, match=r"'nowhere'.*install KubeRay.*correct the namespace"):
             await elsewhere.create(CONFIG_MAPS, config_map("a"))
         await elsewhere.close()
+        here, undefined = stand_in.api(), Resource("ray.io", "v1", "raytrains", "RayTrain")
+        for call in (here.list(undefined), here.get(undefined, "a"), here.patch(undefined, "a", {})):
+            with pytest.raises(Unavailable, match=r"no raytrains of ray.io.*install KubeRay.*404 page not found"):
+                await call
+        await here.close()
 
     async def test_a_long_list_comes_in_pages_of_one_moment(
         self, api: KubeApi, stand_in: Kube, monkeypatch: pytest.MonkeyPatch

@@ -9,7 +9,7 @@ import pytest
 from tests.contract.kuberay_runs.rig import Servers, printing, until, until_in
 from tests.kube.faults import Fault
 from tests.kube.kinds import ALL, CUSTOM
-from tests.kube.rig import Kube
+from tests.kube.rig import REAL, Kube
 from tests.kube.rules import core_shape_errors
 from tests.kube.server import TOKEN
 from tests.kuberay_settings import LAPTOP, a_run
@@ -46,7 +46,8 @@ class Http:
         headers = {"Authorization": f"Bearer {token}", "Content-Type": content}
         data = None if body is None else json.dumps(body)
         async with self._session.request(method, self._url + path, data=data, headers=headers) as response:
-            return response.status, await response.json()
+            text = await response.text()
+            return response.status, json.loads(text) if response.content_type == "application/json" else text
 
 
 @pytest.fixture
@@ -65,10 +66,9 @@ async def refusals(http: Http, stand_in: Kube) -> AsyncIterator[tuple[int, str, 
     await http.call("POST", path(CONFIG_MAPS), MAP)
     yield 409, "AlreadyExists", await http.call("POST", path(CONFIG_MAPS), MAP)
     yield 404, "NotFound", await http.call("GET", path(CONFIG_MAPS, "nothing"))
-    yield 404, "NotFound", await http.call("GET", "/apis/ray.io/v1/namespaces/trellis/raytrains")
     yield 404, "NotFound", await http.call("POST", CONFIG_MAPS.path("nowhere"), MAP)
     yield 401, "Unauthorized", await http.call("GET", path(CONFIG_MAPS), token="wrong")
-    yield 422, "Invalid", await http.call("POST", path(CONFIG_MAPS), {**MAP, "data": {"k": 1}})
+    yield 400, "BadRequest", await http.call("POST", path(CONFIG_MAPS), {**MAP, "data": {"k": 1}})
     yield 422, "Invalid", await http.call("POST", path(CONFIG_MAPS), {**MAP, "metadata": {}})
     yield 400, "BadRequest", await http.call("POST", path(SECRETS), MAP)
     yield 400, "BadRequest", await http.call("GET", path(CONFIG_MAPS) + "?fieldSelector=data.k=v")
@@ -94,6 +94,10 @@ async def test_every_no_is_a_status(http: Http, stand_in: Kube) -> None:
         assert (body["kind"], body["status"], body["reason"]) == ("Status", "Failure", reason), where
         assert [*core_shape_errors(body, OLDEST), *core_shape_errors(body, NEWEST)] == [], where
         assert body["message"], where
+
+
+async def test_a_kind_that_nobody_defines_is_said_in_plain_text(http: Http) -> None:
+    assert await http.call("GET", "/apis/ray.io/v1/namespaces/trellis/raytrains") == (404, "404 page not found\n")
 
 
 async def test_what_is_kept_and_told_has_the_published_shapes(servers: Servers, http: Http) -> None:
@@ -132,29 +136,47 @@ async def test_a_watch_tells_what_happened_since(http: Http, stand_in: Kube) -> 
     assert (status, gone["status"]) == (200, "Success")
     assert core_shape_errors(gone) == []
     stand_in.server.bookmark_seconds = 0.2
-    query = f"?watch=true&allowWatchBookmarks=true&timeoutSeconds=1&resourceVersion={since}"
-    headers = {"Authorization": f"Bearer {TOKEN}"}
-    url = stand_in.server.url + path(CONFIG_MAPS) + query
-    async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as response:
-        events = [json.loads(line) async for line in response.content]
-    assert [event["type"] for event in events[:3]] == ["MODIFIED", "DELETED", "BOOKMARK"]
-    assert {event["type"] for event in events[2:]} == {"BOOKMARK"}
+    events = await watched(stand_in, f"timeoutSeconds=1&resourceVersion={since}")
+    assert [event["type"] for event in events] == ["MODIFIED", "DELETED"]
     versions = [int(event["object"]["metadata"]["resourceVersion"]) for event in events]
     assert versions == sorted(versions)
     assert versions[0] > int(since)
     assert all(core_shape_errors(event["object"]) == [] for event in events[:2])
 
 
+@pytest.mark.skipif(bool(REAL), reason="Kubernetes itself tells it once a minute")
+async def test_a_watch_that_asks_is_told_how_far_it_is(http: Http, stand_in: Kube) -> None:
+    _, made = await http.call("POST", path(CONFIG_MAPS), MAP)
+    since = made["metadata"]["resourceVersion"]
+    stand_in.server.bookmark_seconds = 0.2
+    events = await watched(stand_in, f"allowWatchBookmarks=true&timeoutSeconds=1&resourceVersion={since}")
+    assert {event["type"] for event in events} == {"BOOKMARK"}
+    assert {event["object"]["metadata"]["resourceVersion"] for event in events} == {since}
+
+
+async def watched(stand_in: Kube, query: str) -> list[Any]:
+    url = f"{stand_in.server.url}{path(CONFIG_MAPS)}?watch=true&{query}"
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as response:
+        return [json.loads(line) async for line in response.content]
+
+
 async def test_what_the_definitions_forbid_is_refused(http: Http) -> None:
     body = ray_job(LAPTOP, a_run())
     custom_errors(body)  # skips where the definitions are not at hand
-    wrong = {**body, "spec": {**body["spec"], "entrypont": "a misspelt field", "backoffLimit": "none"}}
+    wrong = {**body, "spec": {**body["spec"], "backoffLimit": "none"}}
     status, said = await http.call("POST", path(RAY_JOBS), wrong)
     assert status == 422
-    assert {cause["field"] for cause in said["details"]["causes"]} == {
-        "RayJob.spec.entrypont",
-        "RayJob.spec.backoffLimit",
-    }
+    assert [cause["field"] for cause in said["details"]["causes"]] == ["spec.backoffLimit"]
+
+
+@pytest.mark.skipif(bool(REAL), reason="Kubernetes itself drops such a field and says so in a header")
+async def test_the_stand_in_refuses_even_a_field_that_nobody_knows(http: Http) -> None:
+    body = ray_job(LAPTOP, a_run())
+    custom_errors(body)
+    status, said = await http.call("POST", path(RAY_JOBS), {**body, "spec": {**body["spec"], "entrypont": "misspelt"}})
+    assert status == 422
+    assert [cause["field"] for cause in said["details"]["causes"]] == ["spec.entrypont"]
 
 
 async def test_a_definitions_defaults_are_filled_in_and_a_status_is_not_taken(http: Http, stand_in: Kube) -> None:
