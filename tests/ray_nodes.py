@@ -21,6 +21,7 @@ def ray_nodes(**head: Any) -> Iterator[Cluster]:
     """A head, to which nodes are added; all of them are gone in the end. A dashboard, of many processes, is asked for."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(MARKER, _MARK)
+        patch.setenv("RAY_prestart_worker_first_driver", "0")  # as ray_head.py has it: nobody takes them
         cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **head})
         try:
             yield cluster

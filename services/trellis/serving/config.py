@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
-from trellis.engine.limits import EngineLimits
-from trellis.engine.runner import Precision
 from trellis.engine_options import EngineOptions
+
+if TYPE_CHECKING:
+    from trellis.engine.limits import EngineLimits
+    from trellis.engine.runner import Precision
 
 _CPU_KV_BYTES: Final = 64 << 20
 _MESSAGES: Final = 300
@@ -45,8 +47,10 @@ class EngineConfig:
             raise ValueError(f"The engine lacks a setting: {error}.") from None
 
     @property
-    def limits(self) -> EngineLimits:
+    def limits(self) -> "EngineLimits":
         """What the engine takes on at once."""
+        from trellis.engine.limits import EngineLimits  # noqa: PLC0415  brings torch, which who only builds has no use for
+
         options = self.options
         return EngineLimits(
             max_running=options.max_running,
@@ -56,9 +60,9 @@ class EngineConfig:
         )
 
     @property
-    def precision(self) -> Precision:
+    def precision(self) -> "Precision":
         """Of base and adapters."""
-        return cast(Precision, self.options.precision)
+        return cast("Precision", self.options.precision)
 
     @property
     def device(self) -> str:

@@ -29,7 +29,7 @@ for package in ("trellis.server", "trellis.cli", "trellis.client", "trellis.base
 """
 STARTS = """
 import runpy, sys
-import trellis.base_cache.main, trellis.serving.app
+import trellis.base_cache.main, trellis.serving.replica, trellis_jobs.distributed.worker
 for module in sys.argv[1:]:
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -10,8 +10,8 @@ from tests.workshop import Workshop, make_workshop
 
 from trellis.engine import Engine, Output, Request
 from trellis.errors import Reason, Unavailable
-from trellis.serving.app import EngineReplica
 from trellis.serving.loop import EngineLoop
+from trellis.serving.replica import Replica
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
@@ -39,7 +39,7 @@ async def ended(loop: EngineLoop) -> None:
 
 async def test_a_replica_is_ill_when_its_engines_thread_has_ended(workshop: Workshop) -> None:
     loop = EngineLoop(workshop.engine())
-    replica = object.__new__(EngineReplica)  # without a Ray to run in
+    replica = object.__new__(Replica)  # without a Ray to run in
     replica._engine = loop  # type: ignore[assignment]
     loop.start()
     replica.check_health()
