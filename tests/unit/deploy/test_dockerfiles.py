@@ -80,6 +80,12 @@ def test_every_base_image_is_an_argument_with_a_tag(dockerfile: Path) -> None:
     assert default == images()["PYTHON_IMAGE"].partition("@")[0]
 
 
+@of_each
+def test_no_image_is_fetched_to_read_the_dockerfile(dockerfile: Path) -> None:
+    """`# syntax=` names an image that runs in the build, and that deploy/images.env does not pin."""
+    assert not re.search(r"^#\s*syntax\s*=", dockerfile.read_text(), re.MULTILINE)
+
+
 def images() -> dict[str, str]:
     return dict(re.findall(r"^(\w+_IMAGE)=(\S+)$", (DEPLOY / "images.env").read_text(), re.MULTILINE))
 
