@@ -81,6 +81,7 @@ def _join(name: str, address: str, port: int, timeout_seconds: float) -> None:
         "NODE_RANK": str(context.get_node_rank()),
         "ACCELERATE_TORCH_DEVICE": str(get_device()),
     }
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")  # as Ray has it: a lost peer ends the others' waiting
     torch.distributed.init_process_group(name, init_method="env://", timeout=timedelta(seconds=timeout_seconds))
 
 
