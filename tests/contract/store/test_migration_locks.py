@@ -159,6 +159,7 @@ async def test_what_a_try_that_failed_has_left_is_made_anew(url: str) -> None:
     made = index(url)
     assert made is not None
     assert made[1]
+    await downgrade(url, "v0008")
     with session(url) as other:  # as if it had been killed before it could write down that it is done
         other.execute("UPDATE alembic_version SET version_num = 'v0007'")
     assert (await migrate(url)).fits

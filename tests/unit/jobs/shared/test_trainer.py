@@ -161,7 +161,7 @@ async def test_jobs_share_the_seconds_of_their_passes_by_tokens(world: World) ->
     assert many.trained_tokens > 3 * few.trained_tokens
     assert many.trainer_seconds > few.trainer_seconds > 0
     assert [said for said in one.events() if "held" in said] == [
-        "Training on 12 lines; none is held out, so that nothing is evaluated."
+        "Training on 40 lines; none is held out, so that nothing is evaluated."
     ]
     assert one.completed.tuned_evaluation.line_count == 0
 
