@@ -108,9 +108,9 @@ def _version_of(command: list[str]) -> str:
     return _run([*command, "--version"]).stdout
 
 
-def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+def _run(command: list[str], seconds: float | None = _PATIENCE) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=True)
+        return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=True)
     except subprocess.CalledProcessError as error:
         said = "\n".join(error.stderr.splitlines()[-10:])
         raise BuildError(f"{' '.join(command)} failed:\n{said}") from error
@@ -136,12 +136,14 @@ def _compile_for_this_cpu(compiler: Compiler, target: Path) -> None:
     compile_library(compiler, _THIS_CPU[-1], target)
 
 
-def compile_library(compiler: Compiler, flags: tuple[str, ...], target: Path) -> None:
+def compile_library(
+    compiler: Compiler, flags: tuple[str, ...], target: Path, *, seconds: float | None = _PATIENCE
+) -> None:
     """Compile all kernels into `target`, which appears whole or not at all; raises BuildError."""
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         made = Path(scratch, target.name)
         sources = [str(source) for source in sorted(_FOLDER.glob("*.cpp"))]
-        _run([*compiler.command, *_FLAGS, *flags, *sources, "-o", str(made)])
+        _run([*compiler.command, *_FLAGS, *flags, *sources, "-o", str(made)], seconds)
         made.replace(target)
 
 

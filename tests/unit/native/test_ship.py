@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trellis.native.build import sources_digest
+from trellis.native.build import BuildError, compile_library, find_compiler, sources_digest
 from trellis.native.ship import ship
 from trellis.native.targets import TARGETS, Target, best_target, cpu_abilities, library_name, targets_of
 
@@ -104,3 +104,15 @@ def test_what_others_may_have_written_is_not_loaded(shipped: tuple[Path, Target]
     said, complained = start(folder)
     assert said == "False\n[]\n"
     assert "Others may write to" in complained
+
+
+def test_an_image_is_built_however_long_its_compiler_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that starts gives a compiler up after minutes; a busy or an emulated machine that builds an image must not."""
+    slow = tmp_path / "slow"
+    slow.write_text('#!/bin/sh\n[ "$1" = --version ] && exit\nsleep 0.5\nfor last; do :; done\necho >"$last"\n')
+    slow.chmod(0o755)
+    monkeypatch.setenv("CXX", str(slow))
+    monkeypatch.setattr(compile_library, "__kwdefaults__", {"seconds": 0.1})
+    with pytest.raises(BuildError, match="timed out"):
+        compile_library(find_compiler(os.environ), (), tmp_path / "late.so")
+    assert [path.exists() for path in ship(tmp_path / "shipped", TARGETS[:1])] == [True]
