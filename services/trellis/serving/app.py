@@ -22,9 +22,13 @@ class EngineReplica:
     """A replica in Ray Serve's words; they are Serve's alone, so nothing else is here."""
 
     def __init__(self, config: EngineConfig) -> None:
-        from trellis.serving.replica import Replica  # noqa: PLC0415  seconds to import, which a build need not take
+        from trellis.base_cache.waiting import read_base_in_time  # noqa: PLC0415  a build need not
 
-        self._replica = Replica(config)
+        # Before the engine is imported, which takes seconds: Serve tries a base that is not there four times.
+        base = read_base_in_time(config.source, config.revision)
+        from trellis.serving.replica import Replica  # noqa: PLC0415  as above
+
+        self._replica = Replica(config, base)
         self._replica.start()
 
     async def __call__(self, request: HttpRequest) -> Response:

@@ -10,7 +10,6 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from trellis import tracing
-from trellis.base_cache.waiting import read_base_in_time
 from trellis.bases import BaseFacts
 from trellis.engine_wire import MEDIA_TYPE, MESSAGE, SECRET_HEADER, STATUS_PATH, STREAM_PATH, frame
 from trellis.objects import ObjectStore
@@ -35,14 +34,14 @@ _log = logging.getLogger(__name__)
 class Replica:
     """An engine behind Ray Serve's HTTP proxy."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, base: BaseFacts) -> None:
         self._config = config
+        self._base = base
 
     def start(self) -> None:
         """Load the base, and begin to answer."""
         config = self._config
         _start_tracing()
-        self._base = read_base_in_time(config.source, config.revision)
         tokenizer = ChatTokenizer.load(self._base.path)
         if tokenizer.digest != config.tokenizer_digest:
             raise ValueError(f"The tokenizer of {config.base_model} is no longer the one that was registered.")
