@@ -1,6 +1,7 @@
 """A namespace of a real cluster, in which KubeRay's operator and the kubelet are played as on the stand-in."""
 
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,7 +30,7 @@ class RealKube(Kube):
         self._put_together(store, self._door, folder)
 
     def grant(self, rules: Sequence[Rule]) -> None:
-        self._door.token = account_token(self._real_store, "of-the-chart", rules)
+        self._door.token = account_token(self._real_store, f"granted-{uuid.uuid4().hex[:8]}", rules)
 
 
 @contextmanager

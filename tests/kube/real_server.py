@@ -46,10 +46,12 @@ class RealServer(KubeServer):
         self._session = aiohttp.ClientSession(auto_decompress=True)
 
     async def stop(self) -> None:
-        await super().stop()
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        session, self._session = self._session, None
+        try:
+            await super().stop()
+        finally:
+            if session is not None:
+                await session.close()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         where = request.match_info

@@ -22,8 +22,8 @@ LABEL: Final = {"app.kubernetes.io/managed-by": "trellis-tests"}
 """Of the namespaces that tests make."""
 _SCHEDULER: Final = "trellis-tests"
 """Of pods that only the tests bind and run; nobody else listens to the name."""
-_OF_THE_CLUSTER: Final = ("priorityClassName", "runtimeClassName")
-"""Name objects that lie in no namespace; tests make none such."""
+_NOT_MADE: Final = ("priorityClassName", "runtimeClassName", "serviceAccountName")
+"""Name objects that tests do not make: some lie in no namespace."""
 
 
 class RealStore(Store):
@@ -76,7 +76,7 @@ class RealStore(Store):
         if kind in {PODS, JOBS}:
             spec = one["spec"] if kind == PODS else one["spec"]["template"]["spec"]
             spec["schedulerName"] = _SCHEDULER
-            for name in _OF_THE_CLUSTER:
+            for name in _NOT_MADE:
                 spec.pop(name, None)
         return self.call("POST", kind.path(self.place(namespace)), one)
 

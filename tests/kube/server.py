@@ -103,9 +103,10 @@ class KubeServer:
         self.asked.append((kind.group, kind.plural + part, verb))
         # What an apply makes, it creates: that is asked for as well, without a name.
         makes = request.content_type == _APPLY and not self.store.has(kind, namespace, name)
-        for what, of in [(verb, name), *([("create", "")] if makes else [])]:
-            if not self._may((kind.group, kind.plural + part, what), of):
-                raise statuses.forbidden(what, kind, part, namespace, name)
+        if not self._may((kind.group, kind.plural + part, verb), name):
+            raise statuses.forbidden(verb, kind, part, namespace, name)
+        if makes and not self._may((kind.group, kind.plural, "create"), ""):
+            raise statuses.may_not_make(kind, name)
 
     def _may(self, call: tuple[str, str, str], name: str) -> bool:
         if self.rules is not None:

@@ -33,6 +33,11 @@ def not_found(kind: Resource, name: str) -> StatusError:
     return StatusError(404, "NotFound", f'{qualified(kind)} "{name}" not found', _details(kind, name))
 
 
+def may_not_make(kind: Resource, name: str) -> StatusError:
+    """Who applies may not create: Kubernetes says no more."""
+    return StatusError(403, "Forbidden", f'{qualified(kind)} "{name}" is forbidden: ', _details(kind, name))
+
+
 def no_such_namespace(namespace: str) -> StatusError:
     """Nothing can be made in it."""
     details = {"name": namespace, "kind": "namespaces"}

@@ -81,7 +81,7 @@ async def test_what_an_apply_makes_needs_leave_to_create(
 ) -> None:
     fewer = [rule for rule in rules(chart, "server") if rule["resources"] != ["rayclusters", "rayservices"]]
     cluster.grant(fewer)
-    with pytest.raises(Unavailable, match=r"forbidden.*cannot create resource .rayclusters"):
+    with pytest.raises(Unavailable, match=r"may not patch rayclusters.*give its service account a Role"):
         await KubeRayStanding(api, settings).keep()
 
 

