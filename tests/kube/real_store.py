@@ -37,7 +37,7 @@ class RealStore(Store):
         self.authority = configuration.ssl_ca_cert
         self.certificate = (configuration.cert_file, configuration.key_file)
         self.verifies = bool(configuration.verify_ssl)
-        token = configuration.get_api_key_with_prefix("authorization")  # type: ignore[no-untyped-call]
+        token = configuration.get_api_key_with_prefix("authorization")
         self.credentials = {"Authorization": str(token)} if token else {}
         self._http = urllib3.PoolManager(
             ca_certs=configuration.ssl_ca_cert,
