@@ -155,7 +155,7 @@ class KubeApi:
         """The end of what the container printed; empty if it has not begun, or is no more."""
         query = {"container": container, "tailLines": str(max(1000, max_bytes // 16))}
         async with await self._open("GET", PODS.path(self.namespace, pod) + "/log", query) as response:
-            if response.status in {400, 404}:  # it waits to start, or it is gone
+            if response.status in {204, 400, 404}:  # it has no node, it waits to start, or it is gone
                 return ""
             if response.status != 200:
                 raise failure(await _answer(response), "get", PODS, self.namespace, "/log")
