@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.kube.events import say
 from tests.kube.logs import Logs
-from tests.kube.statuses import StatusError
+from tests.kube.statuses import StatusError, overtaken
 from tests.kube.store import Store, stamp
 from trellis.server.clusters.kuberay.resources import PODS, SECRETS, Object, is_going, name_of, uid_of
 
@@ -38,7 +38,8 @@ class Kubelet:
         for pod in self._store.list(PODS, namespace):
             if is_going(pod):
                 continue
-            self._bring_up(namespace, pod)
+            with overtaken():
+                self._bring_up(namespace, pod)
 
     async def take_down(self, namespace: str) -> None:
         """End what is being deleted."""
@@ -131,7 +132,7 @@ class Kubelet:
             self._store.replace(PODS, namespace, name_of(pod), bound)
             conditions = [_condition("PodScheduled", "True")]
             self._store.set_status(PODS, namespace, name_of(pod), {"phase": "Pending", "conditions": conditions})
-        elif not pod.get("status"):
+        elif not pod.get("status", {}).get("conditions"):
             message = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
             conditions = [_condition("PodScheduled", "False", "Unschedulable", message)]
             self._store.set_status(PODS, namespace, name_of(pod), {"phase": "Pending", "conditions": conditions})

@@ -18,7 +18,7 @@ from tests.kube.kinds import JOBS
 from tests.kube.kubelet import Kubelet
 from tests.kube.ray_clusters import look_at_clusters
 from tests.kube.ray_services import look_at_services
-from tests.kube.statuses import StatusError
+from tests.kube.statuses import StatusError, overtaken
 from tests.kube.store import Store
 from trellis.server.clusters.kuberay.resources import (
     PODS,
@@ -90,7 +90,7 @@ class Operator:
 
     async def _look(self) -> None:
         for job in self._store.list(RAY_JOBS, self._namespace):
-            with suppress(StatusError):  # somebody has changed or deleted it meanwhile: the next look sees that
+            with overtaken():
                 await self._step(job)
         look_at_services(self._store, self._namespace)
         look_at_clusters(self._store, self.kubelet, self._namespace)

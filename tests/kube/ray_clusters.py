@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.kube.kinds import SERVICES
 from tests.kube.kubelet import Kubelet
-from tests.kube.statuses import StatusError
+from tests.kube.statuses import StatusError, overtaken
 from tests.kube.store import Store, stamp
 from trellis.server.clusters.kuberay.resources import PODS, RAY_CLUSTERS, Object, is_going, name_of, uid_of
 
@@ -14,17 +14,21 @@ from trellis.server.clusters.kuberay.resources import PODS, RAY_CLUSTERS, Object
 def look_at_clusters(store: Store, kubelet: Kubelet, namespace: str) -> None:
     """One look at all of them."""
     for cluster in store.list(RAY_CLUSTERS, namespace):
-        if is_going(cluster):
-            continue
-        pods = [pod for pod in store.list(PODS, namespace) if _cluster_of(pod) == name_of(cluster)]
-        for node, group, count, template in _wanted(cluster):
-            having = [pod for pod in pods if pod["metadata"]["labels"].get("ray.io/group") == group]
-            for _ in range(count - len(having)):
-                _make_pod(store, namespace, cluster, node, group, template)
-        _make_service(store, namespace, cluster)
-        wanted = sum(count for _, _, count, _ in _wanted(cluster))
-        ready = sum(kubelet.is_ready(pod) for pod in pods)
-        _say(store, namespace, cluster, ready, wanted)
+        if not is_going(cluster):
+            with overtaken():
+                _look(store, kubelet, namespace, cluster)
+
+
+def _look(store: Store, kubelet: Kubelet, namespace: str, cluster: Object) -> None:
+    pods = [pod for pod in store.list(PODS, namespace) if _cluster_of(pod) == name_of(cluster)]
+    for node, group, count, template in _wanted(cluster):
+        having = [pod for pod in pods if pod["metadata"]["labels"].get("ray.io/group") == group]
+        for _ in range(count - len(having)):
+            _make_pod(store, namespace, cluster, node, group, template)
+    _make_service(store, namespace, cluster)
+    wanted = sum(count for _, _, count, _ in _wanted(cluster))
+    ready = sum(kubelet.is_ready(pod) for pod in pods)
+    _say(store, namespace, cluster, ready, wanted)
 
 
 def _wanted(cluster: Object) -> list[tuple[str, str, int, dict[str, Any]]]:

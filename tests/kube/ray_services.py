@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from tests.kube.statuses import StatusError
+from tests.kube.statuses import StatusError, overtaken
 from tests.kube.store import Store, stamp
 from trellis.server.clusters.kuberay.resources import RAY_CLUSTERS, RAY_SERVICES, Object, is_going, name_of, uid_of
 
@@ -15,7 +15,8 @@ def look_at_services(store: Store, namespace: str) -> None:
     """One look at all of them."""
     for service in store.list(RAY_SERVICES, namespace):
         if not is_going(service):
-            _look(store, namespace, service)
+            with overtaken():
+                _look(store, namespace, service)
 
 
 def _look(store: Store, namespace: str, service: Object) -> None:

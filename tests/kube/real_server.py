@@ -78,10 +78,10 @@ class RealServer(KubeServer):
             return said
         try:
             pod = self.store.get(PODS, request.match_info["namespace"], request.match_info["name"])
+            has_begun = self.logs.has_begun(pod, request.query)
         except StatusError:
             return said
-        container = request.query.get("container") or pod["spec"]["containers"][0]["name"]
-        if (pod["metadata"]["uid"], container) not in self.logs.files:
+        if not has_begun:
             return said
         return web.Response(text=self.logs.read(pod, request.query), content_type="text/plain")
 

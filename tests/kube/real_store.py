@@ -16,7 +16,7 @@ from kubernetes.config import load_kube_config
 from tests.kube.kinds import CUSTOM, JOBS
 from tests.kube.statuses import StatusError
 from tests.kube.store import Key, Store
-from trellis.server.clusters.kuberay.resources import PODS, Object, Resource, name_of
+from trellis.server.clusters.kuberay.resources import EVENTS, PODS, Object, Resource, name_of
 
 LABEL: Final = {"app.kubernetes.io/managed-by": "trellis-tests"}
 """Of the namespaces that tests make."""
@@ -73,6 +73,8 @@ class RealStore(Store):
     def create(self, kind: Resource, namespace: str, one: Object) -> Object:
         one = self.before_create(kind, json.loads(json.dumps(one)))
         one["metadata"].pop("namespace", None)
+        if kind == EVENTS:  # of an object there
+            one["involvedObject"]["namespace"] = self.place(namespace)
         if kind in {PODS, JOBS}:
             spec = one["spec"] if kind == PODS else one["spec"]["template"]["spec"]
             spec["schedulerName"] = _SCHEDULER

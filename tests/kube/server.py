@@ -118,10 +118,7 @@ class KubeServer:
         store = self.store
         if part:
             pod = store.get(PODS, namespace, name)
-            if (
-                not pod["spec"].get("nodeName")
-                and (pod["metadata"]["uid"], request.query.get("container")) not in self.logs.files
-            ):
+            if not self.logs.has_begun(pod, request.query) and not pod["spec"].get("nodeName"):
                 return web.Response(status=204)  # there is no node to ask
             return web.Response(text=self.logs.read(pod, request.query), content_type="text/plain")
         if verb == "get":

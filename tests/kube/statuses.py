@@ -1,5 +1,7 @@
 """What the API answers when it says no, in the shape and the words of the real one."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from trellis.server.clusters.kuberay.resources import Resource
@@ -21,6 +23,16 @@ class StatusError(Exception):
             **({"details": details} if details else {}),
             "code": code,
         }
+
+
+@contextmanager
+def overtaken() -> Iterator[None]:
+    """Leave it there if somebody has changed or deleted the object meanwhile: who looks again sees that."""
+    try:
+        yield
+    except StatusError as error:
+        if error.code not in {404, 409}:
+            raise
 
 
 def qualified(kind: Resource) -> str:

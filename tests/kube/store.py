@@ -11,7 +11,7 @@ from typing import Any, Final
 from tests.kube import statuses
 from tests.kube.kinds import CUSTOM
 from tests.kube.rules import admitted
-from trellis.server.clusters.kuberay.resources import PODS, Object, Resource, is_going, name_of, uid_of
+from trellis.server.clusters.kuberay.resources import EVENTS, PODS, Object, Resource, is_going, name_of, uid_of
 
 Key = tuple[Resource, str, str]
 _FIXED: Final = ("uid", "name", "namespace", "creationTimestamp")
@@ -55,6 +55,8 @@ class Store:
             raise statuses.bad_request(
                 "the namespace of the provided object does not match the namespace of the request"
             )
+        if kind == EVENTS and one["involvedObject"].get("namespace") != namespace:
+            raise statuses.invalid(kind, name_of(one), ["involvedObject.namespace does not match event.namespace"])
         if key in self._objects:
             raise statuses.already_exists(kind, name_of(one))
         if kind in CUSTOM:

@@ -124,10 +124,24 @@ class TestCalls:
         monkeypatch.setattr(api_module, "_PAGE", 2)
         for number in range(5):
             await api.create(CONFIG_MAPS, config_map(f"a{number}", colour="red" if number else "blue"))
+        real, pages = api._read, 0
+
+        async def read(path: str, query: dict[str, str]) -> object:
+            nonlocal pages
+            pages += 1
+            if pages == 2:
+                stand_in.store.create(CONFIG_MAPS, "trellis", config_map("a3a", colour="red"))
+            return await real(path, query)
+
+        monkeypatch.setattr(api, "_read", read)
         listing = await api.list(CONFIG_MAPS, "colour=red")
         assert [name_of(one) for one in listing.items] == ["a1", "a2", "a3", "a4"]
-        assert listing.resource_version == str(stand_in.store.version)
         assert all(one["kind"] == "ConfigMap" for one in listing.items)
+        assert pages >= 2, "Kubernetes may give an empty last one"
+        async for change in api.watch(CONFIG_MAPS, listing.resource_version, 15, "colour=red"):
+            if change.kind != "OPENED":  # what is told first is what came after that moment
+                assert (change.kind, name_of(change.object)) == ("ADDED", "a3a")
+                break
 
     async def test_pages_that_grew_too_old_are_read_anew(
         self, api: KubeApi, stand_in: Kube, monkeypatch: pytest.MonkeyPatch

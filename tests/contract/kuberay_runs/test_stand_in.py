@@ -20,6 +20,7 @@ from trellis.server.clusters.kuberay.manifests import engines_service, ray_job, 
 from trellis.server.clusters.kuberay.resources import (
     CONFIG_MAPS,
     PERMISSIONS,
+    PODS,
     RAY_CLUSTERS,
     RAY_JOBS,
     RAY_SERVICES,
@@ -152,6 +153,19 @@ async def test_a_watch_that_asks_is_told_how_far_it_is(http: Http, stand_in: Kub
     events = await watched(stand_in, f"allowWatchBookmarks=true&timeoutSeconds=1&resourceVersion={since}")
     assert {event["type"] for event in events} == {"BOOKMARK"}
     assert {event["object"]["metadata"]["resourceVersion"] for event in events} == {since}
+
+
+async def test_the_log_of_a_pod_without_a_node_is_no_content(http: Http, stand_in: Kube) -> None:
+    stand_in.operator.works = False
+    spec = {"containers": [{"name": "c", "image": "i"}]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": spec}
+    stand_in.store.create(PODS, "trellis", pod)
+    for query in ("", "?container=c", "?container=c&tailLines=10"):
+        assert await http.call("GET", path(PODS, "a") + "/log" + query) == (204, "")
+    status, said = await http.call("GET", path(PODS, "a") + "/log?container=nothing")
+    assert (status, said["reason"]) == (400, "BadRequest")
+    status, said = await http.call("GET", path(PODS, "gone") + "/log")
+    assert (status, said["reason"]) == (404, "NotFound")
 
 
 async def watched(stand_in: Kube, query: str) -> list[Any]:
