@@ -141,6 +141,17 @@ def test_ray_understands_its_options() -> None:
         assert {option.partition("=")[0] for option in options} <= known
 
 
+@pytest.mark.parametrize("name", ["ray-head", "ray-worker"])
+def test_a_ray_container_is_healthy_once_its_node_is_up(name: str) -> None:
+    """Not before: the store of the cluster's state answers while the head's own node is still to come."""
+    options = dict(re.findall(r"--([\w-]+)=(\S+)", "\n".join(SERVICES[name]["command"])))
+    asked = [address for address in SERVICES[name]["healthcheck"]["test"] if address.startswith("http")]
+    wanted = [f"http://127.0.0.1:{options['dashboard-agent-listen-port']}/api/local_raylet_healthz"]
+    if "dashboard-port" in options:
+        wanted.append(f"http://127.0.0.1:{options['dashboard-port']}/api/gcs_healthz")
+    assert sorted(asked) == sorted(wanted)
+
+
 def make_secrets(folder: Path) -> str:
     done = subprocess.run([DEPLOY / "make-secrets", str(folder)], capture_output=True, text=True, check=True)
     return done.stdout
