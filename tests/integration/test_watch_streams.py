@@ -201,6 +201,7 @@ async def test_what_the_server_itself_changes_is_told_at_once(engine: AsyncEngin
         await site.until_waiting(2)
         await site.tell(1, "Hello.")
         assert await messages(events, 1) == ["Hello."]
+        await site.until_waiting(2)  # who looks just then hears no bell, and finds it with the next look
         await site.tell(1, log="Step 1.\n")
         async with asyncio.timeout(SECONDS):
             assert (await log.read()).text == "Step 1.\n"
