@@ -24,7 +24,9 @@ class BrokenSystemError(RuntimeError):
 
 
 class System:
-    """One process and the way to it."""
+    """One process and the way to it. It is stopped while nothing is asked of it: threads that spin for a while after their
+    last work, as vLLM's do, would take the CPUs from the first requests of the system that is measured next.
+    """
 
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self.name = name
@@ -43,9 +45,15 @@ class System:
                 text=True,
             )
 
+    @property
+    def pid(self) -> int:
+        """Of the process, and of its group."""
+        return self._process.pid
+
     def __enter__(self) -> Self:
         try:
             self.versions = self._read()["versions"]
+            self._signal(signal.SIGSTOP)
         except BaseException:
             self.close()
             raise
@@ -59,6 +67,7 @@ class System:
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
+        self._signal(signal.SIGCONT)
         with suppress(BrokenPipeError):
             process.stdin.close()
         try:
@@ -71,13 +80,20 @@ class System:
     def ask(self, what: str, **values: Any) -> dict[str, Any]:
         """Ask it for something."""
         assert self._process.stdin is not None
+        self._signal(signal.SIGCONT)
         self._process.stdin.write(json.dumps({"do": what, **values}) + "\n")
         self._process.stdin.flush()
-        return self._read()
+        found = self._read()
+        self._signal(signal.SIGSTOP)
+        return found
 
     def run(self, workload: Workload) -> Timing:
         """Let it answer a workload."""
         return Timing.from_json(self.ask("run", workload=workload.to_json()))
+
+    def _signal(self, number: int) -> None:
+        with suppress(ProcessLookupError):  # it has ended, as reading will find
+            os.killpg(self._process.pid, number)
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None

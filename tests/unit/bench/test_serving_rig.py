@@ -1,6 +1,7 @@
 """Models as files, and systems in processes of their own."""
 
 import sys
+import time
 import venv
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,6 +106,32 @@ def test_a_system_that_fails_says_why(tmp_path: Path) -> None:
         System("x", [sys.executable, "-c", program], {}, tmp_path / "log"),
     ):
         pass
+
+
+_SPINS = """
+import json, sys, threading
+def spin():
+    while True: pass
+threading.Thread(target=spin, daemon=True).start()
+print(json.dumps({"versions": {}}), flush=True)
+for line in sys.stdin: print(json.dumps({"heard": json.loads(line)["do"]}), flush=True)
+"""
+
+
+def state_and_ticks(pid: int) -> tuple[str, str, str]:
+    """As the kernel has them: T is stopped; ticks of the CPU in the program and in the kernel."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return fields[0], fields[11], fields[12]
+
+
+def test_a_system_of_which_nothing_is_asked_takes_no_cpu(tmp_path: Path) -> None:
+    with System("x", [sys.executable, "-c", _SPINS], {}, tmp_path / "log") as system:
+        assert system.ask("something") == {"heard": "something"}
+        while (before := state_and_ticks(system.pid))[0] != "T":
+            time.sleep(0.01)
+        time.sleep(0.5)
+        assert state_and_ticks(system.pid) == before
+        assert system.ask("more") == {"heard": "more"}
 
 
 def test_without_vllm_one_reads_why(tmp_path: Path) -> None:
