@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import groupby
+from typing import Any
 
 import pytest
 from tests.contract.kuberay_runs.rig import Servers, printing, until, until_in, until_it_prints
@@ -202,9 +203,9 @@ class TestCalls:
 
 
 @asynccontextmanager
-async def informed(api: KubeApi, **options: float) -> AsyncIterator[Informer]:
+async def informed(api: KubeApi, **options: Any) -> AsyncIterator[Informer]:
     # Not of that which a cluster puts into every namespace.
-    informer = Informer(api, CONFIG_MAPS, "of=the-test", **options)  # type: ignore[arg-type]
+    informer = Informer(api, CONFIG_MAPS, "of=the-test", **options)
     informer.start()
     await informer.until_fresh()
     yield informer
@@ -266,6 +267,23 @@ class TestWatching:
             stand_in.store.create(CONFIG_MAPS, "trellis", config_map("a"))
             await until(lambda: list(values(informer)) == ["a"])
             assert [verb for *_, verb in stand_in.server.asked].count("list") == 1
+
+    async def test_a_quiet_watch_that_went_well_for_long_is_taken_up_at_once(
+        self, api: KubeApi, stand_in: Kube
+    ) -> None:
+        now, slept = 0.0, []
+
+        async def sleep(seconds: float) -> None:
+            slept.append(seconds)
+            await asyncio.sleep(0)
+
+        async with informed(api, clock=lambda: now, sleep=sleep) as informer:
+            for seconds in (0.0, 0.0, 0.0, 20.0):
+                now += seconds
+                cuts = len(slept)
+                stand_in.faults.cut_watches()
+                await until(lambda: len(slept) > cuts and informer.is_fresh)  # noqa: B023 - asked at once
+            assert slept == [0.2, 0.4, 0.8, 0.2]
 
     async def test_events_that_come_twice_change_nothing(self, api: KubeApi, stand_in: Kube) -> None:
         stand_in.faults.events_come_twice = True

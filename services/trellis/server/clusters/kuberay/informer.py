@@ -120,6 +120,8 @@ class Informer:
             except Gone:
                 return  # without a pause: to list is the answer
             except Unavailable as error:
+                if self._open.is_set() and self._clock() - began > _LONGEST_PAUSE_SECONDS:
+                    self._pause = _FIRST_PAUSE_SECONDS  # it went well for long, though there was nothing to tell
                 await self._stumble(error)
             else:
                 # An end is no fault. One at once is: a server that ends every watch must not be asked without a pause.
