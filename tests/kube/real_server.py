@@ -88,17 +88,17 @@ class RealServer(KubeServer):
     async def _passed_on(self, request: web.Request, kind: Resource | None) -> web.Response:
         data = await self._body(request, kind)
         async with self._asked(request, data, aiohttp.ClientTimeout(total=30.0)) as said:
-            text = (await said.read()).decode().replace(self._real.real, "trellis")
-            return web.Response(text=text, status=said.status, content_type=said.content_type)
+            return await self._as_said(said)
+
+    async def _as_said(self, said: aiohttp.ClientResponse) -> web.Response:
+        text = (await said.read()).decode().replace(self._real.real, "trellis")
+        headers = {name: said.headers[name] for name in ("Retry-After",) if name in said.headers}
+        return web.Response(text=text, status=said.status, content_type=said.content_type, headers=headers)
 
     async def _watch(self, request: web.Request, kind: Resource) -> web.StreamResponse:
         async with self._asked(request, None, _WATCH) as said:
             if said.status != 200:
-                return web.Response(
-                    text=(await said.text()).replace(self._real.real, "trellis"),
-                    status=said.status,
-                    content_type=said.content_type,
-                )
+                return await self._as_said(said)
             response = web.StreamResponse(headers={"Content-Type": "application/json"})
             response.enable_chunked_encoding()
             await response.prepare(request)

@@ -200,10 +200,12 @@ def refuse(fault: Fault, request: web.Request) -> None:
         cut(request)
     if not fault.status:
         return
-    reasons = {429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable", 504: "Timeout"}
-    said = StatusError(fault.status, reasons[fault.status], "the server is not well, please try again later")
     headers = {"Retry-After": fault.retry_after} if fault.retry_after else {}
-    raise _Refusal(said, headers)
+    if fault.status == 429:  # before anything that would know how to write a Status
+        raise _Refusal(429, headers, "Too many requests, please try again later.\n", "text/plain")
+    reasons = {500: "InternalError", 503: "ServiceUnavailable", 504: "Timeout"}
+    said = StatusError(fault.status, reasons[fault.status], "the server is not well, please try again later")
+    raise _Refusal(said.code, headers, json.dumps(said.body), _JSON)
 
 
 class _Cut(Exception):
@@ -211,9 +213,9 @@ class _Cut(Exception):
 
 
 class _Refusal(web.HTTPException):
-    def __init__(self, said: StatusError, headers: dict[str, str]) -> None:
-        self.status_code = said.code
-        super().__init__(headers=headers, text=json.dumps(said.body), content_type=_JSON)
+    def __init__(self, status: int, headers: dict[str, str], text: str, content_type: str) -> None:
+        self.status_code = status
+        super().__init__(headers=headers, text=text, content_type=content_type)
 
 
 def cut(request: web.Request) -> None:

@@ -71,6 +71,7 @@ class TestCalls:
         with pytest.raises(Unavailable, match="answered 429 to a list of rayjobs") as caught:
             await api.list(RAY_JOBS)
         assert caught.value.retry_after == 17.0
+        assert str(caught.value).endswith(": Too many requests, please try again later.")
         assert slept == []
 
     @pytest.mark.parametrize("fault", [Fault(status=500), Fault(cut=True), Fault(loses_answer=True)])

@@ -47,7 +47,7 @@ class Answer:
         """The sentence of an answer that says no."""
         if isinstance(self.body, dict) and self.body.get("message"):
             return str(self.body["message"])
-        return str(self.body)[:300] or "no more is known"
+        return str(self.body).strip()[:300] or "no more is known"
 
     @property
     def names_an_object(self) -> bool:
