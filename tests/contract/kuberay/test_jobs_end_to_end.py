@@ -110,8 +110,8 @@ async def test_a_job_from_its_admission_to_its_end(platform: OnKubernetes) -> No
     platform.gate.touch()
     await platform.until(lambda: not platform.kube.store.list(RAY_JOBS, "trellis"), server.watch.once, server.reap.once)
     assert await is_in(platform, JobState.SUCCEEDED)
-    left = [name_of(one) for kind in (RAY_CLUSTERS, SECRETS, PODS) for one in platform.kube.store.list(kind, "trellis")]
-    assert left == []
+    store = platform.kube.store
+    await platform.until(lambda: not any(store.list(kind, "trellis") for kind in (RAY_CLUSTERS, SECRETS, PODS)))
     assert [attempt.cleaned_up for attempt in await platform.attempts()] == [True]
     await check_invariants(platform, [UID])
 

@@ -48,6 +48,23 @@ async def test_what_is_missing_is_made_and_then_left_alone(api: KubeApi, cluster
         assert await keep(api) == {TRAINERS: "", ENGINES: ""}
 
 
+async def test_a_new_one_of_which_kuberay_speaks_meanwhile_serves_nothing(
+    api: KubeApi, cluster: Kube, monkeypatch: Any
+) -> None:
+    cluster.operator.works = False
+    get, generations = api.get, iter((1, 2))
+
+    async def and_then(resource: Any, name: str) -> Object | None:
+        found = await get(resource, name)
+        if found is not None and name == ENGINES and (generation := next(generations, None)):
+            cluster.store.set_status(RAY_SERVICES, "trellis", ENGINES, {"observedGeneration": generation})
+        return found
+
+    monkeypatch.setattr(api, "get", and_then)
+    await keep(api)
+    assert cluster.store.get(RAY_SERVICES, "trellis", ENGINES)["spec"]["serveConfigV2"] == NOTHING_SERVED
+
+
 async def test_two_servers_at_once_make_one_of_each(cluster: Kube) -> None:
     apis = [cluster.api(), cluster.api()]
     try:

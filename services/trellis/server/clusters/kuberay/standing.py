@@ -82,10 +82,14 @@ class KubeRayStanding:
 
     async def _serve_nothing(self, name: str) -> None:
         """A RayService that says not even that is one that KubeRay stumbles over."""
-        live = await self._api.get(RAY_SERVICES, name)
-        if live is not None and not live["spec"].get("serveConfigV2"):
+        for _ in range(
+            _TRIES
+        ):  # KubeRay writes its word on a new one just then; if it always does, the next round goes on
+            live = await self._api.get(RAY_SERVICES, name)
+            if live is None or live["spec"].get("serveConfigV2"):
+                return
             change = {"metadata": {"resourceVersion": version_of(live)}, "spec": {"serveConfigV2": NOTHING_SERVED}}
-            with suppress(Conflict):  # the next round does it, if nobody has by then
+            with suppress(Conflict):
                 await self._api.patch(RAY_SERVICES, name, change)
 
 
