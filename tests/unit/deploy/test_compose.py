@@ -142,6 +142,16 @@ def test_ray_understands_its_options() -> None:
 
 
 @pytest.mark.parametrize("name", ["ray-head", "ray-worker"])
+def test_a_ray_container_stops_soon_and_by_itself(name: str) -> None:
+    """Ray drains a node that is stopped, half a minute by default, though no other node could take over what it has."""
+    constants = pytest.importorskip("ray._private.ray_constants")
+    variable = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
+    seconds = float(SERVICES[name]["environment"][variable])
+    assert 0 < seconds < getattr(constants, variable)
+    assert 2 * seconds < int(SERVICES[name]["stop_grace_period"].removesuffix("s"))
+
+
+@pytest.mark.parametrize("name", ["ray-head", "ray-worker"])
 def test_a_ray_container_is_healthy_once_its_node_is_up(name: str) -> None:
     """Not before: the store of the cluster's state answers while the head's own node is still to come."""
     options = dict(re.findall(r"--([\w-]+)=(\S+)", "\n".join(SERVICES[name]["command"])))
