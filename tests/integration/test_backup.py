@@ -44,8 +44,11 @@ from trellis.server.store.engine import create_engine_for
 from trellis.server.store.migrations import look
 from trellis.server.store.unit_of_work import SqlUnitOfWorkFactory
 from trellis.server.world import ThreadedObjects
+from trellis_jobs.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.postgres
+
+CHECKPOINT = "step-00000002-attempt-1"
 
 
 @dataclass
@@ -100,10 +103,10 @@ async def live(world: World, folder: Path) -> tuple[TuningJob, TuningJob]:
     runs = await submit(context, "acme", display_name="Runs")
     _, caller = await admit(context, runs)
     work = await attempts.start_attempt(context, caller, Process("2", "host", 2))
-    key = f"{work.checkpoint_prefix}/step-2-attempt-1"
-    context.store.put_bytes(f"{key}/state.json", b"12345")
+    made = Checkpoints(context.store, work.checkpoint_prefix, attempt=1).commit(2, {"state.json": b"12345"})
     points = [MetricPoint(2, {"train_loss": 0.5}, context.now())]
-    report = AttemptReport(1, Progress(2, 10, "training"), points, (), [CommittedCheckpoint(2, key, 5)], "line\n")
+    checkpoint = CommittedCheckpoint(2, made.key, made.size_bytes)
+    report = AttemptReport(1, Progress(2, 10, "training"), points, (), [checkpoint], "line\n")
     await progress.report_attempt(context, caller, report)
     return done, runs
 
@@ -147,15 +150,34 @@ async def test_what_was_backed_up_comes_back(installation: Installation, tmp_pat
     again.store.put_bytes(f"{found.key}/adapter_config.json", b"{}")
     weights = again.store.read_bytes(f"{found.key}/adapter_model.safetensors")
     again.store.put_bytes(f"{found.key}/adapter_model.safetensors", weights[:-1] + b"?")
-    again.store.delete_prefix(f"tenants/acme/jobs/{runs.uid}/checkpoints")
-    size = [f"adapter_config.json has 2 bytes instead of {manifest_size(found.manifest_json)}"]
-    assert sorted(await faults(again, digests=False)) == [*size, "step-2-attempt-1 is missing"]
+    size = f"adapter_config.json has 2 bytes instead of {manifest_size(found.manifest_json)}"
     other = "adapter_model.safetensors has other bytes than those of its sha256"
-    assert sorted(await faults(again)) == [*size, other, "step-2-attempt-1 is missing"]
+    assert await faults(again, digests=False) == [size]
+    assert sorted(await faults(again)) == [size, other]
+    await finds_what_a_checkpoint_lacks(again, f"tenants/acme/jobs/{runs.uid}/checkpoints/{CHECKPOINT}")
 
 
 def manifest_size(text: str) -> int:
     return Manifest.from_json(text).files["adapter_config.json"].size
+
+
+async def finds_what_a_checkpoint_lacks(world: World, key: str) -> None:
+    async def fault(*, digests: bool = True) -> str:
+        return next((found for found in await faults(world, digests=digests) if found.startswith(CHECKPOINT)), "")
+
+    world.store.put_bytes(f"{key}/state.json", b"12346")
+    assert await fault(digests=False) == ""
+    assert await fault() == f"{CHECKPOINT} has other bytes than those of its sha256: state.json"
+    world.store.put_bytes(f"{key}/state.json", b"1234")
+    assert await fault(digests=False) == f"{CHECKPOINT} has 4 bytes instead of 5"
+    world.store.put_bytes(f"{key}/state.json", b"12345")
+    assert await fault() == ""
+    world.store.put_bytes(f"{key}/COMMIT", b"{}")
+    assert await fault() == f"{CHECKPOINT} has a COMMIT that can't be read"
+    world.store.delete(f"{key}/COMMIT")
+    assert await fault(digests=False) == f"{CHECKPOINT} has no COMMIT"
+    world.store.delete_prefix(key)
+    assert await fault(digests=False) == f"{CHECKPOINT} is missing"
 
 
 async def reads_its_own(world: World, done: TuningJob) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +10,7 @@ from typing import TypeVar
 
 from trellis.artifacts import MANIFEST_FILE, Manifest
 from trellis.objects import ObjectNotFoundError, ObjectStore
+from trellis.server.app.checkpoints import COMMIT_FILE
 from trellis.server.app.ports import Page, UnitOfWork, UnitOfWorkFactory
 from trellis.server.domain.dataset import DatasetVersion, ReportState
 from trellis.server.domain.export import ExportState
@@ -28,8 +30,8 @@ class NamedObject:
     size: int | None = None
     """In bytes; None if the database does not say it."""
     sha256: str = ""
-    is_folder: bool = False
-    """Whether `key` is a folder with as many bytes in all its objects together."""
+    is_checkpoint: bool = False
+    """Whether `key` is a folder with as many bytes in all its objects together, but for the marker of its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ async def _checkpoints(units: UnitOfWorkFactory, tenant: str) -> AsyncIterator[N
     async for job in _all(units, lambda unit, cursor: unit.jobs.list(tenant, (), _PAGE, cursor)):
         async for checkpoint in _all(units, partial(_kept, job.uid)):
             named = f"{job.name}'s checkpoint of step {checkpoint.step}"
-            yield NamedObject(named, checkpoint.key, checkpoint.size_bytes, is_folder=True)
+            yield NamedObject(named, checkpoint.key, checkpoint.size_bytes, is_checkpoint=True)
 
 
 def _versions(tenant: str, dataset: str, unit: UnitOfWork, cursor: str | None) -> Awaitable[Page[DatasetVersion]]:
@@ -116,9 +118,8 @@ async def _all(
 
 
 def _fault(store: ObjectStore, named: NamedObject, digests: bool) -> str:
-    if named.is_folder:
-        size = sum(found.size for found in store.list(named.key))
-        return "" if size == named.size else _of_size(size, named.size)
+    if named.is_checkpoint:
+        return _fault_of_checkpoint(store, named, digests)
     try:
         size = store.size(named.key)
         if named.size not in {None, size}:
@@ -127,6 +128,28 @@ def _fault(store: ObjectStore, named: NamedObject, digests: bool) -> str:
             return "has other bytes than those of its sha256"
     except ObjectNotFoundError:
         return "is missing"
+    return ""
+
+
+def _fault_of_checkpoint(store: ObjectStore, named: NamedObject, digests: bool) -> str:
+    within = f"{named.key}/"
+    sizes = {found.key.removeprefix(within): found.size for found in store.list(named.key)}
+    if not sizes:
+        return "is missing"
+    if sizes.pop(COMMIT_FILE, None) is None:
+        return f"has no {COMMIT_FILE}"
+    if (size := sum(sizes.values())) != named.size:
+        return _of_size(size, named.size)
+    if digests:
+        try:
+            files = json.loads(store.read_bytes(within + COMMIT_FILE))["files"].items()
+            wrong = [
+                name for name, facts in files if name not in sizes or _sha256(store, within + name) != facts["sha256"]
+            ]
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return f"has a {COMMIT_FILE} that can't be read"
+        if wrong:
+            return f"has other bytes than those of its sha256: {', '.join(wrong)}"
     return ""
 
 
