@@ -82,9 +82,8 @@ class KubeRayStanding:
 
     async def _serve_nothing(self, name: str) -> None:
         """A RayService that says not even that is one that KubeRay stumbles over."""
-        for _ in range(
-            _TRIES
-        ):  # KubeRay writes its word on a new one just then; if it always does, the next round goes on
+        # KubeRay writes its word on a new one just then. If it always does, the next round goes on.
+        for _ in range(_TRIES):
             live = await self._api.get(RAY_SERVICES, name)
             if live is None or live["spec"].get("serveConfigV2"):
                 return
