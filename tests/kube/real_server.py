@@ -12,7 +12,7 @@ from aiohttp import web
 
 from tests.kube.kinds import BY_PATH
 from tests.kube.real_store import RealStore
-from tests.kube.server import TOKEN, KubeServer, cut, refuse, verb_of
+from tests.kube.server import TOKEN, KubeServer, cut, verb_of
 from tests.kube.statuses import StatusError
 from trellis.server.clusters.kuberay.resources import PODS, RAY_JOBS, Object, Resource
 
@@ -60,17 +60,11 @@ class RealServer(KubeServer):
             return await self._passed_on(request, None)
         verb, part = verb_of(request), "/" + where["part"] if "part" in where else ""
         self.asked.append((kind.group, kind.plural + part, verb))
-        fault = self.faults.take(verb, kind.plural)
-        await asyncio.sleep(fault.seconds)
-        refuse(fault, request)
-        if verb == "watch":
-            return await self._watch(request, kind)
-        try:
-            said = await self._passed_on(request, kind)
-            return self._log(request, said) if part == "/log" else said
-        finally:
-            if fault.loses_answer:
-                cut(request)
+        return await self._through_faults(verb, kind, part, request)
+
+    async def _do(self, verb: str, kind: Resource, part: str, request: web.Request) -> web.StreamResponse:
+        said = await self._passed_on(request, kind)
+        return self._log(request, said) if part == "/log" else said
 
     def _log(self, request: web.Request, said: web.Response) -> web.Response:
         """What the container printed here; whether it may be read is the cluster's to say."""

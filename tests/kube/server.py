@@ -87,6 +87,9 @@ class KubeServer:
             return web.Response(text="404 page not found\n", status=404)  # no Status: nobody serves the path
         verb = verb_of(request)
         self._check(verb, kind, part, request)
+        return await self._through_faults(verb, kind, part, request)
+
+    async def _through_faults(self, verb: str, kind: Resource, part: str, request: web.Request) -> web.StreamResponse:
         fault = self.faults.take(verb, kind.plural)
         await asyncio.sleep(fault.seconds)
         refuse(fault, request)

@@ -10,7 +10,6 @@ import yaml
 from kubernetes.utils.quantity import parse_quantity
 from tests.helm_chart import CHART, RELEASE, VALUES, Object, render, run_helm
 from tests.kube.older_chart import chart_for
-from tests.kube.real import namespace_of
 from tests.kube.real_store import RealStore
 from tests.kube.rig import REAL
 from tests.kube.statuses import StatusError
@@ -33,14 +32,6 @@ _CHANGES = (
 _OF_KUBERNETES = {("ServiceAccount", "default"), ("ConfigMap", "kube-root-ca.crt"), ("ResourceQuota", "no-pods")}
 _HOOK = ("Job", f"{RELEASE}-trellis-migrate-upgrade")
 Objects = dict[tuple[str, str], Object]
-
-
-@pytest.fixture
-def store() -> Iterator[RealStore]:
-    found = RealStore(Path(REAL))
-    with namespace_of(found):
-        yield found
-    found.close()
 
 
 @pytest.fixture

@@ -1,12 +1,10 @@
 """What only a real API server shows: watches from too long ago, bookmarks of its own, TLS, and accounts' tokens."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.helm_chart import Object
-from tests.kube.real import namespace_of
 from tests.kube.real_store import RealStore
 from tests.kube.rig import REAL, Kube
 
@@ -17,14 +15,6 @@ from trellis.server.clusters.kuberay.resources import CONFIG_MAPS
 
 pytestmark = pytest.mark.skipif(not REAL, reason="TRELLIS_TEST_KUBERNETES names no kubeconfig of a cluster")
 MAP: Object = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"value": "1"}}
-
-
-@pytest.fixture
-def store() -> Iterator[RealStore]:
-    found = RealStore(Path(REAL))
-    with namespace_of(found):
-        yield found
-    found.close()
 
 
 async def test_a_watch_from_too_long_ago_is_gone(stand_in: Kube) -> None:
