@@ -34,10 +34,10 @@ _NOT_LINEAR: Final = ("embed", "norm", "wte", "wpe", "rotary")
 _PICKLED: Final = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _INDEX: Final = "model.safetensors.index.json"
 _FOLDER_DIGEST: Final = "sha256:"
+ALIGNMENT: Final = 8
+"""An adapter's numbers at a linear begin at a multiple of so many, so that kernels read whole vectors."""
 _CHECKED: Final[dict[Path, tuple[tuple[str, int], ...]]] = {}
 """Bases of the cache that were found sound, with their files' times."""
-_ALIGNMENT: Final = 8
-"""An adapter's numbers at a linear take up a multiple of so many (trellis.lora.layout)."""
 _SAMPLES: Final = 16
 _SAMPLE_BYTES: Final = 64 << 10
 
@@ -85,7 +85,7 @@ class BaseFacts:
     def share_of(self, names: Collection[str]) -> float:
         """The part that an adapter's numbers on these linears are of those of one of the same rank on all linears."""
         adapted = frozenset[str]().union(*map(self.linears, names))
-        numbers = {path: -(-sum(shape) // _ALIGNMENT) * _ALIGNMENT for path, shape in self.linear_shapes.items()}
+        numbers = {path: -(-sum(shape) // ALIGNMENT) * ALIGNMENT for path, shape in self.linear_shapes.items()}
         return sum(numbers[path] for path in adapted) / max(1, sum(numbers.values()))
 
 

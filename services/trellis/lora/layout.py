@@ -2,19 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Self
 
+from trellis.bases import ALIGNMENT
 from trellis.lora.groups import LoraGroup
-
-ALIGN: Final = 8
-"""Each part begins at a multiple of so many numbers, so that kernels read whole vectors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
     """For each group in order and each part that is changed: A of shape (rank, in), then B transposed, (rank, out).
 
-    What the adapter leaves alone takes nothing. Holes between parts, of fewer than ALIGN numbers, are zero.
+    What the adapter leaves alone takes nothing. Holes between parts, of fewer than ALIGNMENT numbers, are zero.
     """
 
     values: int
@@ -44,4 +42,4 @@ class Layout:
 
 
 def _aligned(values: int) -> int:
-    return -(-values // ALIGN) * ALIGN
+    return -(-values // ALIGNMENT) * ALIGNMENT

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trellis.lora.layout import ALIGN
+from trellis.bases import ALIGNMENT
 from trellis.lora.segments import Segment, Segments
 
 ITEM: Final = 4
@@ -232,7 +232,7 @@ def group_tables(in_features: int, out_features: tuple[int, ...], block: int, de
         output_tiles=moved(outputs, TILE),
         input_tiles=moved(inputs, TILE),
         a_tiles=moved(of_a, TILE),
-        align=math.gcd(ALIGN, in_features, *out_features),
+        align=math.gcd(ALIGNMENT, in_features, *out_features),
     )
 
 
