@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from trellis.native.attention import CacheOperands
+from trellis.native.pages import zeros
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +83,8 @@ class KVCache:
         self.bytes_per_block = bytes_per_block(shapes.values(), block_tokens, dtype)
         self.layers: Mapping[int, LayerCache] = {
             index: LayerCache(
-                torch.zeros(blocks, shape.kv_heads, block_tokens, shape.key_size, dtype=dtype, device=device),
-                torch.zeros(blocks, shape.kv_heads, block_tokens, shape.value_size, dtype=dtype, device=device),
+                zeros((blocks, shape.kv_heads, block_tokens, shape.key_size), dtype, device),
+                zeros((blocks, shape.kv_heads, block_tokens, shape.value_size), dtype, device),
             )
             for index, shape in shapes.items()
         }

@@ -13,6 +13,7 @@ from trellis.lora.host import HostAdapter, sides
 from trellis.lora.ranges import RangeMap
 from trellis.lora.weights import LoraPair, LoraWeights
 from trellis.native.lora import LoraOperands
+from trellis.native.pages import zeros
 
 Pair = tuple[Tensor, Tensor]
 """A (rank, in) and B transposed (rank, out) of an adapter at one part."""
@@ -85,7 +86,7 @@ class AdapterBank:
         self.device = torch.device(device)
         self.row_values = sum(group.row_values for group in groups)
         """Numbers of one rank row of every linear."""
-        self.values_V = torch.zeros(rows * self.row_values, dtype=dtype, device=self.device)
+        self.values_V = zeros((rows * self.row_values,), dtype, self.device)
         parts = sum(len(group.parts) for group in groups)
         self._host_places_SQ = torch.zeros(max_slots, parts, dtype=torch.int64)
         self._host_ranks_SQ = torch.zeros(max_slots, parts, dtype=torch.int32)
@@ -170,7 +171,7 @@ class AdapterBank:
     def require_gradients(self) -> None:
         """Make the adapters trainable: the numbers get a gradient, of zeros, that backward adds to."""
         self.values_V.requires_grad = True
-        self.values_V.grad = torch.zeros_like(self.values_V)
+        self.values_V.grad = zeros(self.values_V.shape, self.dtype, self.device)
 
     def read(self, slot: int, digest: str = "") -> LoraWeights:
         """Copies of a slot's weights, by module path."""

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from trellis.native.build import available, library
+from trellis.native.pages import zeros
 
 __all__ = ["DifferentiableLinear", "PackedLinear", "serves", "takes"]
 
 _STRIP: Final = 16
-_ALIGNMENT: Final = 64  # bytes
 _BITS: Final = {torch.float32: 1, torch.bfloat16: 2}
 """Of what the kernels say that they have."""
 
@@ -84,9 +84,7 @@ class PackedLinear:
         self._dtype = weight_OI.dtype
         self._is_bf16 = int(self._dtype == torch.bfloat16)
         numbers = -(-self._out // _STRIP) * _STRIP * self._in
-        room = torch.empty(numbers + _ALIGNMENT, dtype=self._dtype)
-        skipped = -room.data_ptr() % _ALIGNMENT // room.itemsize
-        self._weight = room[skipped : skipped + numbers]
+        self._weight = zeros((numbers,), self._dtype)
         strides = weight_OI.stride()
         _kernel()[0](weight_OI.data_ptr(), *strides, self._out, self._in, self._weight.data_ptr(), self._is_bf16)
         self._bias = None if bias_O is None else bias_O.float().contiguous()
