@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "linear.h"
 #include "rows.h"
 
 namespace trellis {
@@ -62,11 +63,28 @@ struct Layer {
     trellis_rms_norm(x, stride, norm.weight, out, out_stride, step.tokens, size, norm.eps, norm.offset, IS_BF16, threads);
   }
 
+  // An adapter's weights in a group lie in one piece, in the order in which they are read.
+  static void fetch_after(const Group &group, const Segment &segment, std::vector<Piece> &pieces) {
+    if (!counts(segment, group)) return;
+    Piece piece{};
+    for (int part = 0; part < group.parts; part++) {
+      auto pair = Pair<T>::of(group, segment.slot, part);
+      if (!pair.rank) continue;
+      if (!piece.at) piece.at = (const char *)pair.a;
+      piece.end = (const char *)(pair.b + (int64_t)pair.rank * pair.width);
+    }
+    pieces.push_back(piece);
+  }
+
   // Where there are many rows, adapters are added to each piece of them while it lies in the cache.
   void multiply(const Linear &linear, const T *x, T *y) const {
     if (step.segment_count && step.tokens >= MANY_ROWS)
       return trellis_adapted(linear.group, step.segments, step.segment_count, x, linear.in, linear.weight, linear.bias, y, step.tokens, IS_BF16, threads);
-    trellis_linear(x, linear.in, linear.weight, linear.bias, y, step.tokens, linear.in, linear.out, IS_BF16, threads);
+    thread_local std::vector<Piece> pieces;
+    pieces.clear();
+    for (int64_t i = 0; i < step.segment_count; i++) fetch_after(*linear.group, step.segments[i], pieces);
+    LinearRows<T> rows{x, linear.in, (const T *)linear.weight, linear.bias, y, linear.out, linear.in, linear.out};
+    multiply_all(rows, step.tokens, pieces.data(), (int64_t)pieces.size(), threads);
     if (step.segment_count) trellis_add_lora(linear.group, step.segments, step.segment_count, x, linear.in, y, linear.out, IS_BF16, threads);
   }
 

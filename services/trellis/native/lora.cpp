@@ -63,6 +63,18 @@ static void plan(const Segment *segments, int64_t count, const Group &group, int
   }
 }
 
+// Whether all items are whole segments that cost about the same.
+static bool is_even(const Segment *segments, const std::vector<Item> &items, const Group &group) {
+  double least = INFINITY, most = 0;
+  for (size_t i = 0; i < items.size(); i++) {
+    if (i && items[i].segment == items[i - 1].segment) return false;
+    double cost = cost_of(segments[items[i].segment], group);
+    least = std::min(least, cost);
+    most = std::max(most, cost);
+  }
+  return most <= 2 * least;
+}
+
 // ---- few rows: the weights are streamed once, past up to four rows of x ----
 
 template <class T, int TOKENS>
@@ -243,11 +255,18 @@ static void add_lora(const Group &group, const Segment *segments, int64_t count,
     for (int i = 0; i < n; i++) run(call, segments[each[i].segment], each[i], segments[each[std::min(i + threads, n - 1)].segment]);
     return;
   }
+  auto one = [&](int i) { run(call, segments[each[i].segment], each[i], segments[each[std::min(i + threads, n - 1)].segment]); };
+  bool even = is_even(segments, items, group);
 #pragma omp parallel num_threads(threads)
   {
     Tiling tiling;
+    if (even) {  // then a thread's weights are those that it fetched during the base's product
+#pragma omp for schedule(static, 1)
+      for (int i = 0; i < n; i++) one(i);
+    } else {
 #pragma omp for schedule(dynamic, 1)
-    for (int i = 0; i < n; i++) run(call, segments[each[i].segment], each[i], segments[each[std::min(i + threads, n - 1)].segment]);
+      for (int i = 0; i < n; i++) one(i);
+    }
   }
 }
 
