@@ -18,6 +18,7 @@ from trellis.engine.request import MAX_LOGPROBS, Sampling
 from trellis.engine.token_counts import TokenCounts, penalise
 from trellis.engine.truncation import weights
 from trellis.errors import InvalidArgument
+from trellis.native import likeliest as native
 
 _CACHED: Final = 1 << 18
 """Logits of a part of a step on a CPU: 1 MiB, of which there are three at a time."""
@@ -116,6 +117,8 @@ def _likeliest(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
     if logits_NV.is_cuda:
         values_N, ids_N = logits_NV.max(-1)
         return values_N, ids_N
+    if native.takes(logits_NV):
+        return native.likeliest(logits_NV)
     # On a CPU torch's argmax is not vectorised, least of all in bf16: it takes ten times numpy's.
     logits_NV = logits_NV.detach().float()
     ids_N = torch.from_numpy(logits_NV.numpy().argmax(-1))
