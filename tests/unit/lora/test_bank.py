@@ -7,8 +7,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.lora_mixes import GROUPS, MODULES, bank_of, random_weights
 
 from trellis.artifacts import ArtifactError
+from trellis.bases import ALIGNMENT
 from trellis.lora import AdapterBank, BankFullError, HostAdapter, LoraPair, LoraWeights
-from trellis.lora.layout import ALIGN, Layout
+from trellis.lora.layout import Layout
 
 ROWS, SLOTS = 64, 5
 
@@ -79,7 +80,7 @@ def test_parts_begin_where_kernels_read_whole_vectors() -> None:
     layout = Layout.of({"m.self_attn.q_proj": 1, "m.self_attn.v_proj": 3, "m.mlp.down_proj": 2}, GROUPS)
     assert layout.ranks == ((1, 0, 3), (0,), (0, 0), (2,))
     places = [place for group, ranks in zip(layout.places, layout.ranks, strict=True) for place in group]
-    assert all(place % ALIGN == 0 for place in places)
+    assert all(place % ALIGNMENT == 0 for place in places)
     assert (layout.values, layout.rank) == (40 + 72 + 112, 3)
 
 
