@@ -26,7 +26,10 @@ class _Chunk:
     """Pages that are handed out from the first to the last; they are given back when no tensor in them is left."""
 
     def __init__(self, size: int) -> None:
-        self._pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        try:
+            self._pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as error:
+            raise MemoryError(f"There is no room for {size >> 20} MiB.") from error
         advice = getattr(mmap, "MADV_HUGEPAGE", None)
         if advice is not None:
             with suppress(OSError):  # a kernel that was built without them
@@ -47,7 +50,10 @@ _chunk: _Chunk | None = None
 
 
 def zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-    """As `torch.zeros`, and in memory already: no step waits for a page. On a CPU it begins at a multiple of 64 bytes."""
+    """As `torch.zeros`, and in memory already: no step waits for a page. On a CPU it begins at a multiple of 64 bytes.
+
+    Raises MemoryError for more than there is.
+    """
     count = math.prod(shape)
     if torch.device(device).type != "cpu" or count * dtype.itemsize < _LEAST:
         return torch.zeros(*shape, dtype=dtype, device=device)

@@ -70,6 +70,11 @@ def test_what_is_large_lies_in_huge_pages() -> None:
     assert found > 0
 
 
+def test_more_than_there_is_says_so() -> None:
+    with pytest.raises(MemoryError, match="no room for 268435456 MiB"):
+        zeros((1 << 46,), torch.float32)
+
+
 def test_small_things_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> Tensor:
         raise AssertionError
