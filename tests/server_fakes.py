@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -43,6 +44,7 @@ LINES = b"".join(
     for n in range(20)
 )
 ADMIN = Caller(Role.ADMIN, None, "admin")
+T = TypeVar("T")
 
 
 class FakeClock:
@@ -239,7 +241,7 @@ def lay_adapter(context: Context, work: Assignment, folder: Path, **changes: obj
     return manifest.digest
 
 
-async def collected(items: AsyncIterator[object]) -> list[object]:
+async def collected(items: AsyncIterator[T]) -> list[T]:
     return [item async for item in items]
 
 

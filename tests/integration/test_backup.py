@@ -185,7 +185,7 @@ async def reads_its_own(world: World, done: TuningJob) -> None:
     assert {job.display_name: job.state for job in jobs} == {"Done": JobState.SUCCEEDED, "Runs": JobState.RUNNING}
     digest = next(job.adapter_digest for job in jobs if job.name == done.name)
     async for file in adapters.download_adapter(world.context, f"tenants/acme/adapters/{digest[:24]}"):
-        assert sum(len(piece) for piece in await collected(file.pieces)) == file.facts.size  # type: ignore[arg-type,misc]
+        assert sum(len(piece) for piece in await collected(file.pieces)) == file.facts.size
 
 
 def control(world: World) -> ControlContext:

@@ -36,9 +36,9 @@ async def test_a_watch_is_told_nothing_a_minute_after_its_key_was_revoked(door: 
     watch = TuningJobServiceStub(door.channel).WatchTuningJob(
         request, metadata=(("authorization", f"Bearer {secret}"),)
     )
-    assert (await watch.read()).sequence == 1
+    assert (await watch.read()).sequence == 1  # type: ignore[attr-defined]
     if not revoked:
-        assert (await watch.read()).sequence == 2
+        assert (await watch.read()).sequence == 2  # type: ignore[attr-defined]
         return
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await watch.read()

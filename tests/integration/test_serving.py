@@ -189,7 +189,7 @@ async def test_an_answer_streams(cluster: ServeCluster) -> None:
         first = await anext(aiter(pieces))
         assert first.generate.finish_reason == FINISH_REASON_UNSPECIFIED
         assert len(first.generate.token_ids) == 1
-        await pieces.aclose()
+        await pieces.aclose()  # type: ignore[attr-defined]
     await idle(cluster)
 
 

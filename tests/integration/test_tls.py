@@ -146,7 +146,8 @@ async def test_a_certificate_of_somebody_else_is_said(world: World, authority: A
 
 
 async def test_a_server_that_is_away_is_not_taken_for_one_with_tls(world: World, authority: Authority) -> None:
-    house = House(*free_ports(2), "trk_x")
+    port, jobs_port = free_ports(2)
+    house = House(port, jobs_port, "trk_x")
     for client in (house.client(), house.client(authority.file)):
         found = await seen(client)
         assert found.startswith("UNAVAILABLE")

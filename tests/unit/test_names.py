@@ -27,7 +27,7 @@ def test_a_name_survives_parsing(kind: type[names.ResourceName], name: str) -> N
     assert names.tenant_of(name) == ("acme" if name.startswith("tenants/") else None)
 
 
-@pytest.mark.parametrize("kind", sorted({kind for kind, _ in NAMES}, key=lambda kind: kind.__name__))
+@pytest.mark.parametrize("kind", sorted({kind for kind, _ in NAMES}, key=str))
 @pytest.mark.parametrize(
     "name",
     [

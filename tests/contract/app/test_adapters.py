@@ -54,7 +54,7 @@ async def test_an_import_comes_out_as_it_went_in(world: World, base: BaseModel, 
     assert len(keys(world.store)) == 3  # type: ignore[arg-type]
     read = {}
     async for file in adapters.download_adapter(world.context, adapter.name):
-        data = b"".join(await collected(file.pieces))  # type: ignore[arg-type]
+        data = b"".join(await collected(file.pieces))
         assert (hashlib.sha256(data).hexdigest(), len(data)) == (file.facts.sha256, file.facts.size)
         read[file.name] = data
     assert read["adapter_config.json"] == (folder / "adapter_config.json").read_bytes()

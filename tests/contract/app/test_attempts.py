@@ -276,14 +276,14 @@ async def test_a_watch_gives_every_event_once_and_ends_with_the_last(world: Worl
         await attempts.fail_attempt(world.context, caller, LOST, EndCause.USER)
 
     world.waiter.steps = [report, fail]
-    seen = [event for _, event in await collected(watch.watch_tuning_job(world.context, job.name, 0))]  # type: ignore[misc]
+    seen = [event for _, event in await collected(watch.watch_tuning_job(world.context, job.name, 0))]
     assert [event.sequence for event in seen] == list(range(1, len(seen) + 1))
     assert seen == await events_of(world, job)
     assert seen[-1].state is JobState.FAILED
     resumed = await collected(watch.watch_tuning_job(world.context, job.name, 2))
-    assert [event for _, event in resumed] == seen[2:]  # type: ignore[misc]
+    assert [event for _, event in resumed] == seen[2:]
     pieces = await collected(watch.read_log(world.context, job.name, 0, follow=True))
-    assert [(piece.text, piece.attempt) for piece in pieces] == [("a\n", 1)]  # type: ignore[attr-defined]
+    assert [(piece.text, piece.attempt) for piece in pieces] == [("a\n", 1)]
     with pytest.raises(InvalidArgument):
         await collected(watch.watch_tuning_job(world.context, job.name, -1))
     with pytest.raises(NotFound):

@@ -33,7 +33,7 @@ async def test_a_file_becomes_a_version_with_a_report_to_come(world: World, base
     assert (found.report.state, found.finding) == (ReportState.PENDING, None)
     made, pieces = await datasets.download_dataset_version(world.context, version.name, 10)
     assert made == version
-    assert b"".join(await collected(pieces)) == LINES[10:]  # type: ignore[arg-type]
+    assert b"".join(await collected(pieces)) == LINES[10:]
 
     await validate(world.context, version, base)
     found = await reports.get_dataset_report(

@@ -76,7 +76,7 @@ def test_a_job_that_the_cluster_can_not_start_yet(trellis: Run, server: FakeServ
 def explained(**changes: object) -> list[str]:
     reason = QueueReason(QueueReasonCode.QUOTA, "It \x1b[31mneeds\x1b[0m much.", 3)
     plain = TuningJobExplanation(
-        JOB, JobState.QUEUED, (reason,), 3, ("tenants/acme/tuningJobs/b",), 2, *[None] * 3, (), NOW
+        JOB, JobState.QUEUED, (reason,), 3, ("tenants/acme/tuningJobs/b",), 2, None, None, None, (), NOW
     )
     return [click.unstyle(line) for line in explanation_lines(dataclasses.replace(plain, **changes))]  # type: ignore[arg-type]
 

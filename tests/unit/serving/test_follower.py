@@ -84,9 +84,9 @@ def test_the_engine_is_told_at_once_and_again(store: ObjectStore) -> None:
     def want(refs: Sequence[AdapterRef]) -> None:
         told.append(refs)
         if len(told) == 2:
-            follower.stop()
+            watched.stop()
 
-    follower = WantedFollower(store, KEY, want)
-    follower.start()
-    follower._thread.join(30)
+    watched = WantedFollower(store, KEY, want)
+    watched.start()
+    watched._thread.join(30)
     assert told == [(AdapterRef("a", "adapters/a"),)] * 2
