@@ -208,13 +208,12 @@ void pieces_of_rows(const Product<T> &call, int threads) {
 template <class T>
 void product(const Product<T> &call, int threads, const Piece *next = nullptr, int64_t count = 0) {
   if (call.rows == 0) return;
-  int64_t strips = call.strips(), panels_of_all = (strips + STRIPS - 1) / STRIPS;
+  int64_t strips = call.strips();
   if (threads > 1 && call.rows >= 2 * threads * LEAST_ROWS) return pieces_of_rows(call, threads);
-  if (threads <= 1 || panels_of_all < 2) return blocks_of_rows(call, 0, strips, Later(next, count, 0, 1));
+  if (threads <= 1 || strips < 2 * STRIPS) return blocks_of_rows(call, 0, strips, Later(next, count, 0, 1));
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int part = 0; part < threads; part++) {
-    int64_t begin = panels_of_all * part / threads * STRIPS, end = panels_of_all * (part + 1) / threads * STRIPS;
-    blocks_of_rows(call, begin, std::min(end, strips), Later(next, count, part, threads));
+    blocks_of_rows(call, strips * part / threads, strips * (part + 1) / threads, Later(next, count, part, threads));
   }
 }
 
