@@ -3,8 +3,8 @@
 // A segment reads its own rows of x and of the bank and nothing else. Work is cut into items by segments, then by rows,
 // then by columns; each number of y is computed by one item, in an order of additions that the cut does not change.
 //
-// fp32: sums in fp32. bf16: products of bf16 pairs summed in fp32; s = x A^T stays in fp32 for segments of few rows, and is
-// rounded to bf16 for those of many, whose products are done by AMX tiles where the CPU has them.
+// fp32: sums in fp32. bf16: products of bf16 pairs summed in fp32; s = scale * x A^T is rounded to bf16 between the two
+// products. Segments of many rows are multiplied by AMX tiles where the CPU has them.
 #include <algorithm>
 #include <vector>
 
@@ -78,15 +78,17 @@ static bool is_even(const Segment *segments, const std::vector<Item> &items, con
 // ---- few rows: the weights are streamed once, past up to four rows of x ----
 
 template <class T, int TOKENS>
-static void shrink(const Call<T> &call, int token, const Pair<T> &pair, float *s, Ahead ahead) {
+static void shrink(const Call<T> &call, int token, const Pair<T> &pair, T *s, Ahead ahead) {
   const T *x[TOKENS];
   for (int t = 0; t < TOKENS; t++) x[t] = call.x + (token + t) * call.x_stride;
-  int r = 0;
+  int r = 0, room = room_of<T>(pair.rank);
   constexpr int ROWS = WIDE ? (TOKENS <= 2 ? 8 : 4) : (TOKENS <= 2 ? 2 : 1);
   for (; r + ROWS <= pair.rank; r += ROWS)
-    shrink_block<T, TOKENS, ROWS>(x, pair.a + (int64_t)r * pair.in, pair.in, pair.in, pair.scale, s + r, pair.rank, ahead);
+    shrink_block<T, TOKENS, ROWS>(x, pair.a + (int64_t)r * pair.in, pair.in, pair.in, pair.scale, s + r, room, ahead);
   for (; r < pair.rank; r++)
-    shrink_block<T, TOKENS, 1>(x, pair.a + (int64_t)r * pair.in, pair.in, pair.in, pair.scale, s + r, pair.rank, ahead);
+    shrink_block<T, TOKENS, 1>(x, pair.a + (int64_t)r * pair.in, pair.in, pair.in, pair.scale, s + r, room, ahead);
+  if (room > pair.rank)
+    for (int t = 0; t < TOKENS; t++) s[t * room + pair.rank] = T{};
 }
 
 // Some columns of a part, from one to another; `first` is the part's own first column in y.
@@ -95,7 +97,7 @@ struct Columns {
 };
 
 template <class T, int TOKENS>
-static void expand(const Call<T> &call, int token, const Pair<T> &pair, const Columns &columns, const float *s, Ahead ahead) {
+static void expand(const Call<T> &call, int token, const Pair<T> &pair, const Columns &columns, const T *s, Ahead ahead) {
   alignas(64) float sums[TOKENS * SPAN];
   for (int c = columns.from; c < columns.to; c += SPAN) {
     T *y[TOKENS];
@@ -105,7 +107,7 @@ static void expand(const Call<T> &call, int token, const Pair<T> &pair, const Co
 }
 
 template <class T, int TOKENS>
-static void few(const Call<T> &call, int token, const Pair<T> &pair, const Columns &columns, float *s, Ahead b, Ahead then) {
+static void few(const Call<T> &call, int token, const Pair<T> &pair, const Columns &columns, T *s, Ahead b, Ahead then) {
   shrink<T, TOKENS>(call, token, pair, s, b);
   expand<T, TOKENS>(call, token, pair, columns, s, then);
 }
@@ -113,8 +115,8 @@ static void few(const Call<T> &call, int token, const Pair<T> &pair, const Colum
 // The first rows ask for B, the last ones for what is read after it: in between all is in the cache.
 template <class T>
 static void stream(const Call<T> &call, const Item &item, const Pair<T> &pair, const Columns &columns, const Pair<T> &then) {
-  thread_local std::vector<float> s;
-  s.resize((size_t)pair.rank * 4);
+  thread_local std::vector<T> s;
+  s.resize((size_t)room_of<T>(pair.rank) * 4);
   Ahead b = Ahead::of(pair.b, (int64_t)pair.rank * pair.width), next = Ahead::of(then.a, (int64_t)then.rank * then.in), none;
   int token = item.token, end = item.token + item.tokens;
   for (; token + 4 <= end; token += 4) few<T, 4>(call, token, pair, columns, s.data(), token == item.token ? b : none, token + 4 == end ? next : none);

@@ -117,7 +117,7 @@ def _kernel() -> Any:
 def add_lora(y_TO: Tensor, x_TI: Tensor, operands: LoraOperands, segments: SegmentTable) -> None:
     """y += scale · (x Aᵀ) B in place, for each part's columns and each segment's rows.
 
-    fp32 sums in both dtypes; in bf16, where the CPU has AMX, x Aᵀ of segments of 16 rows or more is rounded to bf16. A
+    fp32 sums in both dtypes; in bf16 scale · x Aᵀ is rounded to bf16 before it is multiplied by B. A
     row's bits depend on its own segment alone, never on the count of threads. Raises ValueError for tensors that do not
     fit, BuildError without kernels.
     """

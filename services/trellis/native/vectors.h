@@ -19,6 +19,7 @@ typedef float f32x16 __attribute__((vector_size(64)));
 typedef uint32_t u32x16 __attribute__((vector_size(64)));
 typedef int32_t i32x16 __attribute__((vector_size(64)));
 typedef uint16_t u16x16 __attribute__((vector_size(32)));
+typedef uint16_t u16x32 __attribute__((vector_size(64)));
 
 struct bf16 {
   uint16_t bits;
@@ -144,6 +145,24 @@ TRELLIS_INLINE typename Dots<T>::Pack load_pack(const T *from, int n) {
   return load_pack(lanes);
 }
 
+// Two rows of columns as pairs for dot products; without the second one, of those of the first and zeros.
+template <int VECTORS>
+TRELLIS_INLINE void load_pairs(const bf16 *first, const bf16 *second, u32x16 *pairs) {
+  constexpr u16x32 low = {0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39, 8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+  static_assert(VECTORS % 2 == 0);
+  for (int v = 0; v < VECTORS; v += 2) {
+    u16x32 one = load_bits<u16x32>(first + v * LANES), other = {};
+    if (second) other = load_bits<u16x32>(second + v * LANES);
+    pairs[v] = (u32x16)__builtin_shuffle(one, other, low);
+    pairs[v + 1] = (u32x16)__builtin_shuffle(one, other, low + 16);
+  }
+}
+
+TRELLIS_INLINE u32x16 load_pairs(const bf16 *first, const bf16 *second, int n) {
+  u32x16 pairs = (u32x16)load(first, n) >> 16;
+  return second ? pairs | (u32x16)load(second, n) : pairs;
+}
+
 TRELLIS_INLINE float sum(f32x16 value) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_ps((__m512)value);
@@ -154,6 +173,22 @@ TRELLIS_INLINE float sum(f32x16 value) {
     for (int lane = 0; lane < width; lane++) lanes[lane] += lanes[lane + width];
   return lanes[0];
 #endif
+}
+
+// Lane i is the sum of the i-th vector's lanes, added in the order in which `sum` adds them; the vectors are used up.
+TRELLIS_INLINE f32x16 lane_sums(f32x16 *vectors) {
+  constexpr i32x16 low[4] = {{0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23},
+                             {0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27},
+                             {0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29},
+                             {0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30}};
+  constexpr i32x16 high[4] = {{8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31},
+                              {4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31},
+                              {2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31},
+                              {1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31}};
+  for (int round = 0, half = LANES / 2; half; round++, half /= 2)
+    for (int i = 0; i < half; i++)
+      vectors[i] = __builtin_shuffle(vectors[i], vectors[i + half], low[round]) + __builtin_shuffle(vectors[i], vectors[i + half], high[round]);
+  return vectors[0];
 }
 
 // Of numbers; a NaN among them may be passed over.
