@@ -210,11 +210,10 @@ void product(const Product<T> &call, int threads, const Piece *next = nullptr, i
   if (call.rows == 0) return;
   int64_t strips = call.strips();
   if (threads > 1 && call.rows >= 2 * threads * LEAST_ROWS) return pieces_of_rows(call, threads);
-  if (threads <= 1 || strips < 2 * STRIPS) return blocks_of_rows(call, 0, strips, Later(next, count, 0, 1));
+  if (threads <= 1 || strips <= STRIPS) return blocks_of_rows(call, 0, strips, Later(next, count, 0, 1));
 #pragma omp parallel for num_threads(threads) schedule(static)
-  for (int part = 0; part < threads; part++) {
+  for (int part = 0; part < threads; part++)
     blocks_of_rows(call, strips * part / threads, strips * (part + 1) / threads, Later(next, count, part, threads));
-  }
 }
 
 }  // namespace
