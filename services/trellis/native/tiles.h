@@ -69,10 +69,6 @@ inline void pack_transposed(const bf16 *from, int64_t stride, int rows, int colu
     }
 }
 
-TRELLIS_INLINE u32x16 widened(const bf16 *from, int n) {
-  return (u32x16)(n >= LANES ? load(from) : load(from, n)) >> 16;
-}
-
 // (rows, columns) with a stride -> right factors: tiles [columns / 16][rows / 32], zeros at the edges.
 inline void pack_pairs(const bf16 *from, int64_t stride, int rows, int columns, bf16 *to) {
   for (int c = 0; c < columns; c += 16)
@@ -80,8 +76,7 @@ inline void pack_pairs(const bf16 *from, int64_t stride, int rows, int columns, 
       for (int i = 0; i < 32; i += 2) {
         const bf16 *row = from + (r + i) * stride + c;
         u32x16 pairs = {};
-        if (r + i < rows) pairs = widened(row, columns - c);
-        if (r + i + 1 < rows) pairs |= widened(row + stride, columns - c) << 16;
+        if (r + i < rows) pairs = load_pairs(row, r + i + 1 < rows ? row + stride : nullptr, columns - c);
         std::memcpy(to + i * 16, &pairs, sizeof(pairs));
       }
 }

@@ -158,9 +158,10 @@ TRELLIS_INLINE void load_pairs(const bf16 *first, const bf16 *second, u32x16 *pa
   }
 }
 
+// The same of n columns; of 16 where there are more.
 TRELLIS_INLINE u32x16 load_pairs(const bf16 *first, const bf16 *second, int n) {
-  u32x16 pairs = (u32x16)load(first, n) >> 16;
-  return second ? pairs | (u32x16)load(second, n) : pairs;
+  u32x16 pairs = (u32x16)(n >= LANES ? load(first) : load(first, n)) >> 16;
+  return second ? pairs | (u32x16)(n >= LANES ? load(second) : load(second, n)) : pairs;
 }
 
 TRELLIS_INLINE float sum(f32x16 value) {
