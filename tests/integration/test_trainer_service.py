@@ -68,6 +68,12 @@ class Scene:
         request = pb.StartTrainerRequest(nonce=NONCE)
         return bearer((await self.trainers.StartTrainer(request, metadata=await self.launched())).token)
 
+    async def until_one_waits(self) -> None:
+        """Until a trainer has been heard, and waits for jobs."""
+        async with asyncio.timeout(30):
+            while not len(self.door.world.context.trainers):
+                await asyncio.sleep(0.005)
+
 
 def bearer(token: str) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {token}"),)
@@ -167,6 +173,7 @@ async def test_a_trainer_that_is_lost_while_it_waits_hears_of_it(scene: Scene) -
     await scene.workers.StartAttempt(worker_pb2.StartAttemptRequest(), metadata=bearer(given.token))
     request = pb.ClaimAttemptsRequest(room=ROOM, jobs=1, wait_seconds=9)
     waiting = asyncio.ensure_future(scene.trainers.ClaimAttempts(request, metadata=me))
+    await scene.until_one_waits()  # from then on it renews no lease: one that is renewed while the loop looks goes on
     scene.cluster.restart()
     await WatchTrainers(scene.control).once()
     assert (await asyncio.wait_for(refused(waiting), 5)).code == "ABORTED"
