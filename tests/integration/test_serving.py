@@ -27,6 +27,7 @@ from trellis.local.ray_head import RayPorts, ray_command, ray_environment
 from trellis.server.app.hosts import HostState
 from trellis.server.clusters.serve import EngineSettings, ServeCluster
 from trellis.server.domain.base_model import BaseModel
+from trellis.server.rpc.server import MAX_MESSAGE_BYTES
 from trellis.v1.engine_pb2 import StreamTokensRequest
 from trellis.v1.inference_pb2 import (
     FINISH_REASON_LENGTH,
@@ -239,11 +240,12 @@ async def test_a_conversation_is_rendered(cluster: ServeCluster, workshop: Works
 
 
 @async_test
-async def test_too_long_a_prompt_says_how_long(cluster: ServeCluster) -> None:
-    error = await failure(cluster, call(prompt="x" * 200))
+@pytest.mark.parametrize("tokens", [200, MAX_MESSAGE_BYTES - 1000])
+async def test_too_long_a_prompt_says_how_long(cluster: ServeCluster, tokens: int) -> None:
+    error = await failure(cluster, call(prompt="x" * tokens))
     assert isinstance(error, InvalidArgument)
     assert error.reason == Reason.CONTEXT_EXCEEDED
-    assert error.metadata == {"prompt_tokens": "200", "context_length": "128"}
+    assert error.metadata == {"prompt_tokens": str(tokens), "context_length": "128"}
     assert ids_of(await answer(cluster, call()))
 
 

@@ -16,6 +16,13 @@ QUIET_THREADS: Mapping[str, str] = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+SERVE_PROXY: Mapping[str, str] = {
+    # Each piece of an answer costs less of the CPU that engines compute with (docs/adr/0025).
+    "RAY_SERVE_PROXY_USE_GRPC": "1",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+}
+"""How Ray Serve's proxies reach replicas; deploy/ray/Dockerfile says the same."""
+
 
 @dataclass(frozen=True, slots=True)
 class RayPorts:
@@ -69,6 +76,7 @@ def ray_environment(environment: Mapping[str, str], token_file: Path) -> dict[st
     return {
         **environment,
         **QUIET_THREADS,
+        **SERVE_PROXY,
         # Whoever reaches Ray's ports can run code as us, so that every call must carry the token.
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_file),

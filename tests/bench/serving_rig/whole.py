@@ -1,10 +1,11 @@
 """What Ray Serve, and the server with gRPC before it, take of the engine's speed."""
 
 import asyncio
+import random
 import statistics
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from tests.bench.serving_rig.finding import Finding
 from tests.bench.serving_rig.fleet import Fleet, Model
 from tests.bench.serving_rig.shapes import LETTERS, text_of
 from tests.bench.serving_rig.system import System
-from tests.bench.serving_rig.workload import EVEN, Ask, Workload, draw
+from tests.bench.serving_rig.workload import EVEN, MIXED, Ask, Workload, draw
 from trellis.artifacts import MANIFEST_FILE, Manifest
 from trellis.server.clusters.serve import ServeCluster
 from trellis.v1.engine_pb2 import StreamTokensRequest
@@ -24,15 +25,17 @@ from trellis.v1.inference_pb2 import GenerateRequest, SamplingParams
 
 _BASE: Final = "bench"
 _TENANT: Final = "bench"
-_REPLICA: Final = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "20000"}
+_REPLICA: Final = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
 """How threads wait in a replica that computes with several; the bare engine's must not wait otherwise."""
 _ENGINE: Final = "the engine"
 _SERVE: Final = "Ray Serve"
 _GRPC: Final = "gRPC"
 _CLAIMS: Final = (
-    (_SERVE, "ray_serve_over_engine", "ray_serve_ttft_over_engine"),
-    (_GRPC, "grpc_over_engine", "grpc_ttft_over_engine"),
+    (_SERVE, "ray_serve_over_engine", "ray_serve_ttft_over_engine", "ray_serve_over_engine_sustained"),
+    (_GRPC, "grpc_over_engine", "grpc_ttft_over_engine", "grpc_over_engine_sustained"),
 )
+_TURNS: Final = 3
+"""So often each place of the engine is taken in a sustained run."""
 _SAY = Callable[[str], None]
 
 
@@ -90,12 +93,16 @@ class Whole:
     requests: int
 
     def run(self, rounds: int, say: _SAY) -> list[Finding]:
-        """The same number of requests to the bare engine, through Ray Serve and through gRPC, in turn."""
+        """The same number of requests to the bare engine, through Ray Serve and through gRPC, in turn.
+
+        First as many as run beside each other, all at once; then, sustained, requests of mixed lengths, with twice as many on
+        their way as run, so that no place is free until a caller has heard that an answer has ended.
+        """
         options = {"slots": self.adapters, "at_once": self.requests, "count": self.adapters}
         engine = self.fleet.trellis(self.model, _ENGINE, options, _REPLICA)
         with private_stack(say, self._settings()) as stack:
-            found = asyncio.run(self._rounds(stack, engine, rounds, say))
-        return [finding for claims in _CLAIMS for finding in _findings(*claims, found)]
+            bursts, sustained = asyncio.run(self._rounds(stack, engine, rounds, say))
+        return [finding for claims in _CLAIMS for finding in _findings(*claims, bursts, sustained)]
 
     def _settings(self) -> Mapping[str, str]:
         options = {
@@ -108,18 +115,23 @@ class Whole:
         }
         return {f"TRELLIS_ENGINE_{name.upper()}": str(value) for name, value in options.items()}
 
-    async def _rounds(self, stack: PrivateStack, engine: System, rounds: int, say: _SAY) -> dict[str, list[Timing]]:
-        found: dict[str, list[Timing]] = {_ENGINE: [], _SERVE: [], _GRPC: []}
+    async def _rounds(
+        self, stack: PrivateStack, engine: System, rounds: int, say: _SAY
+    ) -> tuple[dict[str, list[Timing]], dict[str, list[Timing]]]:
+        bursts: dict[str, list[Timing]] = {_ENGINE: [], _SERVE: [], _GRPC: []}
+        sustained: dict[str, list[Timing]] = {way: [] for way in bursts}
         async with self._ways(stack, say) as ways:
             calls: dict[str, Call] = {_SERVE: ways.through_serve, _GRPC: ways.through_grpc}
             for number in range(-1, rounds):
-                for way, timings in found.items():
-                    workload = self._workload(f"{way} {number}")
-                    timing = engine.run(workload) if way == _ENGINE else await answer(workload, calls[way])
-                    say(f"round {number + 1}: {way}: {timing.rate:.0f} tok/s, {_wait(timing):.3f} s to first token")
-                    if number >= 0:
-                        timings.append(timing)
-        return found
+                for kind, found, draw_for in (("", bursts, self._burst), (", sustained", sustained, self._sustained)):
+                    for way, timings in found.items():
+                        workload = draw_for(way, number)
+                        timing = engine.run(workload) if way == _ENGINE else await answer(workload, calls[way])
+                        told = f"{timing.rate:.0f} tok/s, {_wait(timing):.3f} s to first token"
+                        say(f"round {number + 1}{kind}: {way}: {told}")
+                        if number >= 0:
+                            timings.append(timing)
+        return bursts, sustained
 
     @asynccontextmanager
     async def _ways(self, stack: PrivateStack, say: _SAY) -> AsyncIterator[Ways]:
@@ -141,8 +153,20 @@ class Whole:
     def _folders(self) -> list[Path]:
         return sorted(self.model.adapters.iterdir())[: self.adapters]
 
-    def _workload(self, seed: str) -> Workload:
-        return draw(f"whole {seed}", self.requests, EVEN, list(range(self.adapters)), LETTERS)
+    def _burst(self, way: str, number: int) -> Workload:
+        return draw(f"whole {way} {number}", self.requests, EVEN, self._dealt, LETTERS)
+
+    def _sustained(self, way: str, number: int) -> Workload:
+        count = _TURNS * self.requests
+        drawn = draw(f"whole {number}", count, MIXED, self._dealt, LETTERS, at_once=2 * self.requests)
+        # Lengths are a round's; prompts are each way's own, as a replica remembers them.
+        chance = random.Random(f"whole {way} {number}")
+        asks = (replace(ask, prompt_ids=tuple(chance.choices(LETTERS, k=len(ask.prompt_ids)))) for ask in drawn.asks)
+        return replace(drawn, asks=tuple(asks))
+
+    @property
+    def _dealt(self) -> list[int]:
+        return list(range(self.adapters))
 
 
 def _keys(stack: PrivateStack) -> Mapping[str, str]:
@@ -152,10 +176,22 @@ def _keys(stack: PrivateStack) -> Mapping[str, str]:
     return {Manifest.from_json(path.read_bytes()).digest: str(path.parent.relative_to(root)) for path in found}
 
 
-def _findings(way: str, rate: str, wait: str, found: Mapping[str, list[Timing]]) -> Iterator[Finding]:
-    ours, bare = found[way], found[_ENGINE]
-    yield Finding.of(rate, [timing.rate for timing in ours], [timing.rate for timing in bare])
+def _findings(
+    way: str,
+    rate: str,
+    wait: str,
+    sustained_rate: str,
+    bursts: Mapping[str, list[Timing]],
+    sustained: Mapping[str, list[Timing]],
+) -> Iterator[Finding]:
+    ours, bare = bursts[way], bursts[_ENGINE]
+    yield Finding.of(rate, _rates(ours), _rates(bare))
     yield Finding.of(wait, [_wait(timing) for timing in ours], [_wait(timing) for timing in bare])
+    yield Finding.of(sustained_rate, _rates(sustained[way]), _rates(sustained[_ENGINE]))
+
+
+def _rates(timings: Sequence[Timing]) -> list[float]:
+    return [timing.rate for timing in timings]
 
 
 def _wait(timing: Timing) -> float:

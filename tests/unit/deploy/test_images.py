@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.images.layout import ROOT, Image, Stage
 
 from trellis.local.ports import free_ports
+from trellis.local.ray_head import SERVE_PROXY
 from trellis.native.targets import targets_of
 
 SECONDS = 100.0
@@ -177,6 +178,10 @@ def test_ray_itself_starts_from_the_image(ray: Stage) -> None:
     assert ray.command[0] == "ray"
     done = run(ray, "ray", "--version")
     assert done.stdout.startswith("ray, version 2."), done.stderr
+
+
+def test_serve_s_proxies_reach_replicas_as_they_do_on_one_machine(ray: Stage) -> None:
+    assert SERVE_PROXY.items() <= ray.environment.items()
 
 
 def test_the_cluster_s_image_ships_kernels_for_every_kind_of_cpu(ray: Stage) -> None:
