@@ -19,13 +19,13 @@ from tests.bench.serving_rig.shapes import LETTERS, text_of
 from tests.bench.serving_rig.system import System
 from tests.bench.serving_rig.workload import EVEN, MIXED, Ask, Workload, draw
 from trellis.artifacts import MANIFEST_FILE, Manifest
-from trellis.server.clusters.serve import ServeCluster
+from trellis.server.clusters.serve import REPLICA_SPINS, ServeCluster
 from trellis.v1.engine_pb2 import StreamTokensRequest
 from trellis.v1.inference_pb2 import GenerateRequest, SamplingParams
 
 _BASE: Final = "bench"
 _TENANT: Final = "bench"
-_REPLICA: Final = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
+_REPLICA: Final = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": str(REPLICA_SPINS)}
 """How threads wait in a replica that computes with several; the bare engine's must not wait otherwise."""
 _ENGINE: Final = "the engine"
 _SERVE: Final = "Ray Serve"
@@ -96,7 +96,7 @@ class Whole:
         """The same number of requests to the bare engine, through Ray Serve and through gRPC, in turn.
 
         First as many as run beside each other, all at once; then, sustained, requests of mixed lengths, with twice as many on
-        their way as run, so that no place is free until a caller has heard that an answer has ended.
+        their way as run, so that a place that falls free is taken before a caller has heard of it.
         """
         options = {"slots": self.adapters, "at_once": self.requests, "count": self.adapters}
         engine = self.fleet.trellis(self.model, _ENGINE, options, _REPLICA)

@@ -42,7 +42,7 @@ _STATES: Final[Mapping[str, HostState]] = {
     "DELETING": HostState.ABSENT,
 }
 _QUIET: Final[Mapping[str, str]] = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
-_SPINS: Final = 2_000
+REPLICA_SPINS: Final = 2_000
 """How often a thread looks for work before it sleeps: a step has hundreds of short parallel pieces. An engine that has its cores
 alone makes with none 0.73 of what it makes with 20,000, with 1,000 0.98, with 5,000 as much; where others take a fifth of a
 core from it, it makes with 2,000 1.12 of that (docs/adr/0025)."""
@@ -194,7 +194,7 @@ class ServeCluster:
         environment = {
             **_QUIET,
             "OMP_NUM_THREADS": str(threads),
-            "GOMP_SPINCOUNT": str(_SPINS if threads > 1 else 0),
+            "GOMP_SPINCOUNT": str(REPLICA_SPINS if threads > 1 else 0),
             **dict(self._settings.environment),
         }
         return {
