@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.postgres import INSTALL_HINT, PostgresServer, find_programs
 
@@ -17,6 +18,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 # A developer's own profile must not decide how a test ends.
 for _name in ("TRELLIS_ENDPOINT", "TRELLIS_API_KEY", "TRELLIS_PROFILE"):
     os.environ.pop(_name, None)
+# No test fails for its time, and hypothesis's first draw may take a second on a busy machine.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 DATABASES = ("sqlite", "postgresql")
 
