@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 import pytest_asyncio
@@ -220,11 +221,34 @@ async def test_a_replica_that_dies_is_replaced(cluster: ServeCluster, workshop: 
 
 
 def kill_replica() -> None:
+    os.kill(replica(), signal.SIGKILL)
+
+
+def replica() -> int:
     for pid in marked_pids(_MARKER):
         if b":engine" in Path(f"/proc/{pid}/cmdline").read_bytes():
-            os.kill(pid, signal.SIGKILL)
-            return
+            return pid
     pytest.fail("there is no replica")
+
+
+def ports_of(pid: int) -> set[int]:
+    """What the process listens on."""
+    sockets = {str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.is_symlink()}
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
+    listening = [row for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets]
+    return {int(row[1].rsplit(":", 1)[1], 16) for row in listening}
+
+
+@async_test
+async def test_nobody_calls_a_replica_past_its_proxy_without_ray_s_token(cluster: ServeCluster) -> None:
+    said = set()
+    for port in ports_of(replica()):
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await channel.unary_unary("/ray.serve.ASGIService/HandleRequest")(b"", timeout=10)
+            said.add(caught.value.code())
+    # Ray's own port of each worker knows no such method.
+    assert said == {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNIMPLEMENTED}
 
 
 @async_test
