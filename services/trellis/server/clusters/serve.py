@@ -44,8 +44,8 @@ _STATES: Final[Mapping[str, HostState]] = {
 _QUIET: Final[Mapping[str, str]] = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
 REPLICA_SPINS: Final = 2_000
 """How often a thread looks for work before it sleeps: a step has hundreds of short parallel pieces. An engine that has its cores
-alone makes with none 0.73 of what it makes with 20,000, with 1,000 0.98, with 5,000 as much; where others take a fifth of a
-core from it, it makes with 2,000 1.12 of that (docs/adr/0025)."""
+alone makes with none 0.73 of what it makes with 20,000, and with this many 0.99; where others take a fifth of a core from it,
+with this many 1.12 (docs/adr/0025)."""
 
 
 @dataclass(frozen=True, slots=True)
